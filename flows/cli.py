@@ -1,0 +1,239 @@
+"""The command line: ``perennial``. Thin over the flows; heavy imports happen inside the commands.
+
+Exit codes: 0 done or nothing to do, 2 usage, 3 verdict FAIL, 4 needs a person, 1 anything else.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.outcome import Outcome
+
+app = typer.Typer(
+    name="perennial",
+    help="Keep a language model up to date: refresh, mix with replay, train, check, publish.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+LineageFile = Annotated[
+    Path, typer.Argument(metavar="LINEAGE", help="The lineage's YAML file.", show_default=True)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; recorded with the decision.")]
+Version = Annotated[str, typer.Argument(help="Model version: its number, or its full name.")]
+
+DEFAULT_FILE = Path("lineage.yaml")
+
+
+@app.callback()
+def prepare(context: typer.Context) -> None:
+    """Keep a language model up to date: refresh, mix with replay, train, check, publish."""
+    from infra.settings import Settings
+
+    # Before any command imports Prefect, which reads its environment once. The demo has a home of
+    # its own.
+    if context.invoked_subcommand != "demo":
+        Settings().export()
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where everything goes; default: demo/ in PERENNIAL_HOME.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seeds initial weights and the order of data.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Keep a small model up to date on text this installation has; run again to continue it."""
+    from flows.demo import run_demo
+
+    _finish(run_demo(folder, seed=seed), as_json=as_json)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the lineage.")],
+    file: Annotated[Path, typer.Option(help="Where to write the YAML.")] = DEFAULT_FILE,
+) -> None:
+    """Write a commented lineage YAML to start from."""
+    from flows.template import render_template
+    from storage.layout import check_name
+
+    check_name(name, "lineage")
+    if file.exists():
+        raise ValueError(f"{file} exists already: choose another --file, or remove it first")
+    file.write_text(render_template(name, str(file)), encoding="utf-8")
+    typer.echo(f"wrote {file}: edit base and sources, then 'perennial plan {file}'")
+
+
+@app.command()
+def plan(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Refresh, then print what the next update would train on, how long and at which rate."""
+    from flows.update import update_model
+
+    _finish(_run(update_model, lineage_file=lineage, dry_run=True), as_json=as_json)
+
+
+@app.command()
+def update(
+    lineage: LineageFile = DEFAULT_FILE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
+    wait_seconds: Annotated[
+        float, typer.Option(help="How long to wait while another update of the lineage runs.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run one whole update: refresh, plan, mix, train, check, decide, publish."""
+    from flows.update import update_model
+
+    outcome = _run(update_model, lineage_file=lineage, dry_run=dry_run, wait_seconds=wait_seconds)
+    _finish(outcome, as_json=as_json)
+
+
+@app.command()
+def refresh(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Read what is new in the sources and mint a pending snapshot."""
+    from flows.refresh import refresh_data
+
+    _finish(_run(refresh_data, lineage_file=lineage), as_json=as_json)
+
+
+@app.command()
+def check(version: Version, lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Judge a version again, against the champion of today. Changes nothing."""
+    from flows.review import check_model
+
+    _finish(_run(check_model, lineage_file=lineage, version=version), as_json=as_json)
+
+
+@app.command()
+def promote(
+    version: Version, reason: Reason, lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False
+) -> None:
+    """Make a version the champion, by a person's decision."""
+    from flows.review import promote_version
+
+    _finish(
+        _run(promote_version, lineage_file=lineage, version=version, reason=reason), as_json=as_json
+    )
+
+
+@app.command()
+def reject(
+    version: Version, reason: Reason, lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False
+) -> None:
+    """Turn an AMBIGUOUS version down; its data stays pending."""
+    from flows.review import reject_version
+
+    _finish(
+        _run(reject_version, lineage_file=lineage, version=version, reason=reason), as_json=as_json
+    )
+
+
+@app.command()
+def rollback(
+    reason: Reason,
+    lineage: LineageFile = DEFAULT_FILE,
+    to: Annotated[
+        str | None, typer.Option(help="Version to go back to; default: the champion before.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to an earlier champion, its trunk and its replay; what was learned since is held."""
+    from flows.review import rollback_lineage
+
+    _finish(_run(rollback_lineage, lineage_file=lineage, to=to, reason=reason), as_json=as_json)
+
+
+@app.command()
+def unhold(
+    snapshot: Annotated[str, typer.Argument(help="Id of a held snapshot.")],
+    reason: Reason,
+    lineage: LineageFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+) -> None:
+    """Let a snapshot that a rollback held be trained on again."""
+    from flows.review import unhold_snapshot
+
+    _finish(
+        _run(unhold_snapshot, lineage_file=lineage, snapshot=snapshot, reason=reason),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def history(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Every state the lineage was in: what was done, by whom and why."""
+    from flows.show import print_history
+
+    print_history(lineage, as_json=as_json)
+
+
+@app.command()
+def status(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
+    """Champion, pending data, versions that wait for a person, who is updating."""
+    from flows.show import print_status
+
+    print_status(lineage, as_json=as_json)
+
+
+@app.command()
+def gc(
+    lineage: LineageFile = DEFAULT_FILE,
+    grace_hours: Annotated[
+        float, typer.Option(help="Only what is older than this is deleted.", min=0)
+    ] = 24.0,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete; without it the objects are only listed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List, or delete, what no state of the lineage refers to."""
+    from flows.show import collect_garbage
+
+    collect_garbage(lineage, grace_hours=grace_hours, delete=delete, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point: errors become one sentence, ``--debug`` shows the traceback."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
+    except Exception as error:  # the process boundary: nothing ends in a traceback
+        if debug:
+            raise
+        typer.echo(f"error: {_sentence(error)}", err=True)
+        typer.echo("(the same command with --debug shows the traceback)", err=True)
+        sys.exit(1)
+
+
+def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
+    """Run a flow here and now, against the configured Prefect server or a temporary one."""
+    return flow(**parameters)
+
+
+def _finish(outcome: "Outcome", *, as_json: bool) -> None:
+    typer.echo(outcome.to_json() if as_json else outcome.message)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _sentence(error: Exception) -> str:
+    from flows.errors import EXPECTED
+
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, EXPECTED) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    main()

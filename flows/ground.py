@@ -1,0 +1,48 @@
+"""Where a flow runs: settings, store and the lineage's layout, opened once."""
+
+import getpass
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.lineage import Lineage, load_lineage
+from infra.log import set_up_logging
+from infra.settings import Settings
+from infra.versions import check_security_floors
+from storage.layout import Layout
+from storage.objects import ObjectStore, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """One lineage on one ground."""
+
+    lineage: Lineage
+    settings: Settings
+    store: ObjectStore
+    layout: Layout
+
+    @property
+    def work_dir(self) -> Path:
+        """Scratch folder of this lineage."""
+        return self.settings.work_path / self.lineage.name
+
+
+def open_ground(lineage_file: Path) -> Ground:
+    """Read the lineage's YAML and open what it runs on.
+
+    Raises:
+        LineageError: The YAML cannot be used.
+        UnsafeVersionError: A package below its security floor is installed.
+    """
+    settings = Settings()
+    settings.export()
+    set_up_logging(settings.log_level)
+    check_security_floors()
+    lineage = load_lineage(lineage_file)
+    return Ground(lineage, settings, open_store(settings.store_uri), Layout(lineage.name))
+
+
+def whoami() -> str:
+    """``user@host``, for the record of who did what."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"

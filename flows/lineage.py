@@ -1,0 +1,219 @@
+"""A lineage's YAML: one file, validated into one frozen value.
+
+Unknown keys are refused with the nearest known name; a value out of bounds names the key, the
+value and what
+is allowed. Nothing below ``flows/`` ever sees YAML.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from storage.layout import check_name
+from tasks.curate import CurateConfig
+from tasks.mix import ReplayConfig
+from tasks.plan import BudgetConfig
+from tasks.refresh_request import RefreshConfig
+from tasks.sources import SourceConfig
+from tasks.split import HoldoutConfig
+from tasks.train import ComputeConfig
+from tasks.verdict import CheckConfig
+from training.config import FORBID_UNKNOWN, ModelConfig, Recipe
+from training.recipes import RECIPES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseConfig:
+    """What the lineage starts from: exactly one of ``model`` and ``directory``."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    model: ModelConfig | None = None
+    """Start from nothing: this architecture, and a tokenizer trained on the first data."""
+    directory: str | None = None
+    """Continue an existing model: a Hugging Face directory, safetensors and tokenizer.json."""
+    reference: tuple[SourceConfig, ...] = ()
+    """Text like what an existing model was trained on: guards what it knows, feeds replay."""
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.directory is None):
+            raise ValueError(
+                "expected exactly one of model (start from nothing) and directory (continue an "
+                "existing model)"
+            )
+        if self.reference and self.directory is None:
+            raise ValueError(
+                "reference goes with directory: a model that starts from nothing knows nothing"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lineage:
+    """One model kept up to date: everything that is configured about it."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    name: str
+    """Name of the lineage, also of the registered model: a-z, 0-9, '.', '_' and '-'."""
+    base: BaseConfig
+    sources: tuple[SourceConfig, ...]
+    """Where new documents come from."""
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    refresh: RefreshConfig = field(default_factory=RefreshConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+    """How to train; ``name`` picks one of the named recipes, the other keys override its fields."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+        names = [source.name for source in (*self.sources, *self.base.reference)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"source names must be unique, found twice: {', '.join(twice)}")
+
+
+class LineageError(Exception):
+    """The YAML cannot be used; the message lists every problem, with what is allowed."""
+
+
+def load_lineage(path: Path) -> Lineage:
+    """Read and validate a lineage's YAML.
+
+    Relative ``uri`` and ``directory`` values are taken from the file's own folder.
+
+    Raises:
+        LineageError: Unreadable, not YAML, or invalid; all problems at once.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LineageError(
+            f"no lineage file at {path}: 'perennial init NAME' writes one to start from"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LineageError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise LineageError(
+            f"{path}: expected a mapping with the keys {', '.join(_keys_of(Lineage))}, "
+            f"found {type(raw).__name__}"
+        )
+    return parse_lineage(raw, origin=path)
+
+
+def parse_lineage(raw: dict[str, Any], *, origin: Path) -> Lineage:
+    """Validate a lineage given as plain values.
+
+    ``origin`` is named in errors and anchors relative paths.
+    """
+    problems = _unknown_keys(raw, Lineage, "")
+    if not problems:
+        try:
+            return TypeAdapter(Lineage).validate_python(_prepared(raw, origin))
+        except ValidationError as error:
+            problems = [_sentence(item) for item in error.errors()]
+        except LineageError as error:
+            problems = [str(error)]
+    raise LineageError("\n".join(f"{origin}: {problem}" for problem in problems))
+
+
+def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
+    """Fill the named recipe in and anchor relative paths at the file's folder."""
+    prepared = dict(raw)
+    prepared["recipe"] = _recipe_of(raw.get("recipe") or {})
+    folder = origin.parent.resolve()
+    base = dict(raw.get("base") or {})
+    if isinstance(base.get("directory"), str):
+        base["directory"] = str(folder / Path(base["directory"]).expanduser())
+    if base.get("reference"):
+        base["reference"] = [_anchored(source, folder) for source in base["reference"]]
+    prepared["base"] = base
+    prepared["sources"] = [_anchored(source, folder) for source in raw.get("sources") or []]
+    return prepared
+
+
+def _anchored(source: Any, folder: Path) -> Any:
+    uri = source.get("uri") if isinstance(source, dict) else None
+    if not isinstance(uri, str) or "://" in uri:
+        return source
+    return {**source, "uri": str(folder / Path(uri).expanduser())}
+
+
+def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
+    overrides = dict(raw)
+    name = overrides.pop("name", "rewarm-cosine")
+    if name not in RECIPES:
+        raise LineageError(
+            f"recipe.name: {name!r} is not a recipe; known are {', '.join(RECIPES)}"
+            f"{_nearest(name, RECIPES)}"
+        )
+    return _merged(asdict(RECIPES[name]()), overrides)
+
+
+def _merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        inner = merged.get(key)
+        is_nested = isinstance(inner, dict) and isinstance(value, dict)
+        merged[key] = _merged(inner, value) if is_nested else value  # pyright: ignore[reportArgumentType]
+    return merged
+
+
+def _unknown_keys(raw: Any, cls: type, where: str) -> list[str]:
+    """Every key that ``cls`` does not have, with the nearest one that it has."""
+    if not isinstance(raw, dict):
+        return []
+    hints = get_type_hints(cls)
+    problems: list[str] = []
+    for key, value in raw.items():
+        path = f"{where}{key}"
+        if cls is Recipe and key == "name":
+            continue
+        if key not in hints or key not in _keys_of(cls):
+            known = _keys_of(cls)
+            problems.append(
+                f"{path}: unknown key; allowed here are {', '.join(known)}"
+                f"{_nearest(str(key), known)}"
+            )
+            continue
+        inner = _dataclass_in(hints[key])
+        if inner is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        for index, item in enumerate(items):
+            suffix = f"[{index}]." if isinstance(value, list) else "."
+            problems += _unknown_keys(item, inner, path + suffix)
+    return problems
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint
+    return next((found for arg in get_args(hint) if (found := _dataclass_in(arg))), None)
+
+
+def _keys_of(cls: type) -> list[str]:
+    return [item.name for item in fields(cls)]
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _sentence(item: Any) -> str:
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
+    ).lstrip(".")
+    message = item["msg"].removeprefix("Value error, ")
+    found = item["input"]
+    if isinstance(found, (str, int, float, bool)) and str(found) not in message:
+        message += f", got {found!r}"
+    return f"{path or 'lineage'}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,88 @@
+"""The reference of a lineage's YAML, made from the classes that validate it."""
+
+import sys
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from flows.lineage import Lineage
+
+_HEADER = """\
+# The lineage's YAML
+
+Made from the classes that validate it; a test keeps this page true. `perennial init NAME`
+writes a commented file to start from. Relative paths are
+taken from the file's own folder. Unknown keys are errors.
+"""
+
+
+def render_reference() -> str:
+    """The page ``docs/configuration.md``."""
+    schema = TypeAdapter(Lineage).json_schema()
+    defaults = _defaults_of(Lineage)
+    lines = [_HEADER, *_table("Top level", schema, defaults)]
+    for name, definition in sorted(schema["$defs"].items()):
+        lines += _table(f"`{name}`", definition, {})
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, schema: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    required = set(schema.get("required", ()))
+    lines = [f"## {title}", ""]
+    if schema.get("description"):
+        lines += [schema["description"].split("\n\n")[0].replace("\n", " "), ""]
+    lines += ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in schema["properties"].items():
+        default = defaults.get(name, field.get("default"))
+        shown = "required" if name in required else _code(default)
+        meaning = (field.get("description") or "").replace("\n", " ").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_type_of(field)} | {shown} | {meaning}{_limits(field)} |")
+    return [*lines, ""]
+
+
+def _type_of(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return f"`{field['$ref'].rsplit('/', 1)[-1]}`"
+    if "enum" in field:
+        return " or ".join(f"`{value}`" for value in field["enum"])
+    if "anyOf" in field:
+        return " or ".join(_type_of(option) for option in field["anyOf"])
+    if field.get("type") == "array":
+        return f"list of {_type_of(field.get('items', {}))}"
+    kind: str = field.get("type", "any")
+    return "nothing" if kind == "null" else kind
+
+
+def _limits(field: dict[str, Any]) -> str:
+    words = {
+        "exclusiveMinimum": "above",
+        "minimum": "at least",
+        "exclusiveMaximum": "below",
+        "maximum": "at most",
+    }
+    parts = [
+        f"{word} {option[keyword]:g}"
+        for option in (field, *field.get("anyOf", ()))
+        for keyword, word in words.items()
+        if keyword in option
+    ]
+    text = " and ".join(parts)
+    unit = f" {field['unit']}" if field.get("unit") else ""
+    return f" ({text}{unit})" if text or unit else ""
+
+
+def _defaults_of(cls: type) -> dict[str, Any]:
+    return {item.name: "see below" for item in fields(cls) if _is_section(item)}
+
+
+def _is_section(item: Field[Any]) -> bool:
+    return item.default_factory is not MISSING and is_dataclass(item.default_factory)
+
+
+def _code(value: Any) -> str:
+    return value if value == "see below" else ("nothing" if value is None else f"`{value}`")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_reference())

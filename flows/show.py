@@ -1,0 +1,175 @@
+"""What a lineage looks like now and how it got there. Read-only, except for gc."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.ground import Ground, open_ground
+from infra.settings import Settings
+from storage.gc import find_garbage
+from storage.head import Head, VersionRecord, history, read_head
+from storage.layout import Layout
+from storage.lease import read_lease
+from storage.manifest import load
+from storage.objects import open_store
+from storage.snapshots import read_snapshot
+from tasks.page import report_key, verdict_key
+from tasks.verdict import DomainRow, VerdictReport
+
+
+def print_history(lineage_file: Path, *, as_json: bool) -> None:
+    """Every head of the chain, oldest first."""
+    ground = open_ground(lineage_file)
+    heads = history(ground.store, ground.layout)
+    if as_json:
+        typer.echo(json.dumps([asdict(head) for head in heads], indent=2, sort_keys=True))
+        return
+    if not heads:
+        typer.echo(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
+        return
+    Console().print(_history_table(heads))
+
+
+def print_status(lineage_file: Path, *, as_json: bool) -> None:
+    """Champion, pending data, versions that wait for a person, who is updating."""
+    ground = open_ground(lineage_file)
+    head = read_head(ground.store, ground.layout)
+    lease = read_lease(ground.store, ground.layout)
+    facts = _facts(ground, head)
+    facts["updating"] = (
+        f"{lease.holder} ({lease.note or 'starting'})" if lease and lease.holder else ""
+    )
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2, sort_keys=True))
+        return
+    for name, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        typer.echo(f"{name.replace('_', ' '):>18}  {shown if shown not in ('', None) else '-'}")
+
+
+def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_json: bool) -> None:
+    """List, or delete, what no head refers to and is older than the grace time."""
+    ground = open_ground(lineage_file)
+    garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_hours * 3600)
+    if delete:
+        for info in garbage:
+            ground.store.delete(info.key)
+    size = sum(info.size for info in garbage)
+    if as_json:
+        typer.echo(
+            json.dumps({"deleted": delete, "bytes": size, "keys": [info.key for info in garbage]})
+        )
+        return
+    for info in garbage:
+        typer.echo(f"{info.size:>14,}  {info.key}")
+    done = "deleted" if delete else "would be deleted with --delete"
+    typer.echo(f"{len(garbage):,} objects, {size / 1e6:,.1f} MB {done}")
+
+
+def print_demo_summary(lineage_file: Path, settings: Settings) -> None:
+    """What happened in the demo: one row a version and domain, the history, where to look next."""
+    ground = open_ground(lineage_file)
+    heads = history(ground.store, ground.layout)
+    console = Console()
+    console.print()
+    console.print(_versions_table(ground, heads[-1]))
+    console.print(_history_table(heads))
+    newest = heads[-1].versions[-1]
+    home = settings.home_path
+    typer.echo(f"\nreport of {newest.version}: {report_uri(ground, newest)}")
+    typer.echo("look at it in MLflow:   " + mlflow_command(settings))
+    typer.echo(f"look at it in Prefect:  PREFECT_HOME={home / 'prefect'} prefect server start")
+    typer.echo(f"look at the lineage:    PERENNIAL_HOME={home} perennial history {lineage_file}")
+
+
+def mlflow_command(settings: Settings) -> str:
+    """The command that opens MLflow's page on what the settings point at."""
+    return f"mlflow ui --host 127.0.0.1 --backend-store-uri {settings.tracking_uri}"
+
+
+def report_uri(ground: Ground, record: VersionRecord) -> str:
+    """Where a version's report can be opened."""
+    key = report_key(ground.layout, record.update)
+    path = ground.store.local_path(key)
+    return str(path) if path else f"{ground.store.uri}/{key}"
+
+
+def current_head(lineage: str, settings: Settings) -> Head | None:
+    """The newest head of a lineage on this ground."""
+    return read_head(open_store(settings.store_uri), Layout(lineage))
+
+
+def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"lineage": ground.lineage.name, "store": ground.store.uri}
+    if head is None:
+        return {**facts, "head": "none yet: run 'perennial update'"}
+    pending = [record.id for record in head.snapshots if record.state == "pending"]
+    slices = [
+        piece
+        for name in pending
+        for piece in read_snapshot(ground.store, ground.layout, name).domains
+    ]
+    return {
+        **facts,
+        "head": f"{head.number} ({head.action} at {head.written_at} by {head.by})",
+        "champion": head.champion,
+        "replay": head.replay,
+        "suite": head.suite,
+        "pending_snapshots": pending,
+        "pending_tokens": f"{sum(piece.train_tokens for piece in slices):,}",
+        "held_snapshots": [record.id for record in head.snapshots if record.state == "held"],
+        "waiting_for_a_person": [
+            record.version for record in head.versions if record.decision == "awaiting"
+        ],
+    }
+
+
+def _history_table(heads: list[Head]) -> Table:
+    table = Table(title=f"history of {heads[0].lineage}", title_justify="left")
+    for column in ("head", "when", "what", "champion", "by", "why"):
+        table.add_column(column, overflow="fold")
+    for head in heads:
+        table.add_row(
+            str(head.number),
+            head.written_at,
+            head.action,
+            head.champion or "-",
+            head.by,
+            head.reason,
+        )
+    return table
+
+
+def _versions_table(ground: Ground, head: Head) -> Table:
+    table = Table(title="what happened (held-out nats per token)", title_justify="left")
+    for column in ("version", "domain", "before", "after", "difference", "margin", "verdict"):
+        table.add_column(column, justify="left" if column in ("version", "domain") else "right")
+    for record in head.versions:
+        key = verdict_key(ground.layout, record.update)
+        if not ground.store.exists(key):
+            continue
+        report = load(ground.store, key, VerdictReport)
+        tested = [row for row in report.rows if row.test != "shown"]
+        for index, row in enumerate(tested):
+            verdict = f"{report.verdict} ({record.decision})" if index == 0 else ""
+            table.add_row(record.version if index == 0 else "", *_cells(row), verdict)
+        table.add_section()
+    return table
+
+
+def _cells(row: DomainRow) -> tuple[str, ...]:
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return (
+        f"{row.domain} ({row.role}, against {row.against})",
+        number(row.champion_nats_per_token, ".3f"),
+        number(row.candidate_nats_per_token, ".3f"),
+        number(row.difference, "+.3f"),
+        number(row.margin, "+.3f"),
+    )

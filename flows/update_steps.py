@@ -1,0 +1,435 @@
+"""The steps of ``update-model``: tasks of ``tasks/`` bound to the ground a flow runs on.
+
+Each is a Prefect task with retries; none holds state of its own. What a step produced is in the
+store, so a flow that is started again finds it.
+"""
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+from flows.ground import Ground, whoami
+from flows.outcome import Kind, Outcome
+from flows.steps import step
+from storage import registry
+from storage.head import Head, SnapshotRole, VersionRecord, read_head
+from storage.lease import Lease
+from storage.snapshots import read_snapshot
+from storage.suite import read_suite
+from tasks.check import check as score_candidate
+from tasks.decide import decide
+from tasks.expose import record_exposures
+from tasks.import_base import import_base
+from tasks.page import report_key
+from tasks.plan import (
+    NothingToDo,
+    PlanRequest,
+    UpdatePlan,
+    describe,
+    held_under_another_recipe,
+    make_plan,
+    save_plan,
+    unfinished_plan,
+)
+from tasks.publish import ExtendReplay, commit_verdict, mirror, replay_extender
+from tasks.publish import export as export_candidate
+from tasks.refresh import refresh as refresh_lineage
+from tasks.refresh_request import (
+    ImportedTokenizer,
+    RefreshConfig,
+    RefreshRequest,
+    RefreshResult,
+    TrainedTokenizer,
+)
+from tasks.review import unhold
+from tasks.scores import forgetting_matrix
+from tasks.train import MetricRelay, Metrics
+from tasks.train import train as train_plan
+from tasks.verdict import VerdictReport
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def hold_lease(ground: Ground, *, wait_seconds: float = 0.0) -> Generator[Lease]:
+    """One update a lineage at a time."""
+    with Lease.acquire(ground.store, ground.layout, whoami(), wait_seconds=wait_seconds) as lease:
+        yield lease
+
+
+@step
+def import_base_model(ground: Ground, lease: Lease) -> None:
+    """Version 1 of a lineage that continues an existing model: the model itself, untrained."""
+    base = ground.lineage.base
+    head = read_head(ground.store, ground.layout)
+    if base.directory is None or (head is not None and head.champion is not None):
+        return
+    directory = Path(base.directory)
+    if base.reference:
+        _refresh(ground, lease, role="reference")
+    # From the head: an earlier run may have minted the reference and died before the import.
+    head = read_head(ground.store, ground.layout)
+    references = tuple(
+        record.id for record in (head.snapshots if head else ()) if record.role == "reference"
+    )
+    import_base(
+        ground.store,
+        ground.layout,
+        directory,
+        references=references,
+        extend_replay=extend_replay(ground),
+        by=whoami(),
+        reason=f"imported from {directory.name}",
+        work_dir=ground.work_dir,
+        lease_token=lease.token,
+    )
+
+
+@step
+def refresh(ground: Ground, lease: Lease) -> RefreshResult:
+    """Read what is new in the sources and mint a pending snapshot, if there is enough."""
+    result = _refresh(ground, lease, role="new")
+    logger.info(f"refresh: {result.reason}")
+    return result
+
+
+@step
+def plan_update(ground: Ground, lease: Lease) -> UpdatePlan | NothingToDo:
+    """The next update: one that a crashed run left behind, or what the pending data asks for."""
+    head = read_head(ground.store, ground.layout)
+    if head is None:
+        return NothingToDo("the sources hold no document yet")
+    plan = unfinished_plan(ground.store, ground.layout, head, lease.previous_note)
+    if plan is not None:
+        logger.info(f"going on with update {plan.id}, which an earlier run left unfinished")
+        return plan
+    request = plan_request(ground)
+    for snapshot in held_under_another_recipe(ground.store, ground.layout, head, request):
+        reason = "the recipe changed since the rollback"
+        head = unhold(ground.store, ground.layout, snapshot, by=whoami(), reason=reason).head
+    plan = make_plan(ground.store, ground.layout, head, request)
+    if isinstance(plan, UpdatePlan):
+        for line in describe(plan):
+            logger.info(line)
+    return plan
+
+
+@step
+def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
+    """Train on Ray and wait; returns the prefix of the final checkpoint."""
+    save_plan(ground.store, ground.layout, plan)
+    # The next holder of the lease finds this update should we die.
+    lease.set_note(plan.id)
+    relay = MetricRelay(lambda: _mlflow_receiver(ground, plan))
+    try:
+        checkpoint = train_plan(
+            plan.train,
+            store_uri=ground.settings.store_uri,
+            compute=ground.lineage.compute,
+            work_dir=ground.work_dir,
+            ray_address=ground.settings.ray_address,
+            on_metrics=relay,
+        )
+    finally:
+        relay.close()
+    record_exposures(ground.store, ground.layout, plan.train, work_dir=ground.work_dir)
+    return checkpoint
+
+
+@step
+def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
+    """The candidate as a Hugging Face directory, read back and compared."""
+    head = _head(ground)
+    assert head.tokenizer is not None  # a planned update has tokenised snapshots
+    return export_candidate(
+        ground.store,
+        ground.layout,
+        checkpoint_prefix=checkpoint,
+        version=plan.version,
+        tokenizer_prefix=head.tokenizer,
+        plan=plan.train,
+        work_dir=ground.work_dir,
+    )
+
+
+@step
+def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
+    """Score candidate and champion on the suite, and decide."""
+    return judge(ground, plan.version, plan.champion, plan.snapshots)
+
+
+@step
+def publish(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictReport) -> Head:
+    """Commit the verdict with its evidence: publish, or record why not."""
+    trunk = f"{plan.train.checkpoint_prefix}/step-{plan.train.trunk_step}"
+    record = VersionRecord(
+        version=plan.version,
+        update=plan.id,
+        verdict=report.verdict,
+        decision="awaiting",
+        parent=plan.champion,
+        trunk=trunk,
+        snapshots=plan.snapshots,
+        replay=plan.replay,
+        on_head=0,
+        reason=report.reason,
+    )
+    html = _render_report(ground, plan, record, report)
+    return commit_verdict(
+        ground.store,
+        ground.layout,
+        lease,
+        report,
+        record,
+        html=html,
+        extend_replay=extend_replay(ground),
+        by=whoami(),
+    )
+
+
+@step
+def show_in_mlflow(ground: Ground) -> Head | None:
+    """Make MLflow show what the head says, if it does not yet."""
+    head = read_head(ground.store, ground.layout)
+    uri = ground.settings.tracking_uri
+    if (
+        head is None
+        or not head.versions
+        or registry.is_projected(ground.store, ground.layout, head, uri)
+    ):
+        return head
+    mirror(ground.store, ground.layout, head, uri, artifact_location=ground.settings.artifact_uri)
+    return head
+
+
+def judge(
+    ground: Ground, version: str, champion: str | None, snapshots: tuple[str, ...]
+) -> VerdictReport:
+    """The verdict on a version against a champion, on the suite of today."""
+    head = _head(ground)
+    assert head.suite is not None  # every snapshot comes with a suite
+    evidence = score_candidate(
+        ground.store,
+        ground.layout,
+        candidate=version,
+        champion=champion,
+        suite=read_suite(ground.store, ground.layout, head.suite),
+        head=head,
+        new_snapshots=snapshots,
+        work_dir=ground.work_dir,
+    )
+    return decide(
+        evidence.slices,
+        ground.lineage.check,
+        health=evidence.health,
+        candidate=version,
+        champion=champion,
+        unguarded_base=evidence.unguarded_base,
+        suite=head.suite,
+    )
+
+
+def outcome(ground: Ground, head: Head | None, kind: Kind, message: str, **more: Any) -> Outcome:
+    """The end of a flow run in this lineage."""
+    return Outcome(
+        lineage=ground.lineage.name,
+        kind=kind,
+        message=message,
+        head=head.number if head else None,
+        **more,
+    )
+
+
+def planned(ground: Ground, plan: UpdatePlan) -> Outcome:
+    """What a dry run ends with."""
+    head = read_head(ground.store, ground.layout)
+    return outcome(
+        ground,
+        head,
+        "planned",
+        "\n".join(describe(plan)),
+        version=plan.version,
+        details={"plan": asdict(plan)},
+    )
+
+
+def judged(ground: Ground, head: Head | None, plan: UpdatePlan, report: VerdictReport) -> Outcome:
+    """What an update ends with."""
+    next_step = {
+        "PASS": f"{plan.version} is the champion now",
+        "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
+        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} or reject {plan.version}",
+    }[report.verdict]
+    key = report_key(ground.layout, plan.id)
+    path = ground.store.local_path(key)
+    return outcome(
+        ground,
+        head,
+        report.verdict,
+        f"{report.reason}\n{next_step}",
+        version=plan.version,
+        report=str(path) if path else f"{ground.store.uri}/{key}",
+    )
+
+
+def plan_request(ground: Ground) -> PlanRequest:
+    """What the lineage's YAML says about its updates."""
+    lineage = ground.lineage
+    return PlanRequest(
+        recipe=lineage.recipe,
+        budget=lineage.budget,
+        replay=lineage.replay,
+        new_model=lineage.base.model,
+    )
+
+
+def extend_replay(ground: Ground) -> ExtendReplay:
+    """How publishing fills this lineage's replay buffer."""
+    return replay_extender(
+        ground.store,
+        ground.layout,
+        budget_tokens=ground.lineage.replay.budget_tokens,
+        seq_len=ground.lineage.recipe.seq_len,
+    )
+
+
+def find_version(ground: Ground, name: str) -> VersionRecord:
+    """A version by its full name, or by its number alone.
+
+    Raises:
+        ValueError: There is none; says which there are.
+    """
+    head = _head(ground)
+    for record in head.versions:
+        if name in (record.version, record.version.split("-")[0]):
+            return record
+    known = ", ".join(record.version for record in head.versions) or "none yet"
+    raise ValueError(f"lineage {head.lineage} has no version {name!r}; it has {known}")
+
+
+def _head(ground: Ground) -> Head:
+    head = read_head(ground.store, ground.layout)
+    if head is None:
+        raise ValueError(
+            f"lineage {ground.lineage.name} has no state in {ground.store.uri} yet: run 'perennial "
+            "update' first, or check PERENNIAL_HOME and PERENNIAL_STORAGE_ROOT"
+        )
+    return head
+
+
+def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResult:
+    lineage = ground.lineage
+    base = lineage.base
+    ground.work_dir.mkdir(parents=True, exist_ok=True)
+    request = RefreshRequest(
+        sources=lineage.sources if role == "new" else base.reference,
+        tokenizer=(
+            TrainedTokenizer(base.model.vocab_size)
+            if base.model is not None
+            else ImportedTokenizer(Path(base.directory or ""))
+        ),
+        seq_len=lineage.recipe.seq_len,
+        curate=lineage.curate,
+        holdout=lineage.holdout,
+        minimum=lineage.refresh if role == "new" else RefreshConfig(),
+        role=role,
+    )
+    return refresh_lineage(
+        ground.store,
+        ground.layout,
+        request,
+        by=whoami(),
+        work_dir=ground.work_dir,
+        lease_token=lease.token,
+    )
+
+
+def _render_report(
+    ground: Ground, plan: UpdatePlan, record: VersionRecord, report: VerdictReport
+) -> str:
+    # Not at the top: the page and its metrics are needed only when there is a verdict.
+    from tasks.report import ReportInput, render  # noqa: PLC0415
+    from training.metrics import read_metrics  # noqa: PLC0415
+
+    head = _head(ground)
+    page = ReportInput(
+        plan=plan,
+        verdict=report,
+        matrix=forgetting_matrix(
+            ground.store,
+            ground.layout,
+            # As it will be when the verdict is committed: the candidate is the last row.
+            replace(head, versions=(*head.versions, record)),
+            read_suite(ground.store, ground.layout, report.suite),
+        ),
+        snapshots=tuple(
+            read_snapshot(ground.store, ground.layout, snapshot) for snapshot in plan.snapshots
+        ),
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
+        code_version=installed_version("perennial"),
+        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return render(page)
+
+
+def _mlflow_receiver(ground: Ground, plan: UpdatePlan) -> Callable[[list[Metrics]], None]:
+    """Opens, or resumes, the update's MLflow run and logs every step once."""
+    run = registry.open_run(
+        ground.settings.tracking_uri,
+        lineage=ground.lineage.name,
+        update=plan.id,
+        artifact_location=ground.settings.artifact_uri,
+        name=plan.version,
+    )
+    registry.log_params(run, run_parameters(plan))
+    after_step = registry.last_logged_step(run)
+
+    def receive(batch: list[Metrics]) -> None:
+        points = [point for metrics in batch for point in metric_points(metrics)]
+        registry.log_metrics(run, points, after_step=after_step)
+
+    return receive
+
+
+def metric_points(metrics: Metrics) -> list[registry.MetricPoint]:
+    """One step's metrics as points of MLflow's curves."""
+    return [
+        registry.MetricPoint(
+            key=name,
+            step=metrics["step"],
+            value=float(value),
+            timestamp_ms=int(metrics["time"] * 1000),
+        )
+        for name, value in metrics.items()
+        if name not in ("step", "time") and isinstance(value, int | float)
+    ]
+
+
+def run_parameters(plan: UpdatePlan) -> dict[str, object]:
+    """What a reviewer searches runs by."""
+    schedule = plan.train.schedule
+    return {
+        "version": plan.version,
+        "champion": plan.champion or "",
+        "trunk": plan.trunk or "",
+        "snapshots": ", ".join(plan.snapshots),
+        "replay": plan.replay or "",
+        "replay_share": plan.replay_share,
+        "total_tokens": plan.total_tokens,
+        "num_steps": plan.train.num_steps,
+        "global_batch_tokens": plan.train.global_batch_tokens,
+        "seq_len": plan.train.seq_len,
+        "schedule": schedule.kind,
+        "eta_max": schedule.eta_max,
+        "eta_min": schedule.eta_min,
+        "warmup_tokens": schedule.warmup_tokens,
+        "precision": plan.train.precision,
+        "seed": plan.train.seed,
+        **{f"model.{name}": value for name, value in asdict(plan.train.model).items()},
+        **{f"optimizer.{name}": value for name, value in asdict(plan.train.optimizer).items()},
+    }

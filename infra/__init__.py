@@ -1,0 +1,1 @@
+"""The ground Perennial runs on: settings, logging, version floors. Imports nothing above it."""

@@ -1,0 +1,73 @@
+"""Progress of everything long, with rate and time left.
+
+As a bar on a terminal and as log lines elsewhere.
+"""
+
+import logging
+import sys
+import time
+
+logger = logging.getLogger(__name__)
+
+_LINE_EVERY_SECONDS = 10.0
+_BAR_WIDTH = 28
+
+
+class Progress:
+    """Counts towards ``total`` of ``unit``; a bar on a terminal, log lines elsewhere.
+
+    The log lines reach the Prefect API as well, so an operator sees the same. Call ``close`` at
+    the end (or use
+    it as a context manager).
+    """
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what = what
+        self._total = max(total, 1)
+        self._unit = unit
+        self._started_at = time.monotonic()
+        self._first_done: int | None = None
+        self._last_line_at = self._started_at
+        self._is_terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, done: int, note: str = "") -> None:
+        """``done`` of ``total``; ``note`` is shown behind, e.g. the loss."""
+        now = time.monotonic()
+        if self._first_done is None:
+            # What was done before we looked (a resumed run) must not count into the rate.
+            self._first_done, self._started_at = done, now
+        text = self._describe(done, now, note)
+        if self._is_terminal:
+            filled = min(_BAR_WIDTH, _BAR_WIDTH * done // self._total)
+            bar = "=" * filled + " " * (_BAR_WIDTH - filled)
+            sys.stderr.write(f"\r\x1b[2K  [{bar}] {text}")
+            sys.stderr.flush()
+        elif now - self._last_line_at >= _LINE_EVERY_SECONDS or done >= self._total:
+            self._last_line_at = now
+            logger.info(text)
+
+    def close(self) -> None:
+        """End the bar's line."""
+        if self._is_terminal and self._first_done is not None:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+    def _describe(self, done: int, now: float, note: str) -> str:
+        elapsed_seconds = now - self._started_at
+        rate = (done - (self._first_done or 0)) / elapsed_seconds if elapsed_seconds > 0 else 0.0
+        parts = [
+            f"{self._what}: {done:,} of {self._total:,} {self._unit} ({done / self._total:.0%})"
+        ]
+        if note:
+            parts.append(note)
+        if rate > 0:
+            left = max(self._total - done, 0) / rate
+            parts.append(f"{rate:,.0f} {self._unit}/s")
+            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+        return ", ".join(parts)

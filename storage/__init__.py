@@ -1,0 +1,1 @@
+"""The memory: objects, heads, leases, snapshots, replay, suite, ledger and the model registry."""

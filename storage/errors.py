@@ -1,0 +1,51 @@
+"""What can go wrong with stored state.
+
+* StorageError
+  - NotFoundError
+  - AlreadyExistsError      a put-if-absent found the key taken
+  - ConflictError           a put-if-match found another content
+  - CorruptError            bytes read are not the bytes written
+  - HeadMovedError          somebody else committed first, and it matters
+  - LeaseHeldError          somebody else is updating the lineage
+  - LeaseLostError          our lease was taken over while we slept
+  - UnsafeStoreError        the store ignores conditional writes
+
+Each takes one ready-made message, so that it survives the pickling Ray workers and Prefect put it
+through.
+"""
+
+
+class StorageError(Exception):
+    """Base class: catch this to handle any storage failure."""
+
+
+class NotFoundError(StorageError):
+    """The key holds no object."""
+
+
+class AlreadyExistsError(StorageError):
+    """The key is taken; immutable objects are never overwritten."""
+
+
+class ConflictError(StorageError):
+    """The object changed since it was read."""
+
+
+class CorruptError(StorageError):
+    """An object is missing, short or altered; the message names it."""
+
+
+class HeadMovedError(StorageError):
+    """The lineage's head moved in a way that the pending change cannot be rebased on."""
+
+
+class LeaseHeldError(StorageError):
+    """Another process is updating the lineage."""
+
+
+class LeaseLostError(StorageError):
+    """The lease expired and was taken over; this process must stop."""
+
+
+class UnsafeStoreError(StorageError):
+    """The store ignores conditional writes, so two writers could both win."""

@@ -1,0 +1,152 @@
+"""Garbage: what no head of a lineage reaches any more.
+
+Nothing here decides by age alone. The grace time only protects what is written and not committed
+yet.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from storage.head import Head, VersionRecord, history
+from storage.layout import Layout
+from storage.lease import read_lease
+from storage.objects import ObjectInfo, ObjectStore
+from storage.snapshots import read_snapshot
+
+
+@dataclass(slots=True)
+class _Live:
+    """Keys and prefixes that are reachable, and prefixes below those that are not."""
+
+    keys: set[str] = field(default_factory=set[str])
+    prefixes: set[str] = field(default_factory=set[str])
+    spared_prefixes: set[str] = field(default_factory=set[str])
+    """Live also below a prefix of ``dropped_prefixes``."""
+    dropped_prefixes: set[str] = field(default_factory=set[str])
+
+    def has(self, key: str) -> bool:
+        above = set(_prefixes_of(key))
+        if key in self.keys or above & self.spared_prefixes:
+            return True
+        return bool(above & self.prefixes) and not above & self.dropped_prefixes
+
+
+def find_garbage(
+    store: ObjectStore, layout: Layout, *, grace_seconds: float, now: float | None = None
+) -> list[ObjectInfo]:
+    """Objects of the lineage that no head reaches and that are older than ``grace_seconds``.
+
+    Reached are: all heads, and of each its marks, tokenizer, suite, replay buffer, trunk and
+    snapshots; of each version its model, scores, ledger and update, but of the checkpoints only the
+    trunk. What the holder of the lease works on is kept whole, also when the holder has died.
+
+    Choose a grace time longer than the longest step between a first write and its commit.
+
+    Raises:
+        CorruptError: A head or a snapshot's manifest was altered; nothing should be removed now.
+    """
+    # Listed before the heads are read: what is committed in between is then seen as reached.
+    found = list(store.list(layout.root))
+    live = _reached(store, layout)
+    oldest = (time.time() if now is None else now) - grace_seconds
+    return [info for info in found if info.modified_at < oldest and not live.has(info.key)]
+
+
+def find_spare_checkpoints(store: ObjectStore, layout: Layout) -> list[ObjectInfo]:
+    """Checkpoints of judged updates other than their trunks. Nothing resumes from them."""
+    heads = history(store, layout)
+    trunks = {head.trunk for head in heads if head.trunk}
+    trunks |= {version.trunk for version in _versions(heads) if version.trunk}
+    updates = sorted({version.update for version in _versions(heads)})
+    busy = _note(store, layout)
+    return [
+        info
+        for update in updates
+        if update != busy
+        for info in store.list(layout.checkpoints(update))
+        if not trunks & set(_prefixes_of(info.key))
+    ]
+
+
+def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
+    """Remove what ``find_garbage`` found; returns the bytes freed. Safe to retry.
+
+    Manifests go first, so that a half-removed result never reads as whole.
+    """
+    freed_bytes = 0
+    for info in sorted(garbage, key=lambda info: not info.key.endswith("/manifest.json")):
+        store.delete(info.key)
+        freed_bytes += info.size
+    return freed_bytes
+
+
+def _reached(store: ObjectStore, layout: Layout) -> _Live:
+    live = _Live(keys={layout.head_hint, layout.lease}, prefixes={layout.heads})
+    heads = history(store, layout)
+    for head in heads:
+        _reach_head(live, layout, head)
+    for snapshot in sorted({record.id for head in heads for record in head.snapshots}):
+        live.prefixes.add(layout.snapshot(snapshot))
+        live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
+    for version in _versions(heads):
+        _reach_version(live, layout, version)
+    busy = _note(store, layout)
+    if busy:
+        live.keys.add(layout.ledger(busy))
+        live.spared_prefixes.add(layout.update(busy))
+        _reach_unjudged(live, store, layout, busy)
+    return live
+
+
+def _reach_head(live: _Live, layout: Layout, head: Head) -> None:
+    if head.marks:
+        live.keys.add(head.marks)
+    if head.tokenizer:
+        live.prefixes.add(head.tokenizer)
+    if head.trunk:
+        live.spared_prefixes.add(head.trunk)
+    if head.suite:
+        live.prefixes.add(layout.suite(head.suite))
+    if head.replay:
+        live.prefixes.add(layout.replay(head.replay))
+
+
+def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:
+    live.prefixes.add(layout.model(version.version))
+    live.prefixes.add(layout.version_scores(version.version))
+    live.prefixes.add(layout.update(version.update))
+    live.keys.add(layout.ledger(version.update))
+    live.dropped_prefixes.add(layout.checkpoints(version.update))
+    if version.trunk:
+        live.spared_prefixes.add(version.trunk)
+    if version.replay:
+        live.prefixes.add(layout.replay(version.replay))
+    for snapshot in version.snapshots:
+        live.prefixes.add(layout.snapshot(snapshot))
+
+
+def _reach_unjudged(live: _Live, store: ObjectStore, layout: Layout, update: str) -> None:
+    """Model and scores of a candidate whose verdict is not committed: named after the update."""
+    for above in (layout.models, layout.all_scores):
+        for info in store.list(above):
+            version = info.key.removeprefix(f"{above}/").split("/")[0]
+            if version.endswith(f"-{update[:8]}"):
+                live.prefixes.add(f"{above}/{version}")
+
+
+def _versions(heads: Iterable[Head]) -> Iterator[VersionRecord]:
+    for head in heads:
+        yield from head.versions
+
+
+def _note(store: ObjectStore, layout: Layout) -> str:
+    record = read_lease(store, layout)
+    return record.note if record else ""
+
+
+def _prefixes_of(key: str) -> Iterator[str]:
+    """Every prefix of a key at a slash, and the key itself."""
+    parts = key.split("/")
+    for end in range(1, len(parts) + 1):
+        yield "/".join(parts[:end])

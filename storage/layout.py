@@ -1,0 +1,107 @@
+"""Where everything of a lineage lies under the store's root. The only module that spells keys."""
+
+# ruff: noqa: D102  the methods are named after what lies there
+
+import re
+from dataclasses import dataclass
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if it is safe as one path component, else raise ValueError."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ValueError(
+            f"{what} {name!r} is not a valid name: expected 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The keys of one lineage. Every method returns a key or a prefix without a trailing slash."""
+
+    lineage: str
+
+    def __post_init__(self) -> None:
+        check_name(self.lineage, "lineage")
+
+    @property
+    def root(self) -> str:
+        return f"lineages/{self.lineage}"
+
+    @property
+    def head_hint(self) -> str:
+        return f"{self.root}/head.json"
+
+    @property
+    def lease(self) -> str:
+        return f"{self.root}/lease.json"
+
+    @property
+    def heads(self) -> str:
+        return f"{self.root}/heads"
+
+    def head(self, number: int) -> str:
+        return f"{self.heads}/{number}.json"
+
+    def marks(self, digest: str) -> str:
+        return f"{self.root}/marks/{digest}.json"
+
+    def tokenizer(self, digest: str) -> str:
+        return f"{self.root}/tokenizers/{digest}"
+
+    def snapshot(self, snapshot: str) -> str:
+        return f"{self.root}/snapshots/{snapshot}"
+
+    def snapshot_manifest(self, snapshot: str) -> str:
+        return f"{self.snapshot(snapshot)}/manifest.json"
+
+    def shards(self, snapshot: str, domain: str, split: str) -> str:
+        return f"{self.snapshot(snapshot)}/{check_name(domain, 'domain')}/{split}"
+
+    def replay(self, version: str) -> str:
+        return f"{self.root}/replay/{version}"
+
+    def replay_manifest(self, version: str) -> str:
+        return f"{self.replay(version)}/manifest.json"
+
+    def suite(self, version: str) -> str:
+        return f"{self.root}/suite/{version}"
+
+    def suite_manifest(self, version: str) -> str:
+        return f"{self.suite(version)}/manifest.json"
+
+    def update(self, update: str) -> str:
+        return f"{self.root}/updates/{update}"
+
+    def checkpoints(self, update: str) -> str:
+        return f"{self.update(update)}/checkpoints"
+
+    @property
+    def ledgers(self) -> str:
+        return f"{self.root}/ledger"
+
+    def ledger(self, update: str) -> str:
+        return f"{self.ledgers}/{update}.parquet"
+
+    def metrics(self, update: str) -> str:
+        return f"{self.update(update)}/metrics"
+
+    @property
+    def all_scores(self) -> str:
+        return f"{self.root}/scores"
+
+    def version_scores(self, version: str) -> str:
+        return f"{self.all_scores}/{version}"
+
+    def scores(self, version: str, slice_name: str) -> str:
+        return f"{self.version_scores(version)}/{slice_name}.json"
+
+    @property
+    def models(self) -> str:
+        return f"{self.root}/models"
+
+    def model(self, version: str) -> str:
+        return f"{self.models}/{version}"

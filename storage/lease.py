@@ -1,0 +1,320 @@
+"""The lease: at most one update of a lineage at a time, with a fencing token.
+
+The object ``lease.json`` is never removed, so its token only rises over the lineage's life. The
+lease keeps two updates from doing the same work twice; what keeps the state right is the token,
+which ``storage.head.commit`` compares with the parent's.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from storage.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    LeaseHeldError,
+    LeaseLostError,
+    NotFoundError,
+    StorageError,
+)
+from storage.layout import Layout
+from storage.manifest import readable_json
+from storage.objects import ObjectStore, probe
+from storage.rebuild import rebuild
+
+logger = logging.getLogger(__name__)
+
+_FIRST_POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """What ``lease.json`` holds."""
+
+    token: int
+    holder: str
+    """Who, for people; empty when the lease is free."""
+    host: str
+    machine: str
+    """Boot and process namespace in which ``pid`` means something; empty where unknown."""
+    pid: int
+    process_started: str
+    """Start time of the process in clock ticks since boot, which tells it from a reused pid."""
+    acquired_at: str
+    """UTC, ISO 8601, for people."""
+    expires_at: float
+    """Seconds since the epoch."""
+    note: str
+    """What the holder works on; survives a crash."""
+    nonce: str
+    """Random, so that a write whose answer was lost is recognised as our own."""
+
+
+def read_lease(store: ObjectStore, layout: Layout) -> LeaseRecord | None:
+    """The stored lease, held or free; None when the lineage never had one. Raises CorruptError."""
+    stored = _read(store, layout)
+    return None if stored is None else stored[0]
+
+
+class Lease:
+    """A held lease, renewed by a daemon thread every third of ``ttl_seconds``; a context manager.
+
+    Not to be used after a fork: the child has no renewal thread and must acquire its own.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        layout: Layout,
+        record: LeaseRecord,
+        etag: str,
+        *,
+        ttl_seconds: float,
+        previous_note: str,
+    ) -> None:
+        self.previous_note = previous_note
+        """What an earlier holder, which died or was taken over, worked on; else empty."""
+        self._store = store
+        self._layout = layout
+        self._record = record
+        self._etag = etag
+        self._ttl_seconds = ttl_seconds
+        self._is_lost = False
+        self._mutex = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._renew_until_stopped, name=f"lease-{layout.lineage}", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def acquire(
+        cls,
+        store: ObjectStore,
+        layout: Layout,
+        holder: str,
+        *,
+        ttl_seconds: float = 60,
+        wait_seconds: float = 0,
+        note: str = "",
+    ) -> "Lease":
+        """Take the lineage's lease, waiting up to ``wait_seconds`` for it.
+
+        A lease is free when it was released, when it expired, or when its holder was a process of
+        this host that no longer lives. Safe to retry.
+
+        Raises:
+            LeaseHeldError: Names the holder, since when, and what to do.
+        """
+        deadline = time.monotonic() + wait_seconds
+        poll_seconds = _FIRST_POLL_SECONDS
+        while True:
+            stored = _read(store, layout)
+            if stored is None:
+                probe(store)
+            if stored is None or not _is_held(stored[0]):
+                record = _new_record(stored, holder, note, ttl_seconds)
+                etag = _take(store, layout, record, stored)
+                if etag is not None:
+                    earlier = stored[0].note if stored and stored[0].holder else ""
+                    return cls(
+                        store, layout, record, etag, ttl_seconds=ttl_seconds, previous_note=earlier
+                    )
+            elif time.monotonic() >= deadline:
+                raise _held_error(layout, stored[0])
+            else:
+                time.sleep(max(0.0, min(poll_seconds, deadline - time.monotonic())))
+                poll_seconds = min(1.5 * poll_seconds, _LONGEST_POLL_SECONDS)
+
+    @property
+    def token(self) -> int:
+        """Fencing token, higher than that of every earlier holder."""
+        return self._record.token
+
+    @property
+    def note(self) -> str:
+        """What this holder says it works on."""
+        return self._record.note
+
+    def set_note(self, note: str) -> None:
+        """Say what is being worked on, e.g. the update id; the next holder reads it after a crash.
+
+        Raises:
+            LeaseLostError: The lease was taken over.
+        """
+        self._write(note=note, expires_at=time.time() + self._ttl_seconds)
+
+    def check(self) -> None:
+        """Confirm with the store that the lease is still ours.
+
+        Raises:
+            LeaseLostError: It was taken over; stop without writing anything more.
+        """
+        stored = _read(self._store, self._layout)
+        if self._is_lost or stored is None or stored[0].nonce != self._record.nonce:
+            self._is_lost = True
+            raise self._lost_error()
+
+    def release(self) -> None:
+        """Give the lease back; one that was lost is left to its new holder. Safe to repeat."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._thread.join()
+        try:
+            self._write(holder="", note="", expires_at=0.0)
+        except LeaseLostError as error:
+            logger.warning("nothing to release: %s", error)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _write(
+        self, *, expires_at: float, note: str | None = None, holder: str | None = None
+    ) -> None:
+        with self._mutex:
+            if self._is_lost:
+                raise self._lost_error()
+            record = replace(
+                self._record,
+                expires_at=expires_at,
+                note=self._record.note if note is None else note,
+                holder=self._record.holder if holder is None else holder,
+            )
+            etag = _swap(self._store, self._layout, record, self._etag)
+            if etag is None:
+                self._is_lost = True
+                raise self._lost_error()
+            self._record, self._etag = record, etag
+
+    def _renew_until_stopped(self) -> None:
+        while not self._stopped.wait(self._ttl_seconds / 3):
+            try:
+                self._write(expires_at=time.time() + self._ttl_seconds)
+            except LeaseLostError as error:
+                logger.error("%s", error)  # noqa: TRY400  the message says it all
+                return
+            except (StorageError, OSError) as error:
+                # The next attempt may come in time; if none does, the lease expires and check()
+                # tells.
+                logger.warning("could not renew the lease of %s: %s", self._layout.lineage, error)
+
+    def _lost_error(self) -> LeaseLostError:
+        return LeaseLostError(
+            f"the lease of {self._layout.lineage} under token {self.token} was taken over by "
+            "somebody else; stop, nothing of this update was committed, and start it again"
+        )
+
+
+def _read(store: ObjectStore, layout: Layout) -> tuple[LeaseRecord, str] | None:
+    try:
+        body, etag = store.get_with_etag(layout.lease)
+    except NotFoundError:
+        return None
+    return rebuild(body, layout.lease, LeaseRecord), etag
+
+
+def _new_record(
+    stored: tuple[LeaseRecord, str] | None, holder: str, note: str, ttl_seconds: float
+) -> LeaseRecord:
+    if not holder:
+        raise ValueError("a lease needs a holder's name, e.g. user@host; found an empty one")
+    pid = os.getpid()
+    status = _process_status(pid)
+    return LeaseRecord(
+        token=stored[0].token + 1 if stored else 1,
+        holder=holder,
+        host=socket.gethostname(),
+        machine=_this_machine(),
+        pid=pid,
+        process_started=status[1] if status else "",
+        acquired_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        expires_at=time.time() + ttl_seconds,
+        note=note,
+        nonce=os.urandom(8).hex(),
+    )
+
+
+def _take(
+    store: ObjectStore, layout: Layout, record: LeaseRecord, stored: tuple[LeaseRecord, str] | None
+) -> str | None:
+    """The entity tag of the lease that is now ours, None when somebody else was faster."""
+    if stored is not None:
+        return _swap(store, layout, record, stored[1])
+    try:
+        store.put_if_absent(layout.lease, readable_json(record))
+    except AlreadyExistsError:
+        return None
+    return _own_etag(store, layout, record)
+
+
+def _swap(store: ObjectStore, layout: Layout, record: LeaseRecord, etag: str) -> str | None:
+    """Replace the lease; None when it is not the one that ``etag`` tells of any more."""
+    try:
+        return store.put_if_match(layout.lease, readable_json(record), etag)
+    except (ConflictError, NotFoundError):
+        return _own_etag(store, layout, record)
+
+
+def _own_etag(store: ObjectStore, layout: Layout, record: LeaseRecord) -> str | None:
+    """The stored entity tag if ``record`` is stored: a write whose answer was lost is our own."""
+    stored = _read(store, layout)
+    return stored[1] if stored is not None and stored[0] == record else None
+
+
+def _is_held(record: LeaseRecord) -> bool:
+    return record.holder != "" and time.time() < record.expires_at and not _is_dead(record)
+
+
+def _is_dead(record: LeaseRecord) -> bool:
+    """Whether the holder was a process of this host that no longer lives."""
+    if not record.machine or record.machine != _this_machine():
+        return False
+    status = _process_status(record.pid)
+    # A zombie has died, only its parent has not noticed.
+    return status is None or status[0] in "ZX" or status[1] != record.process_started
+
+
+def _process_status(pid: int) -> tuple[str, str] | None:
+    """State letter and start time of a process, None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name may hold blanks and parentheses; what follows the last one has 50 numbers.
+    after_name = text[text.rindex(")") + 1 :].split()
+    return after_name[0], after_name[19]
+
+
+def _this_machine() -> str:
+    """What must be equal for a pid to mean the same process: the boot and the pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  not a path
+    except OSError:
+        return ""
+
+
+def _held_error(layout: Layout, record: LeaseRecord) -> LeaseHeldError:
+    left_seconds = max(0.0, record.expires_at - time.time())
+    work = f" on {record.note}" if record.note else ""
+    return LeaseHeldError(
+        f"{layout.lineage} is being updated by {record.holder} (process {record.pid} on "
+        f"{record.host}){work} since {record.acquired_at}: wait until it is done, wait longer, "
+        f"or end that process; its lease runs out in {left_seconds:.0f} s unless it is renewed"
+    )

@@ -1,0 +1,1 @@
+"""The steps of an update: plain functions that can be retried."""

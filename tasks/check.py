@@ -1,0 +1,209 @@
+"""Score candidate and champion on the same frozen items, and see whether the candidate writes.
+
+Scores are kept by version and slice (``tasks.scores``), so only what is missing is computed: most
+of the champion's are on record since it was a candidate. Importing this module loads no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from infra.progress import Progress
+from storage.errors import CorruptError
+from storage.head import Head
+from storage.layout import Layout
+from storage.manifest import read_verified
+from storage.objects import ObjectStore
+from storage.snapshots import SnapshotManifest, read_snapshot
+from storage.suite import SuiteManifest, SuiteSlice
+from tasks.scores import read_scores, write_scores
+from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
+
+if TYPE_CHECKING:
+    from training.evaluate import HoldoutDocument
+    from training.model import Decoder
+
+UNIGRAM_FILE = "unigram.bin"
+"""In a snapshot: how often each token is a training target, little-endian ``int64[vocab_size]``."""
+
+_PROBES = 4
+_Scores = tuple[DocumentScore, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """Everything that ``tasks.decide.decide`` needs."""
+
+    slices: tuple[SliceScores, ...]
+    health: Health
+    unguarded_base: bool
+    """The lineage grew from an imported model and has no reference."""
+
+
+def check(
+    store: ObjectStore,
+    layout: Layout,
+    *,
+    candidate: str,
+    champion: str | None,
+    suite: SuiteManifest,
+    head: Head,
+    new_snapshots: Sequence[str],
+    work_dir: Path,
+) -> CheckResult:
+    """Score both models on what was just learned and on what must not be forgotten.
+
+    Safe to retry: every slice's scores are on record as soon as they are computed.
+
+    Args:
+        store: Holds models, snapshots and scores.
+        layout: Of the lineage.
+        candidate: Version whose model lies under ``models/<candidate>/``.
+        champion: Version in use; None for the first version of a lineage that starts from nothing.
+        suite: Frozen items.
+        head: Tells which snapshots are old: learned ones and references.
+        new_snapshots: What the candidate was trained on for the first time.
+        work_dir: For local copies of models.
+
+    Raises:
+        CorruptError: A model, a shard or a record is damaged.
+        NotFoundError: A model or a snapshot does not exist.
+    """
+    # Not at the top: it imports torch, which a process that merely schedules must not pay for.
+    from tasks.measure import probe, score_unigram  # noqa: PLC0415
+
+    roles = _roles(head, new_snapshots)
+    items = [item for item in suite.slices if item.snapshot in roles and item.documents]
+    scene = _Scene(store, layout, work_dir, {})
+    ours = _score(scene, candidate, items)
+    theirs = _score(scene, champion, items) if champion else {}
+    unigram: dict[str, _Scores] = {}
+    if champion is None:
+        counts = _counts(scene, new_snapshots)
+        unigram = {item.name: score_unigram(counts, scene.documents(item)) for item in items}
+    slices = tuple(
+        SliceScores(
+            name=item.name,
+            domain=item.domain,
+            snapshot=item.snapshot,
+            role=roles[item.snapshot],
+            candidate=ours[item.name],
+            champion=theirs.get(item.name),
+            unigram=unigram.get(item.name),
+            earlier=_earlier(scene, item, head, (candidate, champion)),
+        )
+        for item in items
+    )
+    health = Health(finite=True)
+    if items:
+        openings = [scene.documents(item)[0] for item in _spread(items)]
+        end_id = scene.snapshot(items[0].snapshot).end_id
+        health = probe(scene.model(candidate), openings, end_id=end_id)
+    return CheckResult(slices=slices, health=health, unguarded_base=_is_unguarded(head))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """Where things are read from; models stay in ``loaded``, for loading one takes a while."""
+
+    store: ObjectStore
+    layout: Layout
+    work_dir: Path
+    loaded: "dict[str, Decoder]"
+
+    def model(self, version: str) -> "Decoder":
+        from tasks.measure import open_model  # noqa: PLC0415  torch
+
+        if version not in self.loaded:
+            self.loaded[version] = open_model(self.store, self.layout, version, self.work_dir)
+        return self.loaded[version]
+
+    def snapshot(self, snapshot: str) -> SnapshotManifest:
+        return read_snapshot(self.store, self.layout, snapshot)
+
+    def documents(self, item: SuiteSlice) -> "list[HoldoutDocument]":
+        from tasks.measure import read_documents  # noqa: PLC0415  torch
+
+        snapshot = self.snapshot(item.snapshot)
+        return read_documents(self.store, self.layout, item, snapshot, self.work_dir)
+
+
+def _roles(head: Head, new_snapshots: Sequence[str]) -> dict[str, Role]:
+    """What each snapshot is to the candidate; held, refused and waiting ones are nothing."""
+    roles: dict[str, Role] = {
+        record.id: "old"
+        for record in head.snapshots
+        if record.state == "learned" or record.role == "reference"
+    }
+    for snapshot in new_snapshots:
+        roles[snapshot] = "new"
+    return roles
+
+
+def _is_unguarded(head: Head) -> bool:
+    imported = any(record.verdict == "IMPORTED" for record in head.versions)
+    return imported and not any(record.role == "reference" for record in head.snapshots)
+
+
+def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str, _Scores]:
+    """Scores by slice; the model is loaded only when a record is missing."""
+    from tasks.measure import score  # noqa: PLC0415  torch
+
+    scores: dict[str, _Scores] = {}
+    done = 0
+    tokens = sum(item.tokens for item in items)
+    with Progress(f"check {version}", tokens, "tokens") as progress:
+        for item in items:
+            found = read_scores(scene.store, scene.layout, version, item)
+            if found is None:
+                snapshot = scene.snapshot(item.snapshot)
+                computed = score(scene.model(version), scene.documents(item), snapshot)
+                found = write_scores(scene.store, scene.layout, version, item, computed)
+            scores[item.name] = found
+            done += item.tokens
+            progress.update(done, item.name)
+    return scores
+
+
+def _spread(items: Sequence[SuiteSlice]) -> Sequence[SuiteSlice]:
+    """A few slices at even distances."""
+    return items[:: max(1, -(-len(items) // _PROBES))]
+
+
+def _earlier(
+    scene: _Scene, item: SuiteSlice, head: Head, without: Sequence[str | None]
+) -> tuple[EarlierScores, ...]:
+    """What published versions made of a slice, from the record only."""
+    found = [
+        (record.version, read_scores(scene.store, scene.layout, record.version, item))
+        for record in head.versions
+        # One that was rolled back was found wanting; nobody has to be as good as that.
+        if record.decision == "published" and record.version not in without
+    ]
+    return tuple(
+        EarlierScores(version=version, scores=scores)
+        for version, scores in found
+        if scores is not None
+    )
+
+
+def _counts(scene: _Scene, snapshots: Sequence[str]) -> npt.NDArray[np.int64]:
+    """How often each token was a training target in ``snapshots``, ``int64[vocab_size]``."""
+    counts: list[npt.NDArray[np.int64]] = []
+    for snapshot in map(scene.snapshot, snapshots):
+        prefix = scene.layout.snapshot(snapshot.id)
+        digest = next((file for file in snapshot.files if file.name == UNIGRAM_FILE), None)
+        if digest is None or digest.size != 8 * snapshot.vocab_size:
+            raise CorruptError(
+                f"{prefix}/{UNIGRAM_FILE} was expected with {snapshot.vocab_size} counts of 8 "
+                f"bytes, "
+                f"the manifest has {'none' if digest is None else f'{digest.size} bytes'}: mint "
+                f"the "
+                "snapshot again"
+            )
+        counts.append(np.frombuffer(read_verified(scene.store, prefix, digest), dtype="<i8"))
+    return np.sum(counts, axis=0, dtype=np.int64)

@@ -1,0 +1,62 @@
+"""What travels between ingestion, curation and packing: documents, rejects, listed source files."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One text as its source gave it; decoded, not yet normalised. Holds no lone surrogates."""
+
+    id: str
+    """Unique within the source."""
+    cluster: str
+    """What the holdout is split by (a work, a site, a repository); the id when nothing is known."""
+    text: str
+    source: str
+    """Name of the source."""
+    uri: str
+    """File that it was read from."""
+    position: int
+    """Line of a JSONL file or row of a Parquet file, from 1; 0 when the file is the document."""
+    domain: str
+    licence: str
+    time: str
+    """As the source writes it, "" when unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A line, row or file that was quarantined instead of read."""
+
+    uri: str
+    position: int
+    """Line or row, from 1; 0 for a whole file."""
+    reason: str
+    """Machine readable: ``malformed_json``, ``bad_utf8``, ..."""
+    detail: str
+    """For people. Pass it through ``printable`` before it is shown or stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceObject:
+    """One listed file of a source."""
+
+    uri: str
+    """Absolute path."""
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the content does; ``<size>-<mtime_ns>`` for a local file."""
+
+
+class SourceRefusedError(Exception):
+    """Too much of a source was rejected; the message has counts, examples and the remedy."""
+
+
+def printable(detail: str, limit: int = 200) -> str:
+    """``detail`` cut to ``limit`` characters, with what could confuse a terminal escaped."""
+    escaped = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in detail[:limit]
+    )
+    return escaped[:limit]

@@ -1,0 +1,98 @@
+"""The part of checking that runs a model; imported only where one is scored, it loads torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from storage.layout import Layout
+from storage.models import fetch_model
+from storage.objects import ObjectStore
+from storage.snapshots import SnapshotManifest
+from storage.suite import SuiteSlice
+from tasks.verdict import DocumentScore, Health
+from training.evaluate import HoldoutDocument, score_documents, unigram_nats
+from training.generate import generate
+from training.hub import load_decoder
+from training.model import Decoder
+from training.shards import MdsReader, read_holdout
+
+_PREFIX_TOKENS = 16
+_NEW_TOKENS = 48
+
+
+def open_model(store: ObjectStore, layout: Layout, version: str, work_dir: Path) -> Decoder:
+    """Load ``models/<version>/``, every byte checked. Raises NotFoundError, CorruptError."""
+    directory = fetch_model(store, layout.model(version), work_dir / "models" / version)
+    return load_decoder(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_documents(
+    store: ObjectStore,
+    layout: Layout,
+    item: SuiteSlice,
+    snapshot: SnapshotManifest,
+    work_dir: Path,
+) -> list[HoldoutDocument]:
+    """The documents of a slice, every byte checked, in the order of the shards."""
+    reader = MdsReader(
+        store,
+        layout.snapshot(snapshot.id),
+        f"{item.domain}/holdout",
+        item.files,
+        work_dir / "snapshots" / snapshot.id,
+    )
+    rows = read_holdout(reader, token_dtype=snapshot.token_dtype)
+    return [HoldoutDocument(*row) for row in rows]
+
+
+def score(
+    model: Decoder, documents: Sequence[HoldoutDocument], snapshot: SnapshotManifest
+) -> tuple[DocumentScore, ...]:
+    """The model's losses, a value a document, in their order."""
+    scores = score_documents(
+        model,
+        documents,
+        start_id=snapshot.start_id,
+        end_id=snapshot.end_id,
+        seq_len=snapshot.seq_len,
+    )
+    return tuple(
+        DocumentScore(row.document, row.cluster, row.nats, row.targets, row.text_bytes)
+        for row in scores
+    )
+
+
+def score_unigram(
+    counts: npt.NDArray[np.int64], documents: Sequence[HoldoutDocument]
+) -> tuple[DocumentScore, ...]:
+    """What token frequencies alone make of documents; training ``counts`` ``int64[vocab_size]``."""
+    return tuple(
+        DocumentScore(row.id, row.cluster, nats, len(row.tokens) - 1, row.text_bytes)
+        for row, nats in zip(documents, unigram_nats(counts, documents), strict=True)
+    )
+
+
+def probe(model: Decoder, openings: Sequence[HoldoutDocument], *, end_id: int) -> Health:
+    """Continue the openings of held-out documents greedily, and look at what comes out."""
+    # Never the whole document: after its end there is nothing to continue.
+    prompts = [row.tokens[:-1][:_PREFIX_TOKENS].tolist() for row in openings]
+    written = generate(model, prompts, max_new_tokens=_NEW_TOKENS, end_id=end_id)
+    shares = [len(set(tokens)) / len(tokens) for tokens in written if tokens]
+    return Health(
+        finite=all(
+            _is_finite(model, prompt + tokens)
+            for prompt, tokens in zip(prompts, written, strict=True)
+        ),
+        probes=len(written),
+        empty=sum(not tokens for tokens in written),
+        distinct_token_share=sum(shares) / len(shares) if shares else None,
+    )
+
+
+@torch.inference_mode()
+def _is_finite(model: Decoder, tokens: Sequence[int]) -> bool:
+    inputs = torch.tensor([tokens], device=model.output_weight.device)
+    return bool(torch.isfinite(model(inputs)).all())

@@ -1,0 +1,203 @@
+"""The page of a model version in MLflow: what a reviewer must know within a minute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.errors import NotFoundError
+from storage.head import Head, VersionRecord, history
+from storage.layout import Layout
+from storage.manifest import identity_of, load
+from storage.models import read_model_manifest
+from storage.objects import ObjectStore
+from storage.registry import Run, VersionPage
+from tasks.plan import UpdatePlan, load_plan
+from tasks.verdict import DomainRow, VerdictReport
+
+_DECISIONS = {
+    "published": "published",
+    "refused": "refused by its verdict",
+    "awaiting": "waiting for a person",
+    "rejected": "rejected by a person",
+    "rolled_back": "rolled back",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """A head on which the decision on a version changed, or that made it champion."""
+
+    head: int
+    action: str
+    by: str
+    reason: str
+    written_at: str
+
+
+def verdict_key(layout: Layout, update: str) -> str:
+    """Where the evidence of an update lies."""
+    return f"{layout.update(update)}/verdict.json"
+
+
+def report_key(layout: Layout, update: str) -> str:
+    """Where the page with the evidence lies."""
+    return f"{layout.update(update)}/report.html"
+
+
+def decisions_of(store: ObjectStore, layout: Layout) -> dict[str, list[Decided]]:
+    """Who decided what about every version, and when. Reads every head once."""
+    decided: dict[str, list[Decided]] = {}
+    earlier: dict[str, tuple[VersionRecord, bool]] = {}
+    for head in history(store, layout):
+        for record in head.versions:
+            state = (record, record.version == head.champion)
+            before = earlier.get(record.version)
+            earlier[record.version] = state
+            if before is not None and (before[0].decision, before[1]) == (
+                record.decision,
+                state[1],
+            ):
+                continue
+            decided.setdefault(record.version, []).append(
+                Decided(
+                    head=head.number,
+                    action=head.action,
+                    by=head.by,
+                    reason=head.reason,
+                    written_at=head.written_at,
+                )
+            )
+    return decided
+
+
+def version_page(
+    store: ObjectStore,
+    layout: Layout,
+    head: Head,
+    record: VersionRecord,
+    decided: Sequence[Decided],
+    run: Run | None,
+) -> VersionPage:
+    """The page of one version, from the head, ``plan.json`` and ``verdict.json``."""
+    plan = _plan_or_none(store, layout, record.update)
+    report = _report_or_none(store, layout, record.update)
+    lines = [
+        f"**{_state_line(head, record)}** {report.reason if report else record.reason}",
+        "",
+        *_what_changed(record, plan),
+        "",
+        *(_table(report.rows) if report else []),
+        *_links(store, layout, record, run),
+        "",
+        "Decisions:",
+        *(
+            f"- head {event.head}, {event.written_at}: {event.action} by {_cell(event.by)}"
+            + (f": {_cell(event.reason)}" if event.reason else "")
+            for event in decided
+        ),
+        "",
+        *_way_back(head, record),
+    ]
+    facts = {"code_version": _code_version(store, layout, record.version)}
+    if plan is not None:
+        facts["recipe"] = identity_of(plan.recipe)[:12]
+    return VersionPage(
+        source=f"{store.uri.rstrip('/')}/{layout.model(record.version)}",
+        description="\n".join(lines),
+        facts=facts,
+    )
+
+
+def _state_line(head: Head, record: VersionRecord) -> str:
+    in_use = ", in use" if record.version == head.champion else ""
+    return f"{record.verdict}: {_DECISIONS[record.decision]}{in_use}."
+
+
+def _what_changed(record: VersionRecord, plan: UpdatePlan | None) -> list[str]:
+    if record.verdict == "IMPORTED":
+        return [
+            "Imported base model, untrained.",
+            f"Reference: {', '.join(record.snapshots) or 'none'}.",
+        ]
+    lines = [
+        f"- parent: {record.parent or 'none, the first version'}",
+        f"- new data: {', '.join(record.snapshots) or 'none'}",
+        f"- replay: {record.replay or 'none'}",
+    ]
+    if plan is not None:
+        lines[1] += f", {plan.new_tokens:,} tokens"
+        lines[2] += f", {plan.replay_share:.1%} of what it was trained on"
+        lines.append(
+            f"- training: {plan.train.num_steps:,} steps, {plan.total_tokens:,} tokens, "
+            f"{plan.train.schedule.kind} schedule, eta_max {plan.train.schedule.eta_max:g}"
+        )
+    return lines
+
+
+def _table(rows: Sequence[DomainRow]) -> list[str]:
+    """Differences are candidate minus the other, in nats per token: below 0 is better."""
+    lines = [
+        "| domain | role | test | against | its nats/token | candidate | difference | upper bound "
+        "| margin | |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        shown = "" if row.test == "shown" else "ok" if row.passed else "not shown"
+        lines.append(
+            f"| {_cell(row.domain)} | {row.role} | {row.test} | {_cell(row.against)} "
+            f"| {_number(row.champion_nats_per_token)} | {_number(row.candidate_nats_per_token)} "
+            f"| {_signed(row.difference)} | {_signed(row.upper_bound)} | {_signed(row.margin)} "
+            f"| {'VIOLATED' if row.violated else shown} |"
+        )
+    return [*lines, "", "Differences in nats per token; below 0 the candidate is better.", ""]
+
+
+def _links(store: ObjectStore, layout: Layout, record: VersionRecord, run: Run | None) -> list[str]:
+    lines: list[str] = []
+    if run is not None:
+        lines.append(f"Run: [{record.update}](#/experiments/{run.experiment_id}/runs/{run.run_id})")
+    if store.exists(report_key(layout, record.update)):
+        lines.append(
+            f"Report: `{report_key(layout, record.update)}`, also among the run's artifacts"
+        )
+    return lines
+
+
+def _way_back(head: Head, record: VersionRecord) -> list[str]:
+    if record.version == head.champion and record.parent:
+        return [f"To go back to {record.parent}: `perennial rollback`"]
+    if record.decision in ("awaiting", "refused"):
+        return [f"To publish it all the same: `perennial promote {record.version}`"]
+    return []
+
+
+def _code_version(store: ObjectStore, layout: Layout, version: str) -> str:
+    try:
+        return read_model_manifest(store, layout.model(version)).code_version
+    except NotFoundError:
+        return "unknown"
+
+
+def _plan_or_none(store: ObjectStore, layout: Layout, update: str) -> UpdatePlan | None:
+    try:
+        return load_plan(store, layout, update)
+    except NotFoundError:
+        return None
+
+
+def _report_or_none(store: ObjectStore, layout: Layout, update: str) -> VerdictReport | None:
+    try:
+        return load(store, verdict_key(layout, update), VerdictReport)
+    except NotFoundError:
+        return None
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}"

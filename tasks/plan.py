@@ -1,0 +1,349 @@
+"""Plan an update: what will be trained on, how long, at which rate; or why there is nothing to do.
+
+The plan's identity is the hash of everything that can change the weights: where training starts,
+the
+snapshots, the replay version, the recipe, the budget and the seed. An update with an identity that
+was judged
+already is not run twice.
+"""
+
+import json
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from infra.bounds import Bounds
+from storage.head import Head
+from storage.layout import Layout
+from storage.manifest import identity_of, load, publish, read_verified
+from storage.models import read_model_manifest
+from storage.objects import ObjectStore
+from storage.replay import read_replay
+from storage.snapshots import SnapshotManifest, read_snapshot
+from tasks.mix import NewSlice, ReplayConfig, mix
+from training.config import FORBID_UNKNOWN, ModelConfig, Recipe, Schedule, TrainPlan
+from training.hub_config import config_from
+from training.schedule import resolve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetConfig:
+    """How long an update trains."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    epochs: Annotated[float, Bounds(gt=0, unit="passes")] = 1.0
+    """Passes over the new data; replay comes on top of it within the same steps."""
+    tokens: Annotated[int | None, Bounds(gt=0, unit="tokens")] = None
+    """Tokens of an update, replay included; takes the place of ``epochs``."""
+    first_tokens: Annotated[int | None, Bounds(gt=0, unit="tokens")] = None
+    """Tokens of the first version of a lineage from nothing; as other updates if not set."""
+    checkpoint_every_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 50_000_000
+    """Distance of checkpoints, the most that a crash can cost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UpdatePlan:
+    """One update before it is run; stored as ``plan.json``."""
+
+    id: str
+    version: str
+    """Name of the candidate that it will produce."""
+    lineage: str
+    champion: str | None
+    """The version that the candidate will be compared with."""
+    trunk: str | None
+    snapshots: tuple[str, ...]
+    new_tokens: int
+    """Tokens of the pending training data, once over."""
+    replay: str | None
+    replay_share_requested: float
+    replay_share: float
+    """What the mixture realises."""
+    suite: str
+    recipe: Recipe
+    train: TrainPlan
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that will be trained on, replay included."""
+        return self.train.num_steps * self.train.global_batch_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToDo:
+    """Success without work."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRequest:
+    """What the lineage's configuration says about its updates."""
+
+    recipe: Recipe
+    budget: BudgetConfig
+    replay: ReplayConfig
+    new_model: ModelConfig | None
+    """Architecture for a lineage that starts from nothing."""
+
+
+def make_plan(
+    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest
+) -> UpdatePlan | NothingToDo:
+    """The next update of the lineage, or why there is none. Reads the store, writes nothing."""
+    pending = [
+        read_snapshot(store, layout, record.id)
+        for record in head.snapshots
+        if record.state == "pending"
+    ]
+    new_tokens = sum(piece.train_tokens for snapshot in pending for piece in snapshot.domains)
+    if not pending or new_tokens == 0:
+        return NothingToDo("no pending snapshot: nothing new since the last update")
+    plan = _plan_of(store, layout, head, request, pending, new_tokens)
+    judged = next((record for record in head.versions if record.update == plan.id), None)
+    if judged is not None:
+        return NothingToDo(
+            f"the pending data was already judged under this recipe: version {judged.version} is "
+            f"{judged.verdict} ({judged.decision}); change the recipe, wait for new data, "
+            "or decide by hand"
+        )
+    return plan
+
+
+def save_plan(store: ObjectStore, layout: Layout, plan: UpdatePlan) -> None:
+    """Write ``plan.json`` once. Safe to retry."""
+    publish(store, _plan_key(layout, plan.id), plan)
+
+
+def load_plan(store: ObjectStore, layout: Layout, update: str) -> UpdatePlan:
+    """Read an update's plan back."""
+    return load(store, _plan_key(layout, update), UpdatePlan)
+
+
+def unfinished_plan(
+    store: ObjectStore, layout: Layout, head: Head, update: str
+) -> UpdatePlan | None:
+    """The plan of an update that a crashed run left behind, if it still applies to ``head``."""
+    if not update or not store.exists(_plan_key(layout, update)):
+        return None
+    plan = load_plan(store, layout, update)
+    states = {record.id: record.state for record in head.snapshots}
+    is_judged = any(record.update == plan.id for record in head.versions)
+    still_applies = (
+        plan.champion == head.champion
+        and plan.trunk == head.trunk
+        and all(states.get(snapshot) == "pending" for snapshot in plan.snapshots)
+    )
+    return plan if still_applies and not is_judged else None
+
+
+def held_under_another_recipe(
+    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest
+) -> list[str]:
+    """Snapshots that a rollback held, and that the recipe of today would train differently."""
+    held = {record.id for record in head.snapshots if record.state == "held"}
+    released: set[str] = set()
+    for record in head.versions:
+        if record.decision == "rolled_back" and held & set(record.snapshots):
+            plan = load_plan(store, layout, record.update)
+            then = (plan.recipe, plan.replay_share_requested)
+            if then != (request.recipe, request.replay.share):
+                released |= held & set(record.snapshots)
+    return sorted(released)
+
+
+def describe(plan: UpdatePlan) -> list[str]:
+    """The plan in lines for people, with every derived number's formula."""
+    train = plan.train
+    lines = [
+        f"update {plan.id} of lineage {plan.lineage}: candidate {plan.version}, "
+        f"against champion {plan.champion or '(none: first version)'}",
+        f"new data: {', '.join(plan.snapshots)}, {plan.new_tokens:,} tokens; "
+        f"replay {plan.replay or '(none)'} at {plan.replay_share:.2%} "
+        f"(asked for {plan.replay_share_requested:.2%})",
+        f"length: {train.num_steps:,} steps x {train.global_batch_samples} samples x "
+        f"{train.seq_len} tokens = {plan.total_tokens:,} tokens",
+        describe_schedule(train.schedule),
+    ]
+    for stream in train.mixture.streams:
+        share = stream.parts / train.mixture.total_parts
+        drawn = share * train.num_steps * train.global_batch_samples
+        lines.append(
+            f"  {'replay' if stream.is_replay else 'new':6} {stream.name}: {share:.2%}, "
+            f"{drawn:,.0f} of {stream.samples:,} samples ({drawn / stream.samples:.2f} passes)"
+        )
+    return lines
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """The learning-rate plan in one line."""
+    parts = [f"learning rate: {schedule.kind}"]
+    if schedule.warmup_tokens and schedule.trunk_tokens < schedule.warmup_tokens:
+        parts.append(f"warm up to {schedule.eta_max:g} over {schedule.warmup_tokens:,} tokens")
+    if schedule.kind == "infinite":
+        parts.append(f"constant {schedule.eta_const:g}")
+    if schedule.kind in ("wsd", "infinite"):
+        parts.append(f"anneal to {schedule.eta_min:g} over the last {schedule.decay_tokens:,}")
+    if schedule.kind == "cosine":
+        parts.append(f"cosine to {schedule.eta_min:g} at {schedule.total_tokens:,}")
+    return ", ".join(parts)
+
+
+def _plan_key(layout: Layout, update: str) -> str:
+    return f"{layout.update(update)}/plan.json"
+
+
+def _plan_of(
+    store: ObjectStore,
+    layout: Layout,
+    head: Head,
+    request: PlanRequest,
+    pending: list[SnapshotManifest],
+    new_tokens: int,
+) -> UpdatePlan:
+    recipe = request.recipe
+    replay = read_replay(store, layout, head.replay) if head.replay else None
+    new = [
+        NewSlice(snapshot.id, piece.domain, piece.train_samples)
+        for snapshot in pending
+        for piece in snapshot.domains
+    ]
+    mixture = mix(layout, new, replay, replay_share=request.replay.share, seed=recipe.seed)
+    replayed = sum(stream.parts for stream in mixture.streams if stream.is_replay)
+    replay_share = replayed / mixture.total_parts
+    num_steps = _num_steps(request.budget, recipe, new, replay_share, is_first=not head.champion)
+    start = _start_of(store, layout, head, request)
+    _check_compatible(pending, head, recipe, start.model)
+    schedule = resolve(
+        recipe.schedule,
+        total_tokens=num_steps * recipe.global_batch_tokens,
+        trunk_tokens=start.trunk_tokens,
+    )
+    inputs = {
+        "initial": start.initial,
+        "model": asdict(start.model),
+        "snapshots": [snapshot.id for snapshot in pending],
+        "replay": head.replay if replayed else None,
+        "mixture": asdict(mixture),
+        "recipe": asdict(recipe),
+        "num_steps": num_steps,
+        "tokenizer": head.tokenizer,
+    }
+    update = identity_of(inputs)[:16]
+    return UpdatePlan(
+        id=update,
+        version=f"{len(head.versions) + 1}-{update[:8]}",
+        lineage=layout.lineage,
+        champion=head.champion,
+        trunk=head.trunk,
+        snapshots=tuple(snapshot.id for snapshot in pending),
+        new_tokens=new_tokens,
+        replay=head.replay if replayed else None,
+        replay_share_requested=request.replay.share,
+        replay_share=replay_share,
+        suite=head.suite or "",
+        recipe=recipe,
+        train=TrainPlan(
+            lineage=layout.lineage,
+            update=update,
+            checkpoint_prefix=layout.checkpoints(update),
+            initial=start.initial,
+            model=start.model,
+            start_id=pending[0].start_id,
+            end_id=pending[0].end_id,
+            mixture=mixture,
+            schedule=schedule,
+            optimizer=recipe.optimizer,
+            seq_len=recipe.seq_len,
+            global_batch_samples=recipe.global_batch_samples,
+            micro_batch_size=recipe.micro_batch_size,
+            num_steps=num_steps,
+            precision=recipe.precision,
+            seed=recipe.seed,
+            checkpoint_every_steps=max(
+                1, request.budget.checkpoint_every_tokens // recipe.global_batch_tokens
+            ),
+            trunk_step=_trunk_step(schedule, recipe, num_steps),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where training starts from."""
+
+    initial: str | None
+    model: ModelConfig
+    trunk_tokens: int = 0
+
+
+def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanRequest) -> _Start:
+    if head.trunk:
+        # The trunk lies among the checkpoints of the update that made it.
+        update = head.trunk.removeprefix(f"{layout.root}/updates/").split("/")[0]
+        earlier = load_plan(store, layout, update).train
+        trained = earlier.schedule.trunk_tokens + earlier.trunk_step * earlier.global_batch_tokens
+        return _Start(head.trunk, earlier.model, trained)
+    if head.champion:
+        return _Start(layout.model(head.champion), _stored_config(store, layout, head.champion))
+    if request.new_model is None:
+        raise ValueError(
+            f"lineage {layout.lineage!r} has no model yet and its configuration names none: "
+            "set base.model to start from nothing, or base.directory to import one"
+        )
+    return _Start(None, request.new_model)
+
+
+def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelConfig:
+    prefix = layout.model(version)
+    manifest = read_model_manifest(store, prefix)
+    file = next(file for file in manifest.files if file.name == "config.json")
+    fields = json.loads(read_verified(store, prefix, file))
+    return config_from(fields, Path(prefix) / "config.json")
+
+
+def _check_compatible(
+    pending: list[SnapshotManifest], head: Head, recipe: Recipe, model: ModelConfig
+) -> None:
+    for snapshot in pending:
+        if snapshot.seq_len != recipe.seq_len:
+            raise ValueError(
+                f"recipe.seq_len is {recipe.seq_len}, but snapshot {snapshot.id} was packed with "
+                f"{snapshot.seq_len}: set recipe.seq_len back, it is fixed when a lineage starts"
+            )
+        if snapshot.tokenizer != head.tokenizer:
+            raise ValueError(
+                f"snapshot {snapshot.id} was tokenised with {snapshot.tokenizer}, the lineage uses "
+                f"{head.tokenizer}: a lineage keeps its tokenizer for life"
+            )
+        if snapshot.vocab_size > model.vocab_size:
+            raise ValueError(
+                f"the tokenizer of snapshot {snapshot.id} has {snapshot.vocab_size:,} tokens, "
+                f"the model's embedding only {model.vocab_size:,} rows (vocab_size)"
+            )
+
+
+def _trunk_step(schedule: Schedule, recipe: Recipe, num_steps: int) -> int:
+    if schedule.kind != "infinite":
+        return num_steps
+    return max(1, num_steps - round(schedule.decay_tokens / recipe.global_batch_tokens))
+
+
+def _num_steps(
+    budget: BudgetConfig,
+    recipe: Recipe,
+    new: list[NewSlice],
+    replay_share: float,
+    *,
+    is_first: bool,
+) -> int:
+    tokens = (budget.first_tokens if is_first else None) or budget.tokens
+    if tokens is None:
+        samples = budget.epochs * sum(piece.samples for piece in new) / (1 - replay_share)
+        return max(1, math.ceil(samples / recipe.global_batch_samples))
+    return max(1, math.ceil(tokens / recipe.global_batch_tokens))

@@ -1,0 +1,248 @@
+"""Publish a judged candidate: export it, check the export, commit the verdict, show it in MLflow.
+
+The order is what makes a crash harmless: the model's manifest, then the evidence, then the head.
+MLflow comes last and is only a picture of the head.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from storage.errors import AlreadyExistsError, NotFoundError
+from storage.head import Head, VersionRecord, commit_change, read_head
+from storage.layout import Layout
+from storage.lease import Lease
+from storage.manifest import readable_json
+from storage.models import fetch_model, is_published, read_model_manifest
+from storage.objects import ObjectStore
+from storage.registry import Run, VersionPage, find_run, finish, log_report, open_run, project
+from storage.replay import next_replay, publish_replay, read_replay
+from storage.snapshots import read_snapshot
+from storage.transitions import with_verdict
+from tasks.model_export import export_model, load_trained
+from tasks.page import decisions_of, report_key, verdict_key, version_page
+from tasks.verdict import VerdictReport
+from training.config import TrainPlan
+
+ExtendReplay = Callable[[Head, tuple[str, ...]], str]
+"""Publishes the replay version with the head's strata and these snapshots; returns its id.
+Called again on a newer head when somebody else was faster, so it must be safe to repeat."""
+
+logger = logging.getLogger(__name__)
+
+
+def export(
+    store: ObjectStore,
+    layout: Layout,
+    *,
+    checkpoint_prefix: str,
+    version: str,
+    tokenizer_prefix: str,
+    plan: TrainPlan,
+    work_dir: Path,
+) -> str:
+    """Turn a training checkpoint into the published model ``version``; returns its prefix.
+
+    The manifest, without which the model does not exist, is written when the uploaded files have
+    been read back and compute the same logits as the checkpoint. Safe to retry: an existing export
+    is verified and returned.
+
+    Args:
+        store: Holds the checkpoint, the tokenizer and the export.
+        layout: Of the lineage.
+        checkpoint_prefix: ``updates/<id>/checkpoints/step-<n>``.
+        version: Name of the candidate.
+        tokenizer_prefix: The lineage's tokenizer.
+        plan: What the checkpoint was trained by: architecture and framing.
+        work_dir: For local copies.
+
+    Raises:
+        CorruptError: The checkpoint, or an earlier export, is damaged.
+        AlreadyExistsError: The version was exported from another checkpoint.
+        RuntimeError: The export computes other logits than the checkpoint; the message names the
+            largest difference.
+    """
+    prefix = layout.model(version)
+    if is_published(store, prefix):
+        manifest = read_model_manifest(store, prefix)
+        if manifest.origin != checkpoint_prefix:
+            raise AlreadyExistsError(
+                f"{prefix} was exported from {manifest.origin}, not from {checkpoint_prefix}: "
+                "a version is published once, so run a new update"
+            )
+        fetch_model(store, prefix, work_dir / "published" / version)
+        return prefix
+    model = load_trained(store, checkpoint_prefix, plan, work_dir)
+    export_model(
+        store,
+        layout,
+        model,
+        version=version,
+        origin=checkpoint_prefix,
+        tokenizer_prefix=tokenizer_prefix,
+        work_dir=work_dir,
+    )
+    return prefix
+
+
+def replay_extender(
+    store: ObjectStore, layout: Layout, *, budget_tokens: int, seq_len: int
+) -> ExtendReplay:
+    """How publishing fills the lineage's replay buffer of at most ``budget_tokens``."""
+
+    def extend(head: Head, snapshots: tuple[str, ...]) -> str:
+        previous = read_replay(store, layout, head.replay) if head.replay else None
+        learned = [
+            (snapshot, piece.domain, piece.train_samples)
+            for snapshot in snapshots
+            for piece in read_snapshot(store, layout, snapshot).domains
+        ]
+        manifest = next_replay(
+            previous,
+            learned,
+            budget_tokens=budget_tokens,
+            seq_len=seq_len,
+            lineage=layout.lineage,
+        )
+        publish_replay(store, layout, manifest)
+        return manifest.id
+
+    return extend
+
+
+def commit_verdict(
+    store: ObjectStore,
+    layout: Layout,
+    lease: Lease,
+    report: VerdictReport,
+    record: VersionRecord,
+    *,
+    html: str,
+    extend_replay: ExtendReplay,
+    by: str,
+) -> Head:
+    """Write the evidence of an update and commit its verdict; returns the head that holds it.
+
+    Commits on top of a refresh that moved the head meanwhile. Safe to run again after a crash at
+    any point: a verdict that is on the head already is left as it is.
+
+    Args:
+        store: Where everything of the lineage lies.
+        layout: Of the lineage.
+        lease: Held by the update; its token fences the commit.
+        report: Becomes ``verdict.json``.
+        record: The candidate with its verdict; decision and head numbers are set here.
+        html: Becomes ``report.html``.
+        extend_replay: Called for a PASS only.
+        by: Who: user@host, or the flow run.
+
+    Raises:
+        LeaseLostError: Another process took over.
+        HeadMovedError: Champion or snapshots moved; the candidate was judged against the past.
+        ValueError: The report is about another version, or the lineage has no head.
+    """
+    if (report.candidate, report.verdict) != (record.version, record.verdict):
+        raise ValueError(
+            f"the report says {report.verdict} of {report.candidate}, the record {record.verdict} "
+            f"of {record.version}: expected the same"
+        )
+    record = replace(record, reason=record.reason or report.reason)
+    lease.check()
+    _write_evidence(
+        store, layout, record, verdict_key(layout, record.update), readable_json(report)
+    )
+    _write_evidence(store, layout, record, report_key(layout, record.update), html.encode())
+
+    def change(head: Head | None) -> Head:
+        head = _existing(head, layout)
+        is_new = record.verdict == "PASS" and not _is_decided(head, record.update)
+        replay = extend_replay(head, record.snapshots) if is_new else None
+        return with_verdict(
+            head, record, replay=replay, by=by, reason=report.reason, lease_token=lease.token
+        )
+
+    head = commit_change(store, layout, change)
+    logger.info("%s of %s: %s, %s", record.version, layout.lineage, report.verdict, report.reason)
+    return head
+
+
+def mirror(
+    store: ObjectStore, layout: Layout, head: Head, tracking_uri: str, *, artifact_location: str
+) -> None:
+    """Show the head in MLflow: versions, tags, pages, alias and reports; repairs what differs.
+
+    Takes seconds, of which most is importing MLflow: ask ``storage.registry.is_projected`` first
+    where there may be nothing to do. Safe to retry.
+
+    Args:
+        store: Where everything of the lineage lies.
+        layout: Of the lineage.
+        head: The newest head.
+        tracking_uri: MLflow's tracking server and
+        artifact_location: URI under which a new experiment keeps its artifacts.
+    """
+    runs = {
+        record.version: _reported_run(
+            store, layout, record, tracking_uri, artifact_location=artifact_location
+        )
+        for record in head.versions
+    }
+    records = {record.version: record for record in head.versions}
+    decided = decisions_of(store, layout)
+
+    def page(version: str) -> VersionPage:
+        return version_page(
+            store, layout, head, records[version], decided.get(version, ()), runs[version]
+        )
+
+    project(store, layout, head, tracking_uri, page)
+
+
+def _reported_run(
+    store: ObjectStore,
+    layout: Layout,
+    record: VersionRecord,
+    tracking_uri: str,
+    *,
+    artifact_location: str,
+) -> Run | None:
+    """The run of the version's update, ended, with its report; None when it has neither."""
+    run = find_run(tracking_uri, lineage=layout.lineage, update=record.update)
+    try:
+        html = store.get(report_key(layout, record.update)).decode()
+    except NotFoundError:
+        return run
+    if run is None:
+        run = open_run(
+            tracking_uri,
+            lineage=layout.lineage,
+            update=record.update,
+            artifact_location=artifact_location,
+        )
+    log_report(run, html)
+    finish(run)
+    return run
+
+
+def _write_evidence(
+    store: ObjectStore, layout: Layout, record: VersionRecord, key: str, body: bytes
+) -> None:
+    """Write once; replace only what no decision rests on: a crashed or an awaited judgement."""
+    try:
+        store.put_if_absent(key, body)
+    except AlreadyExistsError:
+        if not _is_decided(_existing(read_head(store, layout), layout), record.update):
+            store.put(key, body)
+
+
+def _is_decided(head: Head, update: str) -> bool:
+    return any(r.update == update and r.decision != "awaiting" for r in head.versions)
+
+
+def _existing(head: Head | None, layout: Layout) -> Head:
+    if head is None:
+        raise ValueError(
+            f"{layout.lineage} has no head yet: refresh it first, or check the lineage's name"
+        )
+    return head

@@ -1,0 +1,199 @@
+"""What a refresh is asked to do, what it answers, and the identity of its result."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+from infra.bounds import Bounds
+from storage.head import Head, SnapshotRole
+from storage.layout import Layout
+from storage.manifest import identity_of
+from storage.objects import ObjectStore
+from storage.snapshots import read_snapshot
+from tasks.build import RESERVED_NAMES, BuildInputs, SourceFiles
+from tasks.curate import CurateConfig
+from tasks.documents import SourceObject
+from tasks.ingest import list_source, new_objects
+from tasks.sources import SourceConfig
+from tasks.split import HoldoutConfig
+from training.config import FORBID_UNKNOWN
+
+_METHOD = 1
+"""Raise it when the same inputs give other bytes than before: it is part of every identity."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefreshConfig:
+    """When there is enough new data for a snapshot. Less stays unread until there is more."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    min_new_documents: Annotated[int, Bounds(ge=1, unit="documents")] = 1
+    """Fewest new documents, after curation."""
+    min_new_tokens: Annotated[int, Bounds(ge=0, unit="tokens")] = 0
+    """Fewest tokens of new documents, after curation."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTokenizer:
+    """A tokenizer that lies in the store."""
+
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedTokenizer:
+    """A tokenizer that a Hugging Face directory brings."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokenizer:
+    """A tokenizer to be trained on the documents of the lineage's first refresh."""
+
+    vocab_size: int
+
+
+TokenizerChoice: TypeAlias = StoredTokenizer | ImportedTokenizer | TrainedTokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshRequest:
+    """What to read and what to make of it."""
+
+    sources: tuple[SourceConfig, ...]
+    tokenizer: TokenizerChoice
+    """For a lineage that has none yet; one that was trained or imported before stays."""
+    seq_len: int
+    """Inputs of a sample, in tokens."""
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
+    minimum: RefreshConfig = field(default_factory=RefreshConfig)
+    role: SnapshotRole = "new"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshResult:
+    """What a refresh did."""
+
+    snapshot: str | None
+    """Id of the snapshot that it committed, None when there was nothing to do."""
+    head: int
+    """Number of the newest head after it."""
+    reason: str
+    """In one sentence, for people."""
+    files_listed: int = 0
+    files_new: int = 0
+    documents_read: int = 0
+    documents_dropped: dict[str, int] = field(default_factory=dict[str, int])
+    """By reason."""
+    lines_rejected: dict[str, int] = field(default_factory=dict[str, int])
+    """By reason."""
+    train_documents: int = 0
+    train_tokens: int = 0
+    holdout_documents: int = 0
+    holdout_tokens: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+def list_new(request: RefreshRequest, marks: dict[str, str]) -> tuple[SourceFiles, int]:
+    """The sources that have new files, by name, with these files; and how many files all have."""
+    files_listed = 0
+    found: list[tuple[SourceConfig, tuple[SourceObject, ...]]] = []
+    for source in sorted(request.sources, key=lambda source: source.name):
+        listed = list_source(source)
+        files_listed += len(listed)
+        if new := new_objects(listed, marks):
+            found.append((source, tuple(new)))
+    return tuple(found), files_listed
+
+
+def inputs_of(
+    store: ObjectStore,
+    layout: Layout,
+    request: RefreshRequest,
+    head: Head | None,
+    sources: SourceFiles,
+) -> BuildInputs:
+    """What is built, and its identity: hash of all that can change a byte of it."""
+    _check_domains(request)
+    _check_seq_len(store, layout, request, head)
+    identity = identity_of(
+        {
+            "method": _METHOD,
+            "lineage": layout.lineage,
+            "known": state_of(head),
+            "sources": sources,
+            "curate": request.curate,
+            "holdout": request.holdout,
+            "seq_len": request.seq_len,
+            "role": request.role,
+            "tokenizer": _tokenizer_identity(head, request.tokenizer),
+        }
+    )
+    return BuildInputs(
+        identity=identity,
+        sources=sources,
+        curate=request.curate,
+        holdout=request.holdout,
+        seq_len=request.seq_len,
+        role=request.role,
+    )
+
+
+def state_of(head: Head | None) -> tuple[tuple[str, ...], str | None, str | None]:
+    """What of a lineage's state a refresh depends on: known data, marks, suite."""
+    return (known_snapshots(head), head.marks, head.suite) if head else ((), None, None)
+
+
+def known_snapshots(head: Head | None) -> tuple[str, ...]:
+    """Snapshots whose documents count as known; those of a refused one may come again."""
+    if head is None:
+        return ()
+    return tuple(known.id for known in head.snapshots if known.state != "refused")
+
+
+def _check_domains(request: RefreshRequest) -> None:
+    for source in request.sources:
+        if source.domain in RESERVED_NAMES:
+            raise ValueError(
+                f"domain {source.domain!r} of source {source.name!r} is the name of a file of "
+                "every snapshot; give the domain another name"
+            )
+
+
+def _check_seq_len(
+    store: ObjectStore, layout: Layout, request: RefreshRequest, head: Head | None
+) -> None:
+    for snapshot in known_snapshots(head)[-1:]:
+        seq_len = read_snapshot(store, layout, snapshot).seq_len
+        if seq_len != request.seq_len:
+            raise ValueError(
+                f"seq_len is {request.seq_len}, but the snapshots of {layout.lineage} have "
+                f"{seq_len} tokens a sample: it is fixed when a lineage starts; set it back, or "
+                "start another lineage"
+            )
+
+
+def _tokenizer_identity(head: Head | None, choice: TokenizerChoice) -> str:
+    """What of the tokenizer goes into an identity: its digest, or how it will be trained."""
+    wanted = None
+    has_tokenizer = head is not None and head.tokenizer is not None
+    if isinstance(choice, ImportedTokenizer):
+        # Once it was imported the directory may be gone; what the lineage has is what counts.
+        if choice.directory.is_dir() or not has_tokenizer:
+            from training.tokenizer import tokenizer_digest  # noqa: PLC0415  imports tokenizers
+
+            wanted = tokenizer_digest(choice.directory)
+    elif isinstance(choice, StoredTokenizer):
+        wanted = choice.prefix.rpartition("/")[2]
+    if head is None or head.tokenizer is None:
+        return wanted or identity_of(choice)
+    has = head.tokenizer.rpartition("/")[2]
+    if wanted not in (None, has):
+        raise ValueError(
+            f"{head.lineage} has data of the tokenizer {has[:12]}, the request brings "
+            f"{wanted:.12}: tokens of one mean nothing to the other; start another lineage for it"
+        )
+    return has

@@ -1,0 +1,160 @@
+"""What a source is: where its files lie and which format each has. Reads names, never contents."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import unquote
+
+from infra.bounds import Bounds
+from storage.layout import check_name
+from tasks.line_stream import Compression
+from tasks.readers import FieldNames
+from training.config import FORBID_UNKNOWN
+
+FileFormat = Literal["jsonl", "parquet", "text"]
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+# fmt: off
+CODE_SUFFIXES = (
+    ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".kt", ".lean",
+    ".lua", ".php", ".pl", ".py", ".pyi", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift",
+    ".tex", ".ts", ".tsx",
+)
+# Not .json: in a tree of code that is one object over many lines.
+JSONL_SUFFIXES = (
+    ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst",
+    ".json.gz", ".json.zst",
+)
+# fmt: on
+PARQUET_SUFFIXES = (".parquet",)
+EVERYTHING = "**/*"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig:
+    """Where new documents come from."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    name: str
+    """Names the source within the lineage."""
+    uri: str
+    """A file, a directory (everything below it) or a pattern with ``*``, ``?``, ``[...]`` and, for
+    any directories, ``**``; a path or a ``file://`` URI. Hidden files are left out."""
+    domain: str
+    """Domain that its documents belong to."""
+    licence: str = "unknown"
+    """Licence of its documents, free text; goes into the record of every document."""
+    format: Literal["auto", "jsonl", "parquet", "text", "code"] = "auto"
+    """``auto``: by file suffix. ``text`` and ``code``: one document a file."""
+    fields: FieldNames = field(default_factory=FieldNames)
+    """Which field of a JSON object or column of a Parquet file means what."""
+    suffixes: tuple[str, ...] = ()
+    """``auto``, ``text``, ``code``: suffixes of the files that are one document each; the common
+    ones when not set."""
+    cluster_by: Literal["document", "file", "directory"] = "document"
+    """What must not straddle the holdout: a document, a file, or a directory directly below the
+    fixed part of ``uri`` (one repository of a tree). ``fields.cluster`` goes first."""
+    reject_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.05
+    """Largest tolerated share of rejected lines, rows and files; above it the source is refused."""
+    max_document_bytes: Annotated[int, Bounds(gt=0, unit="bytes")] = 10_000_000
+    """Largest document, as it is stored (for JSONL the line); larger ones are rejected."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "source")
+        check_name(self.domain, "domain")
+        if any("**" in part and part != "**" for part in _local_path(self).split("/")):
+            raise ValueError(
+                f"uri {self.uri!r} of source {self.name!r} has '**' next to other characters; it "
+                "stands for directories and must be a whole path component, as in 'data/**/*.txt'"
+            )
+        wrong = [suffix for suffix in self.suffixes if not suffix.startswith(".")]
+        if wrong:
+            raise ValueError(
+                f"suffix {wrong[0]!r} of source {self.name!r} does not start with a dot; "
+                f"write {'.' + wrong[0]!r}"
+            )
+
+    @property
+    def document_suffixes(self) -> tuple[str, ...]:
+        """Suffixes of files that are one document each."""
+        common = {
+            "auto": TEXT_SUFFIXES + CODE_SUFFIXES,
+            "text": TEXT_SUFFIXES,
+            "code": CODE_SUFFIXES,
+        }
+        return self.suffixes or common.get(self.format, ())
+
+
+def root_and_pattern(source: SourceConfig) -> tuple[Path, str]:
+    """The fixed part of the URI, absolute, and the pattern of what is meant below it."""
+    path = _absolute(source)
+    if path.is_dir():
+        return path, EVERYTHING
+    if path.exists():
+        return path.parent, "".join(f"[{c}]" if c in "*?[" else c for c in path.name)
+    parts = path.parts
+    magic = (index for index, part in enumerate(parts) if set(part) & set("*?["))
+    fixed = next(magic, len(parts) - 1)
+    pattern = "/".join(parts[fixed:])
+    # On its own ** matches directories only, which nobody means.
+    return Path(*parts[:fixed]), f"{pattern}/*" if parts[-1] == "**" else pattern
+
+
+def is_claimed(source: SourceConfig, path: Path, pattern: str) -> bool:
+    """Whether a file that the pattern matches is meant to be read."""
+    if source.format != "auto" and path == _absolute(source):
+        return True
+    # Who writes a pattern says which files are meant: part-00000 is JSONL when the format says so.
+    if source.format in ("jsonl", "parquet") and pattern != EVERYTHING:
+        return True
+    return _format_by_suffix(source, path.name) is not None
+
+
+def format_of(source: SourceConfig, name: str) -> FileFormat:
+    """How to read a file of the source."""
+    if source.format in ("jsonl", "parquet"):
+        return source.format
+    return _format_by_suffix(source, name) or "text"
+
+
+def compression_of(name: str) -> Compression:
+    """Compression by the last suffix."""
+    if name.lower().endswith(".gz"):
+        return "gz"
+    return "zst" if name.lower().endswith(".zst") else ""
+
+
+def _format_by_suffix(source: SourceConfig, name: str) -> FileFormat | None:
+    name = name.lower()
+    if name.endswith(source.document_suffixes):
+        return "text"
+    if source.format in ("auto", "jsonl") and name.endswith(JSONL_SUFFIXES):
+        return "jsonl"
+    if source.format in ("auto", "parquet") and name.endswith(PARQUET_SUFFIXES):
+        return "parquet"
+    return None
+
+
+def _absolute(source: SourceConfig) -> Path:
+    # Not resolve(): a symlinked data directory keeps the name that the user gave it.
+    return Path(os.path.abspath(_local_path(source)))  # noqa: PTH100
+
+
+def _local_path(source: SourceConfig) -> str:
+    uri, name = source.uri, source.name
+    scheme, found, rest = uri.partition("://")
+    if found and scheme != "file":
+        raise ValueError(
+            f"uri {uri!r} of source {name!r} has scheme {scheme!r}, which cannot be read yet; "
+            "copy the files to a local directory and name it as a path or file:// URI"
+        )
+    if found and not rest.startswith("/"):
+        raise ValueError(
+            f"uri {uri!r} of source {name!r} names the host {rest.partition('/')[0]!r}; write "
+            "file:/// with three slashes and an absolute path"
+        )
+    if not uri or "\0" in uri:
+        raise ValueError(f"uri of source {name!r} is empty or has a NUL: name a file or a pattern")
+    return unquote(rest) if found else uri

@@ -1,0 +1,114 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.lineage import LineageError, load_lineage, parse_lineage
+from flows.template import render_template
+
+ORIGIN = Path("/somewhere/lineage.yaml")
+MODEL = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+def minimal(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "base": {"model": dict(MODEL)},
+        "sources": [{"name": "web", "uri": "data/*.jsonl", "domain": "web-en"}],
+        **changes,
+    }
+
+
+def test_the_template_is_a_valid_lineage(tmp_path: Path) -> None:
+    file = tmp_path / "lineage.yaml"
+    file.write_text(render_template("tiny", "lineage.yaml"))
+    lineage = load_lineage(file)
+    assert lineage.name == "tiny"
+    assert lineage.recipe.seq_len == 1024
+
+
+def test_relative_paths_start_at_the_files_own_folder() -> None:
+    assert parse_lineage(minimal(), origin=ORIGIN).sources[0].uri == "/somewhere/data/*.jsonl"
+
+
+def test_a_named_recipe_is_complete_and_single_fields_override_it() -> None:
+    raw = minimal(recipe={"name": "infinite", "seq_len": 64, "schedule": {"eta_max": 0.002}})
+    recipe = parse_lineage(raw, origin=ORIGIN).recipe
+    assert recipe.schedule.kind == "infinite"
+    assert recipe.schedule.eta_max == 0.002
+    assert recipe.seq_len == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"repley": {}}, r"repley: unknown key; allowed here are .*; did you mean 'replay'\?"),
+        (
+            {"replay": {"share": 1.5}},
+            r"replay\.share: must be at least 0 and below 1, got 1\.5",
+        ),
+        (
+            {"recipe": {"schedule": {"eta_maxx": 1}}},
+            r"recipe\.schedule\.eta_maxx: unknown key; .* did you mean 'eta_max'\?",
+        ),
+        ({"recipe": {"name": "rewarm"}}, r"recipe\.name: 'rewarm' is not a recipe; known are"),
+        ({"name": "../up"}, r"name '\.\./up' is not a valid name"),
+        ({"base": {}}, "expected exactly one of model .* and directory"),
+        (
+            {"sources": [{"name": "a", "uri": "x", "domain": "d", "fields": {"txt": "t"}}]},
+            r"sources\[0\]\.fields\.txt: unknown key; allowed here are .*; did you mean 'text'\?",
+        ),
+        ({"budget": {"epochs": "many"}}, r"budget\.epochs: .* got 'many'"),
+    ],
+)
+def test_a_problem_names_the_key_the_value_and_what_is_allowed(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LineageError, match=message):
+        parse_lineage(minimal(**changes), origin=ORIGIN)
+
+
+def test_all_unknown_keys_are_reported_at_once() -> None:
+    with pytest.raises(LineageError) as error:
+        parse_lineage(minimal(foo=1, bar=2), origin=ORIGIN)
+    assert "foo: unknown key" in str(error.value)
+    assert "bar: unknown key" in str(error.value)
+
+
+def test_two_sources_of_one_name_are_refused() -> None:
+    source = {"name": "web", "uri": "x", "domain": "d"}
+    with pytest.raises(LineageError, match="source names must be unique, found twice: web"):
+        parse_lineage(minimal(sources=[source, source]), origin=ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a list", "expected a mapping with the keys name, base, sources"),
+        ("a: [", "cannot be read as YAML"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "lineage.yaml"
+    file.write_text(content)
+    with pytest.raises(LineageError, match=message):
+        load_lineage(file)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(LineageError, match="'perennial init NAME' writes one"):
+        load_lineage(tmp_path / "absent.yaml")
+
+
+def test_a_lineage_survives_a_round_trip_through_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "lineage.yaml"
+    file.write_text(yaml.safe_dump(minimal()))
+    assert load_lineage(file) == parse_lineage(minimal(), origin=file)

@@ -1,0 +1,25 @@
+import logging
+
+import pytest
+
+import infra.progress
+from infra.progress import Progress
+
+
+def test_lines_tell_share_rate_and_time_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 20.0, 40.0])
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(logging.getLogger("infra"), "propagate", True)
+    with (
+        caplog.at_level(logging.INFO, logger="infra.progress"),
+        Progress("train", 300, "tokens") as bar,
+    ):
+        bar.update(100)
+        bar.update(200, "loss 5.0")
+        bar.update(300)
+    assert caplog.messages == [
+        "train: 200 of 300 tokens (67%), loss 5.0, 5 tokens/s, 0:20 left",
+        "train: 300 of 300 tokens (100%), 5 tokens/s, 0:00 left",
+    ]

@@ -1,0 +1,164 @@
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.errors import LeaseHeldError, LeaseLostError
+from storage.layout import Layout
+from storage.lease import Lease, LeaseRecord, read_lease
+from storage.manifest import readable_json
+from storage.objects import LocalObjects
+from tests.support.killing_store import KillingObjects, run_killed
+
+LAYOUT = Layout("demo")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path)
+
+
+def stored(store: LocalObjects) -> LeaseRecord:
+    record = read_lease(store, LAYOUT)
+    assert record is not None
+    return record
+
+
+def take_over(store: LocalObjects) -> LeaseRecord:
+    record = replace(stored(store), token=stored(store).token + 1, holder="thief", nonce="other")
+    store.put(LAYOUT.lease, readable_json(record))
+    return record
+
+
+def test_a_lease_is_held_by_one_and_its_token_rises(store: LocalObjects) -> None:
+    for token in (1, 2, 3):
+        with Lease.acquire(store, LAYOUT, "me@here", note="u1") as lease:
+            assert lease.token == token
+            assert lease.previous_note == ""
+            lease.check()
+            with pytest.raises(LeaseHeldError, match=r"updated by me@here .* on u1 since 20"):
+                Lease.acquire(store, LAYOUT, "you@there")
+        lease.release()
+        assert stored(store).holder == ""
+
+
+def test_of_racing_holders_one_gets_the_lease(store: LocalObjects) -> None:
+    def attempt(name: str) -> Lease | None:
+        try:
+            return Lease.acquire(store, LAYOUT, name)
+        except LeaseHeldError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        held = [lease for lease in pool.map(attempt, "abcdefgh") if lease]
+    assert len(held) == 1
+    held[0].release()
+
+
+def test_a_dead_process_of_this_host_loses_its_lease_at_once(store: LocalObjects) -> None:
+    def die() -> None:
+        lease = Lease.acquire(store, LAYOUT, "victim", ttl_seconds=3600)
+        lease.set_note("update-7")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert run_killed(die).killed
+    with Lease.acquire(store, LAYOUT, "heir") as lease:
+        assert lease.token == 2
+        assert lease.previous_note == "update-7"
+    with Lease.acquire(store, LAYOUT, "next") as lease:
+        assert lease.previous_note == ""
+
+
+def test_a_reused_pid_is_not_the_holder(store: LocalObjects) -> None:
+    with Lease.acquire(store, LAYOUT, "me"):
+        mine = stored(store)
+    store.put(LAYOUT.lease, readable_json(replace(mine, holder="old", expires_at=9e12)))
+    with pytest.raises(LeaseHeldError, match="updated by old"):
+        Lease.acquire(store, LAYOUT, "new")
+    reused = replace(mine, holder="old", expires_at=9e12, process_started="1")
+    store.put(LAYOUT.lease, readable_json(reused))
+    Lease.acquire(store, LAYOUT, "new").release()
+
+
+@pytest.mark.parametrize("machine", ["", "another boot/pid:[1]"])
+def test_a_holder_elsewhere_is_trusted_until_its_lease_expires(
+    store: LocalObjects, machine: str
+) -> None:
+    Lease.acquire(store, LAYOUT, "me").release()
+    elsewhere = replace(
+        stored(store), holder="far", machine=machine, pid=1, process_started="1", expires_at=9e12
+    )
+    store.put(LAYOUT.lease, readable_json(elsewhere))
+    with pytest.raises(LeaseHeldError, match="wait until it is done"):
+        Lease.acquire(store, LAYOUT, "me")
+    store.put(LAYOUT.lease, readable_json(replace(elsewhere, expires_at=1.0, note="u9")))
+    with Lease.acquire(store, LAYOUT, "me") as lease:
+        assert lease.previous_note == "u9"
+        assert lease.token == elsewhere.token + 1
+
+
+def test_a_lease_that_was_taken_over_is_lost(store: LocalObjects) -> None:
+    lease = Lease.acquire(store, LAYOUT, "me")
+    thief = take_over(store)
+    with pytest.raises(LeaseLostError, match="token 1 was taken over"):
+        lease.check()
+    with pytest.raises(LeaseLostError, match="token 1 was taken over"):
+        lease.set_note("x")
+    lease.release()
+    assert stored(store) == thief
+
+
+def test_the_renewal_thread_renews_and_notices_the_loss(store: LocalObjects) -> None:
+    lease = Lease.acquire(store, LAYOUT, "me", ttl_seconds=0.15)
+    before = stored(store).expires_at
+    while stored(store).expires_at == before:
+        pass
+    lease.check()
+    take_over(store)
+    lease._thread.join(timeout=30)
+    assert not lease._thread.is_alive()
+    with pytest.raises(LeaseLostError, match="taken over"):
+        lease.check()
+
+
+def test_waiting_gets_the_lease_when_it_is_released(store: LocalObjects) -> None:
+    lease = Lease.acquire(store, LAYOUT, "first")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(Lease.acquire, store, LAYOUT, "second", wait_seconds=60)
+        lease.release()
+        second = waiting.result(timeout=60)
+    assert second.token == 2
+    second.release()
+
+
+def test_waiting_ends_with_the_holder_named(store: LocalObjects) -> None:
+    with (
+        Lease.acquire(store, LAYOUT, "first"),
+        pytest.raises(LeaseHeldError, match="updated by first"),
+    ):
+        Lease.acquire(store, LAYOUT, "second", wait_seconds=0.1)
+
+
+def test_a_holder_without_a_name_is_refused(store: LocalObjects) -> None:
+    with pytest.raises(ValueError, match="needs a holder's name"):
+        Lease.acquire(store, LAYOUT, "")
+
+
+class _LosingAnswers(KillingObjects):
+    """Answers as a store does when the first answer was lost and the client asked again."""
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        super().put_if_match(key, body, etag)
+        return super().put_if_match(key, body, etag)
+
+
+def test_a_write_whose_answer_was_lost_is_our_own(store: LocalObjects) -> None:
+    losing = _LosingAnswers(store)
+    Lease.acquire(losing, LAYOUT, "me").release()
+    with Lease.acquire(losing, LAYOUT, "me") as lease:
+        lease.set_note("x")
+        lease.check()
+    assert stored(store).holder == ""

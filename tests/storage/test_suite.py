@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from storage.errors import CorruptError
+from storage.manifest import readable_json
+from storage.objects import LocalObjects
+from storage.suite import publish_suite, read_suite, suite_of, suite_without
+from tests.storage.building import LAYOUT, snapshot_files, snapshot_manifest
+
+ONE = snapshot_manifest("one", snapshot_files("one", ["web", "code"]))
+TWO = snapshot_manifest("two", snapshot_files("two", ["web"]))
+EMPTY = snapshot_manifest("three", snapshot_files("three", ["web"]), holdout_documents=0)
+
+
+def test_a_suite_holds_the_holdouts_of_all_snapshots_in_order() -> None:
+    suite = suite_of(suite_of(None, ONE), TWO)
+    expected = [("code", ONE.id), *sorted([("web", ONE.id), ("web", TWO.id)])]
+    assert [(item.domain, item.snapshot) for item in suite.slices] == expected
+    assert suite.slices[0].name == f"code@{ONE.id}"
+    assert [file.name for file in suite.slices[0].files] == ["code/holdout/shard.00000.mds"]
+
+
+def test_the_id_is_that_of_the_content_whatever_the_order() -> None:
+    suite = suite_of(suite_of(None, ONE), TWO)
+    assert suite == suite_of(suite_of(None, TWO), ONE)
+    assert suite == suite_of(suite, ONE)
+    assert suite.id != suite_of(None, ONE).id
+
+
+def test_an_empty_holdout_adds_nothing() -> None:
+    assert suite_of(suite_of(None, ONE), EMPTY) == suite_of(None, ONE)
+
+
+def test_a_refused_snapshot_leaves_the_suite() -> None:
+    assert suite_without(suite_of(suite_of(None, ONE), TWO), TWO.id) == suite_of(None, ONE)
+
+
+def test_an_altered_suite_is_found_when_it_is_read(tmp_path: Path) -> None:
+    store = LocalObjects(tmp_path)
+    suite = suite_of(None, ONE)
+    publish_suite(store, LAYOUT, suite)
+    publish_suite(store, LAYOUT, suite)
+    assert read_suite(store, LAYOUT, suite.id) == suite
+    key = LAYOUT.suite_manifest(suite.id)
+    store.put(key, readable_json(suite).replace(b'"tokens": 20', b'"tokens": 21'))
+    with pytest.raises(CorruptError, match="was altered: its slices have the id"):
+        read_suite(store, LAYOUT, suite.id)

@@ -1,0 +1,244 @@
+import copy
+import importlib
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from training.attention import positions_of, segments_of
+from training.config import ModelConfig
+from training.model import Decoder, flops_per_token, num_parameters
+from training.output_loss import IGNORE_INDEX, nats_of_targets
+from training.torchvision_operators import declare_missing_operators
+
+VARIANTS = {
+    "mha tied": {"num_kv_heads": 4},
+    "gqa tied": {},
+    "gqa untied": {"tie_embeddings": False},
+    "qkv bias tied": {"qkv_bias": True},
+    "qkv bias untied": {"qkv_bias": True, "tie_embeddings": False},
+    "explicit head_dim": {"head_dim": 10},
+}
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    fields: dict[str, Any] = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "intermediate_size": 48,
+        "initializer_range": 0.1,
+    }
+    return ModelConfig(**(fields | changes))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def scrambled(config: ModelConfig, seed: int = 0) -> Decoder:
+    """A decoder in which biases and norms matter as well."""
+    model = Decoder(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def tokens_of(rows: int, length: int, *, vocab_size: int = 97, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, vocab_size, (rows, length), generator=generator)
+
+
+def theirs(model: Decoder) -> Any:
+    """The model of transformers with the weights of ``model``."""
+    declare_missing_operators()
+    transformers = importlib.import_module("transformers")
+    config = model.config
+    fields: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "intermediate_size": config.intermediate_size,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    if config.head_dim is not None:
+        fields["head_dim"] = config.head_dim
+    family = "Qwen2" if config.qkv_bias else "Llama"
+    other = getattr(transformers, f"{family}ForCausalLM")(
+        getattr(transformers, f"{family}Config")(**fields)
+    )
+    missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
+    assert unexpected == []
+    assert missing == (["lm_head.weight"] if config.tie_embeddings else [])
+    other.tie_weights()
+    return other
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_and_gradients_equal_those_of_transformers(variant: str) -> None:
+    ours = scrambled(small_config(**VARIANTS[variant]))
+    reference = theirs(ours)
+    tokens = tokens_of(3, 24)
+
+    logits = ours(tokens)
+    expected = reference(tokens).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+    for out in (logits, expected):
+        F.cross_entropy(out[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("length", [40, 1100])
+def test_a_document_never_sees_its_neighbour_not_by_one_bit(precision: str, length: int) -> None:
+    """1100: more keys than one block of the attention kernel."""
+    model = scrambled(small_config())
+    tokens = tokens_of(2, length)
+    border = length * 3 // 5
+    tokens[:, [0, border]] = 0
+    changed = tokens.clone()
+    changed[:, 1:border] = tokens_of(2, border - 1, seed=1)
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        before = model(tokens, segments_of(tokens, 0))
+        after = model(changed, segments_of(changed, 0))
+
+    assert torch.equal(before[:, border:], after[:, border:])
+    assert not torch.equal(before[:, :border], after[:, :border])
+
+
+def test_a_packed_document_scores_as_it_does_alone() -> None:
+    model = scrambled(small_config())
+    tokens = tokens_of(2, 50)
+    tokens[:, [0, 17]] = 0
+
+    packed = model(tokens, segments_of(tokens, 0))
+
+    torch.testing.assert_close(packed[:, :17], model(tokens[:, :17]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed[:, 17:], model(tokens[:, 17:]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_segments", [False, True])
+def test_the_future_changes_nothing(with_segments: bool) -> None:
+    model = scrambled(small_config())
+    tokens = tokens_of(2, 30)
+    changed = tokens.clone()
+    changed[:, 20:] = tokens_of(2, 10, seed=1)
+    segments = torch.zeros_like(tokens) if with_segments else None
+
+    before, after = model(tokens, segments), model(changed, segments)
+
+    assert torch.equal(before[:, :20], after[:, :20])
+    assert not torch.equal(before[:, 20], after[:, 20])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=12, max_size=12), min_size=1, max_size=4))
+def test_positions_restart_with_every_segment(rows: list[list[int]]) -> None:
+    tokens = torch.tensor(rows)
+    expected: list[list[int]] = []
+    for row in rows:
+        counted: list[int] = []
+        for index, token in enumerate(row):
+            counted.append(0 if index == 0 or token == 2 else counted[-1] + 1)
+        expected.append(counted)
+
+    assert positions_of(segments_of(tokens, 2)).tolist() == expected
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone() -> None:
+    config = small_config(qkv_bias=True, tie_embeddings=False)
+    torch.manual_seed(1)
+    first = Decoder(config, seed=5).state_dict()
+    state = torch.random.get_rng_state()
+    second = Decoder(config, seed=5).state_dict()
+    other = Decoder(config, seed=6).state_dict()
+
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
+    assert torch.equal(first["model.norm.weight"], torch.ones(32))
+    assert not first["model.layers.1.self_attn.k_proj.bias"].any()
+    assert first["lm_head.weight"].std().item() == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("vocab_size", [97, 40_000])
+def test_the_loss_without_logits_has_the_value_and_gradients_of_cross_entropy(
+    tied: bool, vocab_size: int
+) -> None:
+    """40,000: several chunks, the last one short."""
+    model = scrambled(small_config(tie_embeddings=tied, vocab_size=vocab_size))
+    plain = copy.deepcopy(model)
+    tokens = tokens_of(3, 21, vocab_size=vocab_size)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
+    targets[0, 3:9] = IGNORE_INDEX
+    segments = torch.zeros_like(inputs)
+
+    loss = model(inputs, segments, targets=targets)
+    expected = F.cross_entropy(
+        plain(inputs, segments).flatten(0, 1), targets.flatten(), reduction="sum"
+    )
+    (loss / 7).backward()
+    (expected / 7).backward()
+
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    for parameter, reference in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, reference.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_nats_of_targets_sum_to_the_loss() -> None:
+    model = scrambled(small_config())
+    tokens = tokens_of(2, 21)
+    targets = tokens[:, 1:].clone()
+    targets[1, :4] = IGNORE_INDEX
+
+    hidden = model.forward_hidden(tokens[:, :-1]).flatten(0, 1)
+    nats = nats_of_targets(hidden, model.output_weight, targets.flatten())
+
+    torch.testing.assert_close(nats.sum(), model(tokens[:, :-1], targets=targets))
+    assert nats.view(2, 20)[1, :4].tolist() == [0.0] * 4
+    assert (nats.view(2, 20)[0] > 0).all()
+
+
+def test_a_bf16_step_is_close_to_an_fp32_step() -> None:
+    model = scrambled(small_config())
+    tokens = tokens_of(4, 33)
+    exact = model(tokens[:, :-1], targets=tokens[:, 1:])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(tokens[:, :-1], targets=tokens[:, 1:])
+
+    assert rounded.dtype == torch.float32
+    # bf16 keeps 8 bits: 0.4 % a product, averaged over 128 targets.
+    torch.testing.assert_close(rounded, exact, rtol=1e-2, atol=0)
+
+
+def test_parameters_and_flops_are_those_counted_by_hand() -> None:
+    config = small_config()
+    layer = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48 + 2 * 32
+    matrices = 97 * 32 + 2 * layer + 32
+    assert num_parameters(config) == matrices
+    assert flops_per_token(config, 16) == 6 * matrices + 12 * 2 * 32 * 16
+
+    untied = small_config(tie_embeddings=False)
+    assert num_parameters(untied) == matrices + 97 * 32
+    assert flops_per_token(untied, 16) == flops_per_token(config, 16)

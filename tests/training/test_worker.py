@@ -1,0 +1,212 @@
+"""A run that is killed again and again ends with the same bits as one that is not."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from storage.errors import CorruptError
+from storage.layout import Layout
+from storage.objects import LocalObjects, ObjectStore, open_store
+from tests.support.killing_store import KillingObjects, run_killed
+from tests.training.tiny_run import LAYOUT, tiny_plan
+from training.batches import Batches, RankBatch
+from training.config import TrainPlan
+from training.errors import PlanMismatchError
+from training.hub import write_model
+from training.launch import run_training
+from training.loop import lr_at
+from training.metrics import CHECKSUM, LOSS, MEASURED, STEP, read_metrics
+from training.model import Decoder
+from training.order import Order
+from training.state import committed_steps, latest, step_prefix
+from training.worker import open_streams
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run_here(plan: TrainPlan, uri: str, work_dir: Path) -> str:
+    return run_training(plan, store_uri=uri, num_workers=0, work_dir=work_dir, threads_per_worker=1)
+
+
+def life(
+    plan: TrainPlan,
+    uri: str,
+    work_dir: Path,
+    *,
+    step: int | None = None,
+    operation: int | None = None,
+) -> bool:
+    """One life of the run, killed in the middle of a step or of a store operation."""
+
+    def lr_or_death(tokens_seen: int, schedule: object) -> float:
+        if tokens_seen == (step or 0) * plan.global_batch_tokens:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return lr_at(tokens_seen, plan.schedule)
+
+    def killing_store(uri: str) -> ObjectStore:
+        return KillingObjects(open_store(uri), kill_before=operation)
+
+    def body() -> None:
+        with (
+            mock.patch("training.loop.lr_at", lr_or_death),
+            mock.patch("training.worker.open_store", killing_store),
+        ):
+            run_here(plan, uri, work_dir)
+
+    ended = run_killed(body)
+    assert ended.killed or ended.code == 0, ended.error
+    return ended.killed
+
+
+def without_clock(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: row[key] for key in row if key not in MEASURED} for row in rows]
+
+
+def test_kills_in_steps_and_uploads_change_no_bit(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path / "undisturbed")
+    final = run_here(plan, uri, tmp_path / "work")
+    whole = open_store(uri)
+
+    plan, uri = tiny_plan(tmp_path / "killed")
+    kills = 0
+    for step in (2, 5, 6, 11):
+        kills += life(plan, uri, tmp_path / "work-killed", step=step)
+    assert kills == 4
+    # Each life dies at a later operation than the one before, so that some die within an upload.
+    plan, uri = tiny_plan(tmp_path / "killed", update="u2")
+    for operation in range(1, 200, 4):
+        if not life(plan, uri, tmp_path / "work-killed", operation=operation):
+            break
+        kills += 1
+    assert kills > 10
+    store = open_store(uri)
+    for update in ("u1", "u2"):
+        plan, uri = tiny_plan(tmp_path / "killed", update=update)
+        again = run_here(plan, uri, tmp_path / "work-killed")
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            assert store.get(f"{again}/{name}") == whole.get(f"{final}/{name}")
+        rows = read_metrics(store, LAYOUT.metrics(update))
+        assert [row[STEP] for row in rows] == list(range(1, 13))
+        assert without_clock(rows) == without_clock(read_metrics(whole, LAYOUT.metrics("u1")))
+
+
+def test_every_worker_count_takes_the_same_samples_in_every_step(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    run_here(plan, uri, tmp_path / "work")
+    rows = read_metrics(open_store(uri), LAYOUT.metrics("u1"))
+    shards = open_streams(open_store(uri), plan, tmp_path / "cache")
+    order = Order(plan.mixture, 8)
+    for world_size in (1, 2, 4):
+        readers = [
+            Batches(order, shards, micro_batch_size=3, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        for row in rows:
+            parts: list[RankBatch] = [reader.read(row[STEP] - 1) for reader in readers]
+            assert sum(part.checksum for part in parts) == row[CHECKSUM]
+            read = [sample for part in parts for sample in part.samples]
+            streams, samples = order.step(row[STEP] - 1)
+            assert read == list(zip(streams.tolist(), samples.tolist(), strict=True))
+            assert [len(part.samples) for part in parts] == [8 // world_size] * world_size
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    store = open_store(uri)
+    assert life(plan, uri, tmp_path / "work", step=8)
+    newest = step_prefix(plan.checkpoint_prefix, 6)
+    assert latest(store, plan.checkpoint_prefix) == newest
+    body = bytearray(store.get(f"{newest}/optimizer.safetensors"))
+    body[-1] ^= 1
+    store.put(f"{newest}/optimizer.safetensors", bytes(body))
+    assert latest(store, plan.checkpoint_prefix) == step_prefix(plan.checkpoint_prefix, 3)
+    assert f"{newest}/optimizer.safetensors was altered" in caplog.text
+    final = run_here(plan, uri, tmp_path / "work")
+    other, other_uri = tiny_plan(tmp_path / "undisturbed")
+    expected = open_store(other_uri).get(
+        f"{run_here(other, other_uri, tmp_path / 'w2')}/model.safetensors"
+    )
+    assert store.get(f"{final}/model.safetensors") == expected
+
+
+def test_a_checkpoint_of_another_plan_is_refused_naming_the_field(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    assert life(plan, uri, tmp_path / "work", step=5)
+    other = replace(plan, schedule=replace(plan.schedule, eta_max=0.5))
+    with pytest.raises(PlanMismatchError, match=r"schedule\.eta_max was 0\.01, now 0\.5"):
+        run_here(other, uri, tmp_path / "work")
+    assert run_here(replace(plan, checkpoint_every_steps=5), uri, tmp_path / "work")
+
+
+def test_trunk_last_and_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    plan = replace(plan, trunk_step=4, checkpoint_every_steps=2)
+    run_here(plan, uri, tmp_path / "work")
+    assert committed_steps(open_store(uri), plan.checkpoint_prefix) == [12, 10, 4]
+
+
+def test_the_next_update_starts_from_a_trunk_with_or_without_moments(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    trunk = run_here(plan, uri, tmp_path / "work")
+    finals: dict[str, bytes] = {}
+    for moments in ("keep", "reset"):
+        following, _ = tiny_plan(tmp_path, update=moments, num_steps=1)
+        following = replace(
+            following, initial=trunk, optimizer=replace(plan.optimizer, moments=moments)
+        )
+        final = run_here(following, uri, tmp_path / "work")
+        finals[moments] = open_store(uri).get(f"{final}/model.safetensors")
+    assert finals["keep"] != finals["reset"]
+    rows = read_metrics(open_store(uri), LAYOUT.metrics("u1"))
+    first = read_metrics(open_store(uri), LAYOUT.metrics("keep"))[0]
+    assert first[LOSS] < rows[0][LOSS]
+
+
+def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path / "store", num_steps=1)
+    decoder = Decoder(plan.model, seed=plan.seed)
+    write_model(tmp_path / "hub", plan.model, decoder.state_dict(), start_id=0, end_id=0)
+    store = LocalObjects(tmp_path / "store")
+    for path in (tmp_path / "hub").iterdir():
+        store.put_file(f"imported/{path.name}", path)
+    random = run_here(plan, uri, tmp_path / "work")
+    imported = replace(
+        tiny_plan(tmp_path / "store", num_steps=1, update="u2")[0], seed=99, initial="imported"
+    )
+    final = run_here(imported, uri, tmp_path / "work")
+    same = [store.get(f"{checkpoint}/model.safetensors") for checkpoint in (random, final)]
+    assert same[0] == same[1]
+    wrong = replace(imported, update="u3", checkpoint_prefix=Layout("tiny").checkpoints("u3"))
+    wrong = replace(wrong, model=replace(plan.model, rope_theta=5.0))
+    with pytest.raises(ValueError, match=r"rope_theta is 10000\.0 there, 5\.0 in the plan"):
+        run_here(wrong, uri, tmp_path / "work")
+
+
+def test_an_altered_shard_stops_the_run_by_name(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    store = open_store(uri)
+    key = f"{plan.mixture.streams[0].prefix}/shard.00001.mds"
+    body = bytearray(store.get(key))
+    body[-1] ^= 1
+    store.put(key, bytes(body))
+    with pytest.raises(CorruptError, match=r"prose/train/shard\.00001\.mds was altered"):
+        run_here(plan, uri, tmp_path / "work")
+
+
+def test_state_json_says_what_was_seen_of_each_stream(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path)
+    final = run_here(plan, uri, tmp_path / "work")
+    progress = json.loads(open_store(uri).get(f"{final}/state.json"))
+    new, old = (stream.name for stream in plan.mixture.streams)
+    assert progress["tokens_seen"] == {new: 12 * 6 * 16, old: 12 * 2 * 16}

@@ -1,0 +1,1 @@
+"""The learning. Has never heard of flows, tasks, Prefect or MLflow."""

@@ -1,0 +1,231 @@
+"""What a training run *is*: every value here can change the weights that come out.
+
+Where a run happens (store, cluster, number of workers) never enters these classes. They are plain
+frozen
+dataclasses, so that the core of ``training/`` needs no pydantic; ``flows/`` validates YAML into
+them through
+``__pydantic_config__``, and all of them are written to JSON with ``dataclasses.asdict``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from infra.bounds import Bounds
+
+FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Architecture of the native decoder, the Llama family."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    vocab_size: Annotated[int, Bounds(gt=1)]
+    """Rows of the embedding; for a lineage that starts from nothing also the size of the trained
+    tokenizer."""
+    hidden_size: Annotated[int, Bounds(gt=0)]
+    num_layers: Annotated[int, Bounds(gt=0)]
+    num_heads: Annotated[int, Bounds(gt=0)]
+    num_kv_heads: Annotated[int, Bounds(gt=0)]
+    """Key and value heads; fewer than ``num_heads`` is grouped-query attention."""
+    intermediate_size: Annotated[int, Bounds(gt=0)]
+    """Width of the SwiGLU."""
+    head_dim: int | None = None
+    """Width of one head; ``hidden_size / num_heads`` when not set."""
+    rope_theta: Annotated[float, Bounds(gt=0)] = 10_000.0
+    rms_norm_eps: Annotated[float, Bounds(gt=0)] = 1e-5
+    tie_embeddings: bool = True
+    qkv_bias: bool = False
+    max_position_embeddings: Annotated[int, Bounds(gt=0, unit="tokens")] = 2048
+    initializer_range: Annotated[float, Bounds(gt=0)] = 0.02
+    """Standard deviation of the initial weights."""
+
+    def __post_init__(self) -> None:
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}: "
+                "set head_dim"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.head_dim or self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """The learning-rate plan in relative terms; ``training.schedule.resolve`` makes it absolute."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    kind: Literal["cosine", "constant", "wsd", "infinite"] = "cosine"
+    """``cosine``: re-warm and re-decay (Ibrahim et al. 2024). ``wsd``: warm up, stay, decay as 1 -
+    sqrt.
+    ``infinite``: warm-up and cooldown once in a lineage's life, then constant; each release is
+    annealed on a branch."""
+    eta_max: Annotated[float, Bounds(gt=0, lt=1)] = 1e-3
+    """Peak learning rate."""
+    eta_min_ratio: Annotated[float, Bounds(ge=0, le=1)] = 0.1
+    """Learning rate at the end, as a share of ``eta_max``."""
+    eta_const_ratio: Annotated[float, Bounds(gt=0, le=1)] = 0.5
+    """``infinite``: the constant learning rate, as a share of ``eta_max``."""
+    warmup_fraction: Annotated[float, Bounds(ge=0, lt=1)] = 0.02
+    """Share of the update's tokens spent warming up."""
+    decay_fraction: Annotated[float, Bounds(ge=0, le=1)] = 0.2
+    """``wsd`` and ``infinite``: share of the update's tokens spent in the final decay (the
+    anneal)."""
+    cooldown_fraction: Annotated[float, Bounds(ge=0, lt=1)] = 0.2
+    """``infinite``: share of the *first* update's tokens spent going from ``eta_max`` to the
+    constant rate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW and what surrounds it."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    beta1: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Bounds(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Bounds(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Bounds(ge=0)] = 0.1
+    """Decoupled; on matrices only, not on norms and biases."""
+    max_grad_norm: Annotated[float, Bounds(gt=0)] = 1.0
+    """Global gradient-norm clip."""
+    moments: Literal["keep", "reset"] = "keep"
+    """What becomes of AdamW's moments at the start of an update; an imported base has none to
+    keep."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How to train one update, before its length is known."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    seq_len: Annotated[int, Bounds(gt=0, unit="tokens")] = 1024
+    """Inputs of one sample; fixed when the lineage starts."""
+    global_batch_samples: Annotated[int, Bounds(gt=0, unit="samples")] = 256
+    """Samples of one optimizer step, over all workers and accumulation steps."""
+    micro_batch_size: Annotated[int, Bounds(gt=0, unit="samples")] = 8
+    """Samples of one forward pass on one worker. Bounds memory."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """``bf16``: autocast, weights and moments stay fp32."""
+    seed: int = 0
+    """Seeds initial weights and the order of samples."""
+
+    @property
+    def global_batch_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.global_batch_samples * self.seq_len
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """The learning-rate plan in absolute tokens of one update, for ``training.schedule.lr_at``."""
+
+    kind: Literal["cosine", "constant", "wsd", "infinite"]
+    eta_max: float
+    eta_min: float
+    eta_const: float
+    warmup_tokens: int
+    cooldown_tokens: int
+    decay_tokens: int
+    total_tokens: int
+    """Tokens of this update, the anneal included."""
+    trunk_tokens: int = 0
+    """``infinite``: tokens of the trunk before this update; warm-up and cooldown count from the
+    trunk's start."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """One input of a mixture: training samples of one domain of one snapshot."""
+
+    snapshot: str
+    domain: str
+    prefix: str
+    """Prefix of the MDS shards in the store."""
+    parts: int
+    """Share of the mixture, as parts of ``Mixture.total_parts``."""
+    samples: int
+    """Samples drawn from: the first so many of the slice's keyed permutation, all of them for new
+    data."""
+    available: int
+    """Training samples of the slice."""
+    is_replay: bool
+
+    @property
+    def name(self) -> str:
+        """``<domain>@<snapshot>``."""
+        return f"{self.domain}@{self.snapshot}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """New data and replay with exact proportions; determines the order of all samples."""
+
+    streams: tuple[Stream, ...]
+    seed: int
+
+    @property
+    def total_parts(self) -> int:
+        """Length of the period after which every stream has had exactly its share."""
+        return sum(stream.parts for stream in self.streams)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainPlan:
+    """One update's training, complete. Its JSON is stored as part of ``plan.json``."""
+
+    lineage: str
+    update: str
+    """Update id."""
+    checkpoint_prefix: str
+    """Where checkpoints go: ``<prefix>/step-<n>/``."""
+    initial: str | None
+    """Prefix of the checkpoint or Hugging Face directory to start from; None: random weights from
+    the seed."""
+    model: ModelConfig
+    start_id: int
+    end_id: int
+    mixture: Mixture
+    schedule: Schedule
+    optimizer: OptimizerConfig
+    seq_len: int
+    global_batch_samples: int
+    micro_batch_size: int
+    num_steps: int
+    precision: Literal["bf16", "fp32"]
+    seed: int
+    checkpoint_every_steps: int
+    trunk_step: int
+    """Step whose checkpoint the next update continues from; ``num_steps`` unless the schedule
+    anneals on a branch."""
+
+    @property
+    def global_batch_tokens(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.global_batch_samples * self.seq_len
+
+    def grad_accum_steps(self, world_size: int) -> int:
+        """Forward passes per optimizer step on each of ``world_size`` workers.
+
+        Raises:
+            ValueError: The workers cannot share a global batch evenly.
+        """
+        if self.global_batch_samples % world_size:
+            raise ValueError(
+                f"{world_size} workers cannot share the {self.global_batch_samples} samples of a "
+                "global batch evenly: choose a number of workers that divides global_batch_samples"
+            )
+        per_worker = self.global_batch_samples // world_size
+        return -(-per_worker // self.micro_batch_size)

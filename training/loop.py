@@ -1,0 +1,180 @@
+"""The training loop: one optimizer step, and the loop around it.
+
+Knows nothing of stores, snapshots or Ray. Every rank must call both functions, with its own part of
+the same global batches.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.batches import RankBatch
+from training.config import TrainPlan
+from training.errors import TrainingDivergedError
+from training.loss import count_by_stream, targets_of
+from training.schedule import lr_at
+
+_SAMPLES_NAMED = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one step did, the same on every rank."""
+
+    step: int
+    """Steps taken, this one included."""
+    lr: float
+    nats_by_stream: tuple[float, ...]
+    """Summed over the global batch."""
+    targets_by_stream: tuple[int, ...]
+    """Valid targets of the global batch."""
+    grad_norm: float
+    """Before clipping."""
+    checksum: int
+    """Of the samples of the global batch, see ``RankBatch``."""
+    wait_seconds: float
+    """This rank's wait for data."""
+    step_seconds: float
+    """Wall time of the step, the wait included."""
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean over all valid targets of the global batch."""
+        return sum(self.nats_by_stream) / sum(self.targets_by_stream)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[RankBatch],
+    plan: TrainPlan,
+    on_step: Callable[[StepResult], None],
+) -> None:
+    """Take one step for each of ``batches``; ``on_step`` hears of it when its weights are in place.
+
+    Args:
+        model: A ``StreamLoss``, wrapped for data parallelism or not.
+        optimizer: Over its parameters.
+        batches: This rank's part of consecutive global batches.
+        plan: Schedule, precision, clip.
+        on_step: Journal, checkpoints.
+    """
+    started = time.perf_counter()
+    for batch in batches:
+        lr = lr_at((batch.step + 1) * plan.global_batch_tokens, plan.schedule)
+        nats, targets, grad_norm, checksum = train_step(model, optimizer, batch, plan, lr=lr)
+        now = time.perf_counter()
+        on_step(
+            StepResult(
+                step=batch.step + 1,
+                lr=lr,
+                nats_by_stream=tuple(nats.tolist()),
+                targets_by_stream=tuple(targets.tolist()),
+                grad_norm=grad_norm,
+                checksum=checksum,
+                wait_seconds=batch.wait_seconds,
+                step_seconds=now - started,
+            )
+        )
+        started = time.perf_counter()
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: RankBatch,
+    plan: TrainPlan,
+    *,
+    lr: float,
+) -> tuple[Tensor, Tensor, float, int]:
+    """One optimizer step; returns nats and valid targets by stream, gradient norm and checksum.
+
+    Loss and gradients are means over every valid target of the *global* batch, so the result is the
+    same however the batch is cut into micro batches and ranks.
+
+    Raises:
+        TrainingDivergedError: On every rank, before the optimizer changed anything.
+    """
+    device = next(model.parameters()).device
+    num_streams = len(plan.mixture.streams)
+    micro_batches = [
+        _on(device, tokens, targets_of(tokens, start_id=plan.start_id, end_id=plan.end_id), streams)
+        for tokens, streams in zip(batch.tokens, batch.streams, strict=True)
+    ]
+    # Counts and the checksum need no gradient: one message before the first forward pass.
+    header = torch.zeros(num_streams + 1, dtype=torch.int64, device=device)
+    header[-1] = batch.checksum
+    for _, targets, streams in micro_batches:
+        header[:-1] += count_by_stream(targets, streams, num_streams)
+    targets_by_stream = _summed(header)[:-1]
+    num_valid = max(1, int(targets_by_stream.sum()))
+
+    nats_by_stream = torch.zeros(num_streams, dtype=torch.float64, device=device)
+    # Data parallelism averages gradients over ranks; we want their sum over num_valid.
+    scale = (dist.get_world_size() if dist.is_initialized() else 1) / num_valid
+    for index, (tokens, targets, streams) in enumerate(micro_batches):
+        is_last = index == len(micro_batches) - 1
+        with _gradients_stay_local(model, unless=is_last), _precision(plan, device):
+            nats = model(tokens[:, :-1], targets, streams)
+        with _gradients_stay_local(model, unless=is_last):
+            (nats.sum() * scale).backward()
+        nats_by_stream += nats.detach()
+    is_mine_finite = bool(nats_by_stream.isfinite().all())
+    nats_by_stream = _summed(nats_by_stream)
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.max_grad_norm))
+    if not (bool(nats_by_stream.isfinite().all()) and torch.tensor(grad_norm).isfinite()):
+        optimizer.zero_grad(set_to_none=True)
+        message = _diverged(batch, plan, nats_by_stream, grad_norm, is_mine_finite)
+        raise TrainingDivergedError(message)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return nats_by_stream, targets_by_stream, grad_norm, int(header[-1])
+
+
+def _on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    """Sum over all ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _gradients_stay_local(
+    model: nn.Module, *, unless: bool
+) -> contextlib.AbstractContextManager[None]:
+    """Gradients are exchanged once a step, with the last micro batch."""
+    if unless or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
+
+
+def _precision(plan: TrainPlan, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+
+
+def _diverged(
+    batch: RankBatch, plan: TrainPlan, nats: Tensor, grad_norm: float, is_mine_finite: bool
+) -> str:
+    names = [
+        f"{plan.mixture.streams[stream].name}#{row}"
+        for stream, row in batch.samples[:_SAMPLES_NAMED]
+    ]
+    more = len(batch.samples) - len(names)
+    where = "another rank's samples" if is_mine_finite else "this rank's samples"
+    return (
+        f"step {batch.step + 1} must have a finite loss and gradient norm, got nats "
+        f"{float(nats.sum()):g} and norm {grad_norm:g} (loss non-finite on {where} if at all); "
+        f"this rank's samples: {', '.join(names)}{f' and {more} more' if more else ''}; the "
+        "weights are those of the step before, lower eta_max or look at the samples"
+    )

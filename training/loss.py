@@ -1,0 +1,63 @@
+"""The loss of packed documents: which targets count, and their nats by stream.
+
+Shapes: B samples of a micro batch, T inputs of a sample, C width, V vocabulary, S streams.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from training.attention import segments_of
+from training.model import Decoder
+from training.output_loss import IGNORE_INDEX, summed_nats
+
+
+def targets_of(tokens: Tensor, *, start_id: int, end_id: int) -> Tensor:
+    """What each input of ``tokens`` (``int64[B, T + 1]``) must predict, ``int64[B, T]``.
+
+    A document's first token cannot be predicted from the document before, and padding teaches
+    nothing: both are ``IGNORE_INDEX``. Where documents are only separated (``start_id == end_id``),
+    the first separator after a document is its end of text and counts.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    ignored = targets == start_id
+    if start_id == end_id:
+        ignored &= inputs == start_id
+    return targets.masked_fill(ignored, IGNORE_INDEX)
+
+
+def count_by_stream(targets: Tensor, streams: Tensor, num_streams: int) -> Tensor:
+    """Valid targets of each stream, ``int64[S]``; ``streams`` (``int64[B]``): whose row it is."""
+    valid = (targets != IGNORE_INDEX).sum(1)
+    return torch.zeros(num_streams, dtype=torch.int64, device=valid.device).index_add_(
+        0, streams, valid
+    )
+
+
+class StreamLoss(nn.Module):
+    """A decoder whose forward pass is the loss, so that data parallelism wraps both at once."""
+
+    def __init__(self, decoder: Decoder, *, start_id: int, num_streams: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.start_id = start_id
+        self.num_streams = num_streams
+
+    def forward(self, inputs: Tensor, targets: Tensor, streams: Tensor) -> Tensor:
+        """Summed nats of each stream, ``float32[S]``, with gradients.
+
+        Args:
+            inputs: ``int64[B, T]``.
+            targets: ``int64[B, T]``, ``IGNORE_INDEX`` where nothing is learned.
+            streams: ``int64[B]``, the stream of each row.
+        """
+        hidden_BTC = self.decoder.forward_hidden(inputs, segments_of(inputs, self.start_id))
+        nats = [torch.zeros((), device=inputs.device)] * self.num_streams
+        # One product with the output layer a stream: the fused loss knows sums only.
+        for stream in streams.unique().tolist():
+            mine = streams == stream
+            nats[stream] = summed_nats(
+                hidden_BTC[mine].flatten(0, 1),
+                self.decoder.output_weight,
+                targets[mine].flatten(),
+            )
+        return torch.stack(nats)

@@ -1,0 +1,80 @@
+"""AdamW as pretraining uses it, and its moments as plain tensors by parameter name."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from training.config import OptimizerConfig
+
+logger = logging.getLogger(__name__)
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_FUSED_DEVICES = ("cpu", "cuda")
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over all parameters of ``model``.
+
+    Matrices decay; norms and biases, which have one dimension, do not. The learning rate is set
+    before every step by the loop.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    unsupported = {p.device.type for p in parameters}.difference(_FUSED_DEVICES)
+    if unsupported:
+        logger.warning("AdamW runs unfused: no fused kernel for %s", ", ".join(sorted(unsupported)))
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=0.0,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=not unsupported,
+    )
+
+
+def moments_of(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Both moments and the step count of every parameter, as ``<parameter>.exp_avg`` and so on.
+
+    Empty before the first step. The tensors are the optimizer's own, not copies.
+    """
+    return {
+        f"{name}.{moment}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def restore_moments(
+    model: nn.Module, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor]
+) -> None:
+    """Put back what ``moments_of`` gave.
+
+    Raises:
+        ValueError: A moment is missing, of another shape, or belongs to no parameter.
+    """
+    wanted = {
+        f"{name}.{moment}": (parameter, moment)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for moment in _MOMENTS
+    }
+    if moments and moments.keys() != wanted.keys():
+        odd = sorted(moments.keys() ^ wanted.keys())[0]
+        raise ValueError(
+            f"the stored moments do not belong to this model: {odd} is on one side only; "
+            "start with moments: reset"
+        )
+    for key, tensor in moments.items():
+        parameter, moment = wanted[key]
+        if moment != "step" and tensor.shape != parameter.shape:
+            raise ValueError(
+                f"the stored moment {key} has shape {tuple(tensor.shape)}, its parameter "
+                f"{tuple(parameter.shape)}; start with moments: reset"
+            )
+        optimizer.state[parameter][moment] = tensor.to(parameter.device, torch.float32).clone()

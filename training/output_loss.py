@@ -1,0 +1,101 @@
+"""Cross entropy of the output layer, in nats, without ever holding the logits of a whole batch.
+
+The logits are by far the largest activation of a small model or a large vocabulary. Both functions
+compute them for a few rows at a time, so that they stay in the cache; the loss and its derivative
+leave, the logits are dropped.
+
+Shapes: N predictions, C width of the hidden states, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORE_INDEX = -100
+"""Target that teaches nothing; its prediction counts neither in the loss nor in the gradient."""
+
+_LOGITS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**28}
+# Two AMX cores, 8192 predictions of 4096 tokens, forward and backward: 75 ms, the whole batch at
+# once 98 ms.
+
+
+def summed_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -log p(target), a float32 scalar with gradients for ``hidden`` and ``weight``.
+
+    Args:
+        hidden: ``[N, C]``, the final hidden states.
+        weight: ``[V, C]``, the output layer. Multiplied in the precision of autocast where that is
+            on.
+        targets: ``int64[N]``; ``IGNORE_INDEX`` is left out.
+    """
+    return cast("Tensor", _SummedNats.apply(hidden, weight, targets))
+
+
+@torch.no_grad()
+def nats_of_targets(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """-log p(target) of each prediction, ``float32[N]``, 0 where it is ``IGNORE_INDEX``.
+
+    Arguments as of ``summed_nats``; without gradients.
+    """
+    return torch.cat(
+        [
+            _log_probs_and_nats(hidden[rows], weight, targets[rows])[1]
+            for hidden, weight, rows in _chunks(hidden, weight)
+        ]
+    )
+
+
+class _SummedNats(torch.autograd.Function):
+    """The gradient is computed with the loss, while the logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for hidden_NC, weight_VC, rows in _chunks(hidden, weight):
+            log_probs_NV, nats_N = _log_probs_and_nats(hidden_NC[rows], weight_VC, targets[rows])
+            total += nats_N.sum()
+            grad_NV = _grad_of_logits(log_probs_NV, targets[rows]).to(weight_VC.dtype)
+            grad_hidden[rows] = grad_NV @ weight_VC
+            grad_weight += grad_NV.T @ hidden_NC[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator hides names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """Both matrices in the precision to multiply in, and slices over the rows of ``hidden``."""
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    rows = max(1, _LOGITS_PER_CHUNK.get(device, 2**28) // weight.shape[0])
+    for start in range(0, hidden.shape[0], rows):
+        yield hidden, weight, slice(start, start + rows)
+
+
+def _log_probs_and_nats(
+    hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    log_probs_NV = torch.log_softmax(hidden_NC @ weight_VC.T, dim=-1, dtype=torch.float32)
+    nats_N = -log_probs_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1)
+    return log_probs_NV, nats_N.masked_fill(targets_N == IGNORE_INDEX, 0.0)
+
+
+def _grad_of_logits(log_probs_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Derivative of the summed nats; overwrites ``log_probs_NV``."""
+    grad_NV = log_probs_NV.exp_()
+    ones = torch.ones_like(targets_N, dtype=torch.float32)
+    grad_NV.scatter_add_(1, targets_N.clamp_min(0)[:, None], -ones[:, None])
+    return grad_NV.mul_((targets_N != IGNORE_INDEX)[:, None])
