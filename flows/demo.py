@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "demo"
 REPLAY_SHARE = 0.4
-PROSE_CHARS, CODE_CHARS = 3_600_000, 2_000_000
+PROSE_CHARS, CODE_CHARS = 3_600_000, 2_400_000
 
 _YAML = """\
 # Written by `perennial demo`. {comment}
@@ -48,8 +48,10 @@ sources:
     domain: code-python
     licence: PSF-2.0
     fields: {{text: text, id: id, cluster: module, licence: licence}}
-holdout:
-  fraction: 0.05          # small data: a larger share, so that small losses can be seen
+holdout:                  # small data: a larger share, so that small losses can be seen
+  fraction: 0.08
+  min_clusters: 24
+  max_tokens: 100000
 recipe:
   name: rewarm-cosine
   seq_len: 256
