@@ -22,14 +22,28 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _checked(file: Path) -> Path:
+    """Refuse a YAML that cannot be used before Prefect is imported and its server is started."""
+    from flows.lineage import load_lineage
+
+    load_lineage(file)
+    return file
+
+
 LineageFile = Annotated[
-    Path, typer.Argument(metavar="LINEAGE", help="The lineage's YAML file.", show_default=True)
+    Path,
+    typer.Argument(
+        metavar="LINEAGE", help="The lineage's YAML file.", show_default=True, callback=_checked
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; recorded with the decision.")]
 Version = Annotated[str, typer.Argument(help="Model version: its number, or its full name.")]
 
 DEFAULT_FILE = Path("lineage.yaml")
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C ended, as shells have it."""
 
 
 @app.callback()
@@ -86,7 +100,8 @@ def update(
     lineage: LineageFile = DEFAULT_FILE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
     wait_seconds: Annotated[
-        float, typer.Option(help="How long to wait while another update of the lineage runs.")
+        float,
+        typer.Option(help="How long to wait while another update of the lineage runs.", min=0),
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -203,19 +218,29 @@ def gc(
 
 def main() -> None:
     """Entry point: errors become one sentence, ``--debug`` shows the traceback."""
+    from infra.log import keep_tracebacks_off_the_terminal
+
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if not debug:
+        keep_tracebacks_off_the_terminal()
     try:
         app()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # typer has made an exit code of Ctrl-C.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         typer.echo("interrupted; run the same command again to go on", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:  # the process boundary: nothing ends in a traceback
         if debug:
             raise
-        typer.echo(f"error: {_sentence(error)}", err=True)
-        typer.echo("(the same command with --debug shows the traceback)", err=True)
-        sys.exit(1)
+        from flows.errors import exit_code_of, is_expected, sentence_of
+
+        typer.echo(f"error: {sentence_of(error)}", err=True)
+        if not is_expected(error):
+            typer.echo("(the same command with --debug shows the traceback)", err=True)
+        sys.exit(exit_code_of(error))
 
 
 def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
@@ -226,13 +251,6 @@ def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
 def _finish(outcome: "Outcome", *, as_json: bool) -> None:
     typer.echo(outcome.to_json() if as_json else outcome.message)
     raise typer.Exit(outcome.exit_code)
-
-
-def _sentence(error: Exception) -> str:
-    from flows.errors import EXPECTED
-
-    text = str(error) or type(error).__name__
-    return text if isinstance(error, EXPECTED) else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

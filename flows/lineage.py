@@ -78,6 +78,24 @@ class Lineage:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must be unique, found twice: {', '.join(twice)}")
+        if not self.sources:
+            raise ValueError("sources is empty: name at least one, with name, uri and domain")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuse what could only fail after the data were read."""
+        batch, workers = self.recipe.global_batch_samples, self.compute.num_workers
+        if workers and batch % workers:
+            raise ValueError(
+                f"compute.num_workers {workers} does not divide recipe.global_batch_samples "
+                f"{batch}: workers share a global batch evenly, so change one of the two"
+            )
+        model, seq_len = self.base.model, self.recipe.seq_len
+        if model is not None and seq_len > model.max_position_embeddings:
+            raise ValueError(
+                f"recipe.seq_len {seq_len} is above base.model.max_position_embeddings "
+                f"{model.max_position_embeddings}: lower one or raise the other"
+            )
 
 
 class LineageError(Exception):
@@ -113,7 +131,7 @@ def parse_lineage(raw: dict[str, Any], *, origin: Path) -> Lineage:
 
     ``origin`` is named in errors and anchors relative paths.
     """
-    problems = _unknown_keys(raw, Lineage, "")
+    problems = _unknown_keys(raw, Lineage, "") + _wrong_shapes(raw)
     if not problems:
         try:
             return TypeAdapter(Lineage).validate_python(_prepared(raw, origin))
@@ -139,6 +157,23 @@ def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
     return prepared
 
 
+def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
+    """What must be a mapping or a list before relative paths and recipes can be filled in."""
+    base = raw.get("base")
+    found = [
+        ("base", base, dict),
+        ("recipe", raw.get("recipe"), dict),
+        ("sources", raw.get("sources"), list),
+        ("base.reference", base.get("reference") if isinstance(base, dict) else None, list),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    ]
+    words = {dict: "a mapping", list: "a list"}
+    return [
+        f"{key}: expected {words[shape]}, found {type(value).__name__}"
+        for key, value, shape in found
+        if value is not None and not isinstance(value, shape)
+    ]
+
+
 def _anchored(source: Any, folder: Path) -> Any:
     uri = source.get("uri") if isinstance(source, dict) else None
     if not isinstance(uri, str) or "://" in uri:
@@ -149,10 +184,10 @@ def _anchored(source: Any, folder: Path) -> Any:
 def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
     overrides = dict(raw)
     name = overrides.pop("name", "rewarm-cosine")
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise LineageError(
             f"recipe.name: {name!r} is not a recipe; known are {', '.join(RECIPES)}"
-            f"{_nearest(name, RECIPES)}"
+            f"{_nearest(str(name), RECIPES)}"
         )
     return _merged(asdict(RECIPES[name]()), overrides)
 

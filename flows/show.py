@@ -1,6 +1,7 @@
 """What a lineage looks like now and how it got there. Read-only, except for gc."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def print_history(lineage_file: Path, *, as_json: bool) -> None:
     if not heads:
         typer.echo(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
         return
-    Console().print(_history_table(heads))
+    _console().print(_history_table(heads))
 
 
 def print_status(lineage_file: Path, *, as_json: bool) -> None:
@@ -75,7 +76,7 @@ def print_demo_summary(lineage_file: Path, settings: Settings) -> None:
     """What happened in the demo: one row a version and domain, the history, where to look next."""
     ground = open_ground(lineage_file)
     heads = history(ground.store, ground.layout)
-    console = Console()
+    console = _console()
     console.print()
     console.print(_versions_table(ground, heads[-1]))
     console.print(_history_table(heads))
@@ -102,6 +103,11 @@ def report_uri(ground: Ground, record: VersionRecord) -> str:
 def current_head(lineage: str, settings: Settings) -> Head | None:
     """The newest head of a lineage on this ground."""
     return read_head(open_store(settings.store_uri), Layout(lineage))
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for whole sentences where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:

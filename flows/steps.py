@@ -1,17 +1,33 @@
 """How a plain function becomes a Prefect task."""
 
+import errno
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from storage.errors import StorageError
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_DELAYS_SECONDS: list[float] = [2, 10, 30]
+
+_MAY_PASS = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EINTR,
+    errno.EIO,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.ESTALE,
+}
+"""Beside what Python calls a ConnectionError or a TimeoutError: an unreachable host, a share."""
 
 
 def step(function: Callable[P, R]) -> Task[P, R]:
@@ -33,8 +49,13 @@ def step(function: Callable[P, R]) -> Task[P, R]:
     return decorate(function)
 
 
-def _may_pass_on_retry(_task: Any, _run: Any, state: Any) -> bool:
+def _may_pass_on_retry(failed: Any, _run: Any, state: Any) -> bool:
     error = state.result(raise_on_failure=False)
-    # OSError covers full disks, dropped connections and time-outs; our own errors know what they
-    # mean.
-    return isinstance(error, OSError) and not isinstance(error, StorageError)
+    # A full disk or a missing permission is the user's to mend: a retry only delays the message.
+    is_passing = isinstance(error, OSError) and (
+        isinstance(error, ConnectionError | TimeoutError) or error.errno in _MAY_PASS
+    )
+    if is_passing:
+        times = len(RETRY_DELAYS_SECONDS) + 1
+        logger.warning(f"step {failed.name}: {error}; a step is tried {times} times in all")
+    return is_passing

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows import update_steps as steps
 from flows.ground import open_ground
+from flows.link import link_report
 from flows.outcome import Outcome
 from tasks.plan import NothingToDo
 
@@ -27,11 +28,12 @@ def update_model(
     ground = open_ground(lineage_file)
     with steps.hold_lease(ground, wait_seconds=wait_seconds) as lease:
         steps.import_base_model(ground, lease)
-        steps.refresh(ground, lease)
+        refreshed = steps.refresh(ground, lease)
         plan = steps.plan_update(ground, lease)
         if isinstance(plan, NothingToDo):
             head = steps.show_in_mlflow(ground)
-            return steps.outcome(ground, head, "nothing to do", plan.reason)
+            message = f"{plan.reason} ({refreshed.reason})"
+            return steps.outcome(ground, head, "nothing to do", message)
         if dry_run:
             return steps.planned(ground, plan)
         checkpoint = steps.train(ground, lease, plan)
@@ -39,4 +41,6 @@ def update_model(
         report = steps.check(ground, plan)
         steps.publish(ground, lease, plan, report)
         head = steps.show_in_mlflow(ground)
-    return steps.judged(ground, head, plan, report)
+    outcome = steps.judged(ground, head, plan, report)
+    link_report(ground, outcome)
+    return outcome

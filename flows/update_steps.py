@@ -5,18 +5,18 @@ store, so a flow that is started again finds it.
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 from flows.ground import Ground, whoami
+from flows.mirror import close_relay, curve_receiver, show_head
 from flows.outcome import Kind, Outcome
 from flows.steps import step
-from storage import registry
+from infra.versions import code_version
 from storage.head import Head, SnapshotRole, VersionRecord, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot
@@ -36,7 +36,7 @@ from tasks.plan import (
     save_plan,
     unfinished_plan,
 )
-from tasks.publish import ExtendReplay, commit_verdict, mirror, replay_extender
+from tasks.publish import ExtendReplay, commit_verdict, replay_extender
 from tasks.publish import export as export_candidate
 from tasks.refresh import refresh as refresh_lineage
 from tasks.refresh_request import (
@@ -48,7 +48,7 @@ from tasks.refresh_request import (
 )
 from tasks.review import unhold
 from tasks.scores import forgetting_matrix
-from tasks.train import MetricRelay, Metrics
+from tasks.train import MetricRelay
 from tasks.train import train as train_plan
 from tasks.verdict import VerdictReport
 
@@ -103,7 +103,7 @@ def plan_update(ground: Ground, lease: Lease) -> UpdatePlan | NothingToDo:
     """The next update: one that a crashed run left behind, or what the pending data asks for."""
     head = read_head(ground.store, ground.layout)
     if head is None:
-        return NothingToDo("the sources hold no document yet")
+        return NothingToDo("no data yet")
     plan = unfinished_plan(ground.store, ground.layout, head, lease.previous_note)
     if plan is not None:
         logger.info(f"going on with update {plan.id}, which an earlier run left unfinished")
@@ -125,7 +125,7 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
     save_plan(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id)
-    relay = MetricRelay(lambda: _mlflow_receiver(ground, plan))
+    relay = MetricRelay(lambda: curve_receiver(ground, plan))
     try:
         checkpoint = train_plan(
             plan.train,
@@ -136,7 +136,7 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
             on_metrics=relay,
         )
     finally:
-        relay.close()
+        close_relay(relay)
     record_exposures(ground.store, ground.layout, plan.train, work_dir=ground.work_dir)
     return checkpoint
 
@@ -194,16 +194,10 @@ def publish(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepor
 
 @step
 def show_in_mlflow(ground: Ground) -> Head | None:
-    """Make MLflow show what the head says, if it does not yet."""
+    """Make MLflow show what the head says, if it does not yet; returns the head."""
     head = read_head(ground.store, ground.layout)
-    uri = ground.settings.tracking_uri
-    if (
-        head is None
-        or not head.versions
-        or registry.is_projected(ground.store, ground.layout, head, uri)
-    ):
-        return head
-    mirror(ground.store, ground.layout, head, uri, artifact_location=ground.settings.artifact_uri)
+    if head is not None and head.versions:
+        show_head(ground, head)
     return head
 
 
@@ -371,65 +365,7 @@ def _render_report(
             read_snapshot(ground.store, ground.layout, snapshot) for snapshot in plan.snapshots
         ),
         metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
-        code_version=installed_version("perennial"),
+        code_version=code_version(),
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return render(page)
-
-
-def _mlflow_receiver(ground: Ground, plan: UpdatePlan) -> Callable[[list[Metrics]], None]:
-    """Opens, or resumes, the update's MLflow run and logs every step once."""
-    run = registry.open_run(
-        ground.settings.tracking_uri,
-        lineage=ground.lineage.name,
-        update=plan.id,
-        artifact_location=ground.settings.artifact_uri,
-        name=plan.version,
-    )
-    registry.log_params(run, run_parameters(plan))
-    after_step = registry.last_logged_step(run)
-
-    def receive(batch: list[Metrics]) -> None:
-        points = [point for metrics in batch for point in metric_points(metrics)]
-        registry.log_metrics(run, points, after_step=after_step)
-
-    return receive
-
-
-def metric_points(metrics: Metrics) -> list[registry.MetricPoint]:
-    """One step's metrics as points of MLflow's curves."""
-    return [
-        registry.MetricPoint(
-            key=name,
-            step=metrics["step"],
-            value=float(value),
-            timestamp_ms=int(metrics["time"] * 1000),
-        )
-        for name, value in metrics.items()
-        if name not in ("step", "time") and isinstance(value, int | float)
-    ]
-
-
-def run_parameters(plan: UpdatePlan) -> dict[str, object]:
-    """What a reviewer searches runs by."""
-    schedule = plan.train.schedule
-    return {
-        "version": plan.version,
-        "champion": plan.champion or "",
-        "trunk": plan.trunk or "",
-        "snapshots": ", ".join(plan.snapshots),
-        "replay": plan.replay or "",
-        "replay_share": plan.replay_share,
-        "total_tokens": plan.total_tokens,
-        "num_steps": plan.train.num_steps,
-        "global_batch_tokens": plan.train.global_batch_tokens,
-        "seq_len": plan.train.seq_len,
-        "schedule": schedule.kind,
-        "eta_max": schedule.eta_max,
-        "eta_min": schedule.eta_min,
-        "warmup_tokens": schedule.warmup_tokens,
-        "precision": plan.train.precision,
-        "seed": plan.train.seed,
-        **{f"model.{name}": value for name, value in asdict(plan.train.model).items()},
-        **{f"optimizer.{name}": value for name, value in asdict(plan.train.optimizer).items()},
-    }

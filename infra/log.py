@@ -21,6 +21,18 @@ def set_up_logging(level: str = "INFO") -> None:
         logger.propagate = False
 
 
+def keep_tracebacks_off_the_terminal() -> None:
+    """Let Prefect tell failures of flows and steps to its API only; call before a flow runs.
+
+    The command line says them in one sentence of its own. The loggers' own handlers, which write
+    to the API, stay; what is cut is the way to the console handler of the root logger.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
+    # MLflow logs the tracebacks of errors that it raises as well.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+
+
 class _TerminalHandler(logging.StreamHandler):  # pyright: ignore[reportMissingTypeArgument]
     """Writes to the standard error of the moment, so that progress displays may redirect it."""
 

@@ -18,6 +18,8 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # MLflow would set its loggers up itself, over what infra.log has set.
+    "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_PROXY_MLFLOW_TELEMETRY": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # Models and tokenizers are read from the store; nothing is looked up on a hub at run time.

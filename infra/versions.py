@@ -1,7 +1,9 @@
-"""Version floors: releases with known remote code execution or open doors are refused at start."""
+"""Versions: floors below which packages are refused at start, and the version of our own code."""
 
+import hashlib
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 SECURITY_FLOORS = {
     # CVE-2025-32434 and CVE-2026-24747: loading weights runs code or corrupts memory.
@@ -34,6 +36,19 @@ def check_security_floors(installed: Callable[[str], str] = version) -> None:
             f"{', '.join(problems)}; "
             "install the versions of constraints.txt"
         )
+
+
+def code_version() -> str:
+    """Our version and the first 12 hex digits of the hash of our sources: ``0.1.0+3f9a...``.
+
+    Two commits of one version differ, and an edited installation gives itself away.
+    """
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for package in ("flows", "infra", "storage", "tasks", "training"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return f"{version('perennial')}+{digest.hexdigest()[:12]}"
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from tasks.scores import read_scores, write_scores
 from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
 
 if TYPE_CHECKING:
-    from training.evaluate import HoldoutDocument
+    from training.holdout import HoldoutDocument
     from training.model import Decoder
 
 UNIGRAM_FILE = "unigram.bin"

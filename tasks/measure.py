@@ -12,9 +12,10 @@ from storage.models import fetch_model
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest
 from storage.suite import SuiteSlice
-from tasks.verdict import DocumentScore, Health
-from training.evaluate import HoldoutDocument, score_documents, unigram_nats
+from tasks.verdict import Health
+from training.evaluate import score_documents, unigram_nats
 from training.generate import generate
+from training.holdout import DocumentScore, HoldoutDocument
 from training.hub import load_decoder
 from training.model import Decoder
 from training.shards import MdsReader, read_holdout
@@ -44,8 +45,7 @@ def read_documents(
         item.files,
         work_dir / "snapshots" / snapshot.id,
     )
-    rows = read_holdout(reader, token_dtype=snapshot.token_dtype)
-    return [HoldoutDocument(*row) for row in rows]
+    return read_holdout(reader, token_dtype=snapshot.token_dtype)
 
 
 def score(
@@ -59,10 +59,7 @@ def score(
         end_id=snapshot.end_id,
         seq_len=snapshot.seq_len,
     )
-    return tuple(
-        DocumentScore(row.document, row.cluster, row.nats, row.targets, row.text_bytes)
-        for row in scores
-    )
+    return tuple(scores)
 
 
 def score_unigram(
@@ -70,7 +67,7 @@ def score_unigram(
 ) -> tuple[DocumentScore, ...]:
     """What token frequencies alone make of documents; training ``counts`` ``int64[vocab_size]``."""
     return tuple(
-        DocumentScore(row.id, row.cluster, nats, len(row.tokens) - 1, row.text_bytes)
+        DocumentScore(row.document, row.cluster, nats, len(row.tokens) - 1, row.text_bytes)
         for row, nats in zip(documents, unigram_nats(counts, documents), strict=True)
     )
 

@@ -6,12 +6,11 @@ read back and compute the same logits.
 
 import logging
 import shutil
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infra.versions import code_version
 from storage.layout import Layout
-from storage.manifest import fetch_verified
 from storage.models import fetch_files, publish_model, upload_files
 from storage.objects import ObjectStore
 from training.config import TrainPlan
@@ -27,17 +26,14 @@ def load_trained(
 ) -> "Decoder":
     """The decoder with a checkpoint's weights, verified. Raises NotFoundError, CorruptError."""
     import torch  # noqa: PLC0415  heavy
-    from safetensors.torch import load_file  # noqa: PLC0415  torch
 
-    from training.checkpoint import WEIGHTS  # noqa: PLC0415  torch
+    from training.checkpoint import load_weights  # noqa: PLC0415  torch
     from training.model import Decoder  # noqa: PLC0415  torch
-    from training.state import read_manifest  # noqa: PLC0415  used with the above only
 
-    files = {file.name: file for file in read_manifest(store, checkpoint_prefix).files}
-    path = fetch_verified(store, checkpoint_prefix, files[WEIGHTS], work_dir / "trained" / WEIGHTS)
+    weights = load_weights(store, checkpoint_prefix, work_dir)
     with torch.device("meta"):
         model = Decoder(plan.model)
-    model.load_state_dict(load_file(path), assign=True)
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
@@ -85,7 +81,7 @@ def export_model(
         lineage=layout.lineage,
         version=version,
         origin=origin,
-        code_version=installed_version("perennial"),
+        code_version=code_version(),
     )
     read_back = fetch_files(store, prefix, manifest, work_dir / "published" / version)
     _compare(model, read_back, prefix)

@@ -287,6 +287,7 @@ def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanReque
         # The trunk lies among the checkpoints of the update that made it.
         update = head.trunk.removeprefix(f"{layout.root}/updates/").split("/")[0]
         earlier = load_plan(store, layout, update).train
+        _check_same_model(layout, request.new_model, earlier.model)
         trained = earlier.schedule.trunk_tokens + earlier.trunk_step * earlier.global_batch_tokens
         return _Start(head.trunk, earlier.model, trained)
     if head.champion:
@@ -297,6 +298,22 @@ def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanReque
             "set base.model to start from nothing, or base.directory to import one"
         )
     return _Start(None, request.new_model)
+
+
+def _check_same_model(layout: Layout, asked: ModelConfig | None, has: ModelConfig) -> None:
+    """Refuse another architecture than the trunk's, which would go unheeded."""
+    if asked is None:
+        return
+    changed = [
+        f"{name} {value} (the lineage has {asdict(has)[name]})"
+        for name, value in asdict(asked).items()
+        if value != asdict(has)[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"base.model of lineage {layout.lineage} was changed after its first version: "
+            f"{', '.join(changed)}; set it back, or start another lineage"
+        )
 
 
 def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelConfig:

@@ -83,7 +83,11 @@ def refresh(
         return RefreshResult(
             snapshot=None,
             head=head.number if head else 0,
-            reason=f"nothing new: all {files_listed} files of the sources were read before",
+            reason=(
+                f"nothing new: all {files_listed} files of the sources were read before"
+                if files_listed
+                else "no file matches the uri of any source"
+            ),
             files_listed=files_listed,
         )
     inputs = inputs_of(store, layout, request, head, sources)

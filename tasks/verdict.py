@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import Bounds
 from training.config import FORBID_UNKNOWN
+from training.holdout import DocumentScore
 
 Role = Literal["old", "new"]
 Outcome = Literal["PASS", "FAIL", "AMBIGUOUS"]
@@ -44,18 +45,6 @@ class CheckConfig:
                 f"{self.max_loss_nats:g}, got "
                 f"{self.max_cumulative_loss_nats:g}: raise it, or lower max_loss_nats"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentScore:
-    """What a model made of one held-out document."""
-
-    document: str
-    cluster: str
-    nats: float
-    """Sum over the document's targets."""
-    targets: int
-    text_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

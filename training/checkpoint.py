@@ -2,32 +2,33 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from storage.errors import CorruptError
-from storage.manifest import digest_file, fetch_verified, load, publish, readable_json
+from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
+from storage.manifest import FileDigest, digest_file, fetch_verified, load, publish, readable_json
 from storage.objects import ObjectStore
-from training.config import TrainPlan
-from training.optim import moments_of, restore_moments
-from training.state import (
+from training.checkpoint_index import (
     CheckpointManifest,
     Progress,
+    check_bytes,
     check_same_plan,
     discard,
-    is_intact,
     plan_as_json,
     read_manifest,
+    remove_leftovers,
     step_prefix,
 )
+from training.config import TrainPlan
+from training.optim import moments_of, restore_moments
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, MOMENTS, PROGRESS = "model.safetensors", "optimizer.safetensors", "state.json"
+_PROGRESS = "state.json"
 
 
 @dataclass(slots=True)
@@ -49,26 +50,33 @@ def save(
 ) -> str:
     """Store the state; returns the checkpoint's prefix. One rank calls this; safe to retry.
 
-    The same state always becomes the same bytes, so two lives of a run that save the same step do
-    no harm to each other. A damaged checkpoint of this step is replaced.
+    An intact checkpoint of this step is kept, whoever saved it: a life of the run on another number
+    of workers has the same samples and the same step in other last bits, and both are the run. A
+    damaged one is replaced.
     """
     checkpoint = step_prefix(plan.checkpoint_prefix, state.step)
-    if is_intact(store, checkpoint):
+    if _is_saved(store, checkpoint):
         return checkpoint
-    discard(store, checkpoint)
     local = work_dir / f"step-{state.step}"
     local.mkdir(parents=True, exist_ok=True)
-    save_file(_on_cpu(weights_of(state.model)), local / WEIGHTS)
-    save_file(_on_cpu(moments_of(state.model, state.optimizer)), local / MOMENTS)
+    weights, moments = local / "model.safetensors", local / "optimizer.safetensors"
+    save_file(_on_cpu(weights_of(state.model)), weights)
+    save_file(_on_cpu(moments_of(state.model, state.optimizer)), moments)
     progress = Progress(step=state.step, tokens_seen=tokens_seen, plan=plan_as_json(plan))
-    (local / PROGRESS).write_bytes(readable_json(progress))
-    files = tuple(digest_file(local / name, name) for name in (WEIGHTS, MOMENTS, PROGRESS))
-    for file in files:
-        store.put_file(f"{checkpoint}/{file.name}", local / file.name)
-        (local / file.name).unlink()
-    manifest = CheckpointManifest(step=state.step, files=files)
-    publish(store, f"{checkpoint}/manifest.json", manifest)
-    logger.info("saved %s", checkpoint)
+    written = local / _PROGRESS
+    written.write_bytes(readable_json(progress))
+    manifest = CheckpointManifest(
+        step=state.step,
+        weights=_upload(store, checkpoint, weights, _named_by_content(weights)),
+        moments=_upload(store, checkpoint, moments, _named_by_content(moments)),
+        progress=_upload(store, checkpoint, written, digest_file(written, _PROGRESS)),
+    )
+    try:
+        publish(store, f"{checkpoint}/manifest.json", manifest)
+        logger.info("saved %s", checkpoint)
+    except AlreadyExistsError:
+        logger.info("%s was saved by another life of the run meanwhile and is kept", checkpoint)
+    remove_leftovers(store, checkpoint)
     return checkpoint
 
 
@@ -81,12 +89,12 @@ def resume(
         CorruptError: Names the object that is missing, short or altered.
         PlanMismatchError: The checkpoint belongs to another plan.
     """
-    files = _fetch(store, checkpoint, work_dir)
+    manifest = read_manifest(store, checkpoint)
+    _fetch(store, checkpoint, manifest.progress, work_dir)
     # Verified a moment ago; only its types are checked here.
-    progress = load(store, f"{checkpoint}/{PROGRESS}", Progress)
+    progress = load(store, f"{checkpoint}/{_PROGRESS}", Progress)
     check_same_plan(progress, plan, checkpoint)
-    restore_weights(state.model, load_file(files[WEIGHTS]), checkpoint)
-    restore_moments(state.model, state.optimizer, load_file(files[MOMENTS]))
+    _restore(store, checkpoint, manifest, state, work_dir, with_moments=True)
     state.step = progress.step
 
 
@@ -98,10 +106,14 @@ def start_from(
     Raises:
         CorruptError: Names the object that is missing, short or altered.
     """
-    files = _fetch(store, checkpoint, work_dir)
-    restore_weights(state.model, load_file(files[WEIGHTS]), checkpoint)
-    if plan.optimizer.moments == "keep":
-        restore_moments(state.model, state.optimizer, load_file(files[MOMENTS]))
+    manifest = read_manifest(store, checkpoint)
+    keeps_moments = plan.optimizer.moments == "keep"
+    _restore(store, checkpoint, manifest, state, work_dir, with_moments=keeps_moments)
+
+
+def load_weights(store: ObjectStore, checkpoint: str, work_dir: Path) -> dict[str, Tensor]:
+    """A checkpoint's weights by parameter name, verified. Raises NotFoundError, CorruptError."""
+    return load_file(_fetch(store, checkpoint, read_manifest(store, checkpoint).weights, work_dir))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -131,13 +143,50 @@ def restore_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str
             value.copy_(weights[name])
 
 
-def _fetch(store: ObjectStore, checkpoint: str, work_dir: Path) -> dict[str, Path]:
-    """Local copies of all files, every hash checked."""
-    local = work_dir / "fetched" / checkpoint
-    return {
-        file.name: fetch_verified(store, checkpoint, file, local / file.name)
-        for file in read_manifest(store, checkpoint).files
-    }
+def _is_saved(store: ObjectStore, checkpoint: str) -> bool:
+    """Whether the checkpoint is there and intact; a damaged one is discarded."""
+    try:
+        check_bytes(store, checkpoint)
+    except NotFoundError:
+        return False
+    except CorruptError as error:
+        logger.warning("checkpoint %s is saved again: %s", checkpoint, error)
+        discard(store, checkpoint)
+        return False
+    return True
+
+
+def _restore(
+    store: ObjectStore,
+    checkpoint: str,
+    manifest: CheckpointManifest,
+    state: TrainState,
+    work_dir: Path,
+    *,
+    with_moments: bool,
+) -> None:
+    weights = load_file(_fetch(store, checkpoint, manifest.weights, work_dir))
+    restore_weights(state.model, weights, checkpoint)
+    if with_moments:
+        moments = load_file(_fetch(store, checkpoint, manifest.moments, work_dir))
+        restore_moments(state.model, state.optimizer, moments)
+
+
+def _fetch(store: ObjectStore, checkpoint: str, file: FileDigest, work_dir: Path) -> Path:
+    """A local copy, its hash checked."""
+    return fetch_verified(store, checkpoint, file, work_dir / "fetched" / checkpoint / file.name)
+
+
+def _named_by_content(path: Path) -> FileDigest:
+    digest = digest_file(path, path.name)
+    return replace(digest, name=f"{path.stem}-{digest.sha256[:16]}{path.suffix}")
+
+
+def _upload(store: ObjectStore, checkpoint: str, path: Path, file: FileDigest) -> FileDigest:
+    """Store a local file, and remove it here."""
+    store.put_file(f"{checkpoint}/{file.name}", path)
+    path.unlink()
+    return file
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

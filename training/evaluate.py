@@ -8,41 +8,17 @@ function of the documents alone, so scoring twice gives the same bits.
 import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from training.cross_entropy import IGNORE_INDEX, nats_of_targets
+from training.holdout import DocumentScore, HoldoutDocument
 from training.model import Decoder
-from training.output_loss import IGNORE_INDEX, nats_of_targets
 
 _PADDING_SEGMENT = -1
-
-
-class HoldoutDocument(NamedTuple):
-    """A row of a holdout shard."""
-
-    id: str
-    cluster: str
-    tokens: npt.NDArray[Any]
-    """Integers ``[n]``: start, text, end."""
-    text_bytes: int
-    """UTF-8 bytes of the text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentScore:
-    """What one model makes of one document."""
-
-    document: str
-    cluster: str
-    nats: float
-    """Sum of -log p over the targets."""
-    targets: int
-    """Every token but the first."""
-    text_bytes: int
 
 
 class _Piece(NamedTuple):
@@ -98,7 +74,7 @@ def score_documents(
             on_progress(done, total)
     return [
         DocumentScore(
-            document=document.id,
+            document=document.document,
             cluster=document.cluster,
             nats=float(sum_of_nats),
             targets=len(document.tokens) - 1,
@@ -128,14 +104,14 @@ def _check_framing(
         tokens = document.tokens
         if len(tokens) < 2 or tokens[0] != start_id or tokens[-1] != end_id:
             raise ValueError(
-                f"document {document.id} must open with token {start_id} and end with {end_id}, "
-                f"found {len(tokens)} tokens {tokens[:1].tolist()} ... {tokens[-1:].tolist()}; was "
-                "the holdout written with another tokenizer?"
+                f"document {document.document} must open with token {start_id} and end with "
+                f"{end_id}, found {len(tokens)} tokens {tokens[:1].tolist()} ... "
+                f"{tokens[-1:].tolist()}; was the holdout written with another tokenizer?"
             )
         if int(tokens.max()) >= vocab_size:
             raise ValueError(
-                f"document {document.id} holds token {int(tokens.max())}, the model's vocabulary "
-                f"ends at {vocab_size - 1}; model and holdout must share a tokenizer"
+                f"document {document.document} holds token {int(tokens.max())}, the model's "
+                f"vocabulary ends at {vocab_size - 1}; model and holdout must share a tokenizer"
             )
 
 

@@ -1,7 +1,8 @@
 """Runs a training plan to its end: in this process, or on Ray with any number of workers.
 
-Ray starts and restarts workers; what they resume from is our own newest verified checkpoint, never
-Ray's. Imports nothing heavy: a run that is finished is recognised without torch or Ray.
+Ray starts the workers; what they resume from is our own newest verified checkpoint, never Ray's.
+Whether they are started again is decided here: Ray would repeat an error that must come again.
+Imports nothing heavy: a run that is finished is recognised without torch or Ray.
 """
 
 import contextlib
@@ -9,21 +10,24 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.errors import StorageError
 from storage.layout import Layout
 from storage.objects import open_store
+from training.checkpoint_index import is_intact, step_prefix
 from training.config import TrainPlan
 from training.errors import TrainingError
 from training.metrics import STEP, read_metrics
-from training.state import is_intact, step_prefix
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
+_FINAL_ERRORS = (TrainingError, StorageError, ValueError)
+"""About the plan, the data or the stored state, which the next try would find as they are."""
 
 MetricsListener = Callable[[list[dict[str, Any]]], None]
 
@@ -65,6 +69,10 @@ def run_training(
         on_metrics: Called with new rows of metrics, in order, from a thread of its own.
 
     Raises:
+        TrainingDivergedError: The loss or a gradient is not finite. As what else a worker finds
+            wrong with plan, data or stored state, it is raised at once, whatever ``max_failures``.
+        PlanMismatchError: There are checkpoints of another plan.
+        CorruptError: Training data or the initial weights are altered.
         TrainingError: The workers failed more often than allowed.
         ValueError: The workers cannot share a global batch evenly.
     """
@@ -102,7 +110,7 @@ def _run_on_ray(job: _Job, num_workers: int, address: str | None, max_failures: 
     # Ray and torch take seconds to import, see above.
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
-    from ray.train.v2.api.exceptions import TrainingFailedError  # noqa: PLC0415
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError  # noqa: PLC0415
 
     trainer = TorchTrainer(
         _run_ray_worker,
@@ -116,17 +124,74 @@ def _run_on_ray(job: _Job, num_workers: int, address: str | None, max_failures: 
         run_config=RunConfig(
             name=job.plan.update,
             storage_path=str((job.work_dir / "ray").absolute()),
-            failure_config=FailureConfig(max_failures=max_failures),
+            # Left to Ray: machines that are reclaimed or not there yet, which it waits for.
+            failure_config=FailureConfig(max_failures=0),
         ),
     )
-    with _ray(address, num_workers), _own_interrupt_handler():
+
+    def attempt() -> Mapping[int, BaseException] | None:
         try:
             trainer.fit()
-        except TrainingFailedError as error:
+        except WorkerGroupError as error:
+            logger.debug("workers of %s failed", job.plan.update, exc_info=True)
+            return error.worker_failures
+        except ControllerError as error:
+            logger.debug("Ray gave up %s", job.plan.update, exc_info=True)
             raise TrainingError(
-                f"training of {job.plan.update} must survive with at most {max_failures} failures "
-                f"of its workers, and did not: {error}"
-            ) from error
+                f"Ray must keep the workers of {job.plan.update} running, and gave up: "
+                f"{_first_line(error.controller_failure)}; look at the cluster, then run it again"
+            ) from None
+        return None
+
+    with _ray(address, num_workers), _own_interrupt_handler():
+        _repeat(attempt, job.plan.update, max_failures)
+
+
+def _repeat(
+    attempt: Callable[[], Mapping[int, BaseException] | None], update: str, max_failures: int
+) -> None:
+    """Repeat ``attempt``, which returns what ranks failed of, until none did.
+
+    Raises:
+        TrainingError: There were more than ``max_failures`` failures.
+        Exception: The very error of a rank, when the next attempt would meet it again.
+    """
+    failures = 0
+    while (errors := attempt()) is not None:
+        for error in errors.values():
+            if isinstance(error, _FINAL_ERRORS):
+                raise error
+        failures += 1
+        if failures > max_failures:
+            raise TrainingError(
+                f"training of {update} must end with at most {max_failures} failures of its "
+                f"workers, and failed again: {_reason(errors)}; run it again, it goes on from the "
+                "newest checkpoint"
+            )
+        logger.warning(
+            "workers of %s failed, %d of at most %d times: %s; they start again from the newest "
+            "checkpoint",
+            *(update, failures, max_failures, _reason(errors)),
+        )
+
+
+def _reason(errors: Mapping[int, BaseException]) -> str:
+    """One rank's failure, in one line."""
+    # When a rank dies, torch's exchange fails on the others with a RuntimeError: look past those.
+    by_weight = sorted(
+        errors.items(), key=lambda item: (isinstance(item[1], RuntimeError), item[0])
+    )
+    if not by_weight:
+        return "Ray gave no reason"
+    rank, error = by_weight[0]
+    # Of a dead process Ray says first that it did not answer; why is inside.
+    error = getattr(error, "health_check_failure", error)
+    return f"rank {rank} ended with {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Ray appends whole logs and traces."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _run_ray_worker(config: dict[str, Any]) -> None:

@@ -121,10 +121,10 @@ def train_step(
     for index, (tokens, targets, streams) in enumerate(micro_batches):
         is_last = index == len(micro_batches) - 1
         with _gradients_stay_local(model, unless=is_last), _precision(plan, device):
-            nats = model(tokens[:, :-1], targets, streams)
+            nats, nats_of_streams = model(tokens[:, :-1], targets, streams)
         with _gradients_stay_local(model, unless=is_last):
-            (nats.sum() * scale).backward()
-        nats_by_stream += nats.detach()
+            (nats * scale).backward()
+        nats_by_stream += nats_of_streams
     is_mine_finite = bool(nats_by_stream.isfinite().all())
     nats_by_stream = _summed(nats_by_stream)
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.max_grad_norm))

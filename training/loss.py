@@ -4,11 +4,12 @@ Shapes: B samples of a micro batch, T inputs of a sample, C width, V vocabulary,
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.attention import segments_of
+from training.cross_entropy import IGNORE_INDEX, summed_nats
 from training.model import Decoder
-from training.output_loss import IGNORE_INDEX, summed_nats
 
 
 def targets_of(tokens: Tensor, *, start_id: int, end_id: int) -> Tensor:
@@ -42,8 +43,8 @@ class StreamLoss(nn.Module):
         self.start_id = start_id
         self.num_streams = num_streams
 
-    def forward(self, inputs: Tensor, targets: Tensor, streams: Tensor) -> Tensor:
-        """Summed nats of each stream, ``float32[S]``, with gradients.
+    def forward(self, inputs: Tensor, targets: Tensor, streams: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed nats, a float32 scalar with gradients, and those of each stream, ``float64[S]``.
 
         Args:
             inputs: ``int64[B, T]``.
@@ -51,13 +52,9 @@ class StreamLoss(nn.Module):
             streams: ``int64[B]``, the stream of each row.
         """
         hidden_BTC = self.decoder.forward_hidden(inputs, segments_of(inputs, self.start_id))
-        nats = [torch.zeros((), device=inputs.device)] * self.num_streams
-        # One product with the output layer a stream: the fused loss knows sums only.
-        for stream in streams.unique().tolist():
-            mine = streams == stream
-            nats[stream] = summed_nats(
-                hidden_BTC[mine].flatten(0, 1),
-                self.decoder.output_weight,
-                targets[mine].flatten(),
-            )
-        return torch.stack(nats)
+        total, nats_N = summed_nats(
+            hidden_BTC.flatten(0, 1), self.decoder.output_weight, targets.flatten()
+        )
+        nats_B = nats_N.view(targets.shape).sum(1, dtype=torch.float64)
+        # Not index_add, whose order of summation is left to chance on a GPU.
+        return total, nats_B @ F.one_hot(streams, self.num_streams).double()

@@ -23,7 +23,7 @@ from training.attention import (
     segment_mask,
 )
 from training.config import ModelConfig
-from training.output_loss import summed_nats
+from training.cross_entropy import summed_nats
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         hidden_BTC = self.forward_hidden(tokens, segments)
         if targets is None:
             return F.linear(hidden_BTC, self.output_weight)
-        return summed_nats(hidden_BTC.flatten(0, 1), self.output_weight, targets.flatten())
+        return summed_nats(hidden_BTC.flatten(0, 1), self.output_weight, targets.flatten())[0]
 
     def forward_hidden(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
         """Final hidden states ``[B, T, C]``, normalised, as the output layer eats them."""

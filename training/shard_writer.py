@@ -5,28 +5,16 @@ with one ranged read, and so that the bytes do not depend on a compressor's vers
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from storage.manifest import FileDigest, digest_file
+from training.holdout import HoldoutDocument
 
 SHARD_BYTES = 8 << 20
 """Size at which a shard is full: small enough to be fetched whole, large enough to be few."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HoldoutDocument:
-    """One row of the holdout: a whole document."""
-
-    document: str
-    cluster: str
-    tokens: np.ndarray
-    """Framed: the start token, the text, the end token."""
-    text_bytes: int
-    """Bytes of the text as UTF-8, for bits per byte."""
 
 
 def write_train_shards(rows: np.ndarray, directory: Path, *, prefix: str) -> tuple[FileDigest, ...]:

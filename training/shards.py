@@ -1,7 +1,8 @@
 """MDS shards, read with numpy alone.
 
-mosaicml-streaming writes them and can read them; for training this reader is two orders of
-magnitude faster, and it trusts no byte whose hash was not checked against the snapshot's manifest.
+mosaicml-streaming writes them and can read them; this reader takes whole batches out of memory
+maps, many times faster (``tests/benchmarks/bench_reader.py``), and trusts no byte whose hash was
+not checked against the snapshot's manifest.
 
 A shard is: the number of samples and the offsets of all samples and of the end (uint32), a JSON
 header, the samples. A sample is: the sizes (uint32) of its variable columns, then all columns.
@@ -12,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +21,10 @@ from numpy.typing import NDArray
 from storage.errors import CorruptError
 from storage.manifest import FileDigest, fetch_verified, read_verified
 from storage.objects import ObjectStore
+from training.holdout import HoldoutDocument
 
 _MAX_OPEN_SHARDS = 256
 """A memory map holds a file descriptor."""
-
-
-class HoldoutDocument(NamedTuple):
-    """One document that is never trained on."""
-
-    id: str
-    cluster: str
-    tokens: NDArray[np.unsignedinteger[Any]]
-    """Start, text and end token."""
-    text_bytes: int
-    """UTF-8 bytes of the normalised text."""
 
 
 class MdsReader:
@@ -202,7 +193,7 @@ def read_holdout(reader: MdsReader, *, token_dtype: str) -> list[HoldoutDocument
             row = _decode(body[begin:end], columns)
             documents.append(
                 HoldoutDocument(
-                    id=row["document"].decode(),
+                    document=row["document"].decode(),
                     cluster=row["cluster"].decode(),
                     tokens=np.frombuffer(row["tokens"], np.dtype(token_dtype).newbyteorder("<")),
                     text_bytes=int.from_bytes(row["text_bytes"], "little", signed=True),

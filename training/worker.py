@@ -20,6 +20,7 @@ from storage.snapshots import read_snapshot
 from training import metrics
 from training.batches import Batches
 from training.checkpoint import TrainState, restore_weights, resume, save, start_from
+from training.checkpoint_index import discard_old, latest, step_prefix
 from training.config import ModelConfig, TrainPlan
 from training.hub import read_model
 from training.loop import StepResult, train
@@ -28,7 +29,6 @@ from training.model import Decoder, flops_per_token
 from training.optim import build_optimizer
 from training.order import Order
 from training.shards import MdsReader, TrainShards
-from training.state import discard_old, latest, step_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,8 @@ def _data_parallel(
     device = next(model.parameters()).device
     tokens = torch.full((1, plan.seq_len), plan.start_id, device=device)
     for _ in range(2):
-        wrapped(tokens, tokens, torch.zeros(1, dtype=torch.int64, device=device)).sum().backward()
+        nats, _ = wrapped(tokens, tokens, torch.zeros(1, dtype=torch.int64, device=device))
+        nats.backward()
         optimizer.zero_grad(set_to_none=True)
     return wrapped
 

@@ -1,7 +1,7 @@
 """Training tokens per second of our decoder and of transformers' Llama of the same size.
 
 Forward, backward and AdamW step in bf16 autocast, interleaved, so that a busy machine slows all
-alike. Run it with ``make bench``, or ``python -m tests.benchmarks.bench_model --help``. The medians
+alike. Run it with ``make bench``, or ``python tests/benchmarks/bench_model.py --help``. The medians
 of one run mean little on a machine that does other work: read the ratios.
 """
 

@@ -1,10 +1,10 @@
-"""Run the demo with several seeds, or its update B with several replay shares, and tabulate the verdicts.
+"""Run the demo over seeds, or its update B over replay shares, and tabulate the verdicts.
 
     python tests/benchmarks/demo_seeds.py FOLDER --seeds 0 1 2 3 4 5 6 7 8 9
     python tests/benchmarks/demo_seeds.py FOLDER --shares 0.05 0.1 0.25 0.4 0.5
 
-Every run has a folder of its own below FOLDER; one that is complete is not run again. Peak memory is the
-largest sum over the demo's processes of their proportional set sizes, sampled twice a second.
+Every run has a folder of its own below FOLDER; one that is complete is not run again. Peak memory
+is the largest sum of the proportional set sizes of all processes, sampled twice a second.
 """
 # ruff: noqa: T201  a script that prints its table
 

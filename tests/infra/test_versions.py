@@ -2,7 +2,12 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from infra.versions import SECURITY_FLOORS, UnsafeVersionError, check_security_floors
+from infra.versions import (
+    SECURITY_FLOORS,
+    UnsafeVersionError,
+    check_security_floors,
+    code_version,
+)
 
 
 def test_what_is_installed_here_is_above_the_floors() -> None:
@@ -32,3 +37,10 @@ def test_an_absent_package_passes() -> None:
         raise PackageNotFoundError(name)
 
     check_security_floors(installed)
+
+
+def test_the_code_version_names_release_and_sources() -> None:
+    release, _, sources = code_version().partition("+")
+    assert release
+    assert len(sources) == 12
+    assert code_version() == code_version()

@@ -21,9 +21,10 @@ from tasks.check import UNIGRAM_FILE, CheckResult, check
 from tasks.scores import forgetting_matrix, read_scores, scores_key, write_scores
 from tasks.verdict import DocumentScore, nats_per_token
 from training.config import ModelConfig
+from training.holdout import HoldoutDocument
 from training.hub import write_model
 from training.model import Decoder
-from training.shard_writer import HoldoutDocument, write_holdout_shards
+from training.shard_writer import write_holdout_shards
 
 LAYOUT = Layout("demo")
 VOCAB, SEQ_LEN, END = 64, 16, 0

@@ -27,7 +27,7 @@ from tests.support.lineages import (
     report_of,
     start_lineage,
 )
-from training.checkpoint import TrainState, save
+from training.checkpoint import TrainState, load_weights, save
 from training.config import Mixture, OptimizerConfig, Schedule, TrainPlan
 from training.hub import load_decoder
 from training.model import Decoder
@@ -105,11 +105,7 @@ def test_an_export_holds_the_weights_of_the_checkpoint(store: LocalObjects, tmp_
     plan = trained(store, tmp_path)
     prefix = exported(store, plan, tmp_path / "work")
     directory = fetch_model(store, prefix, tmp_path / "fetched")
-    from safetensors.torch import load_file
-
-    checkpoint = store.local_path(f"{plan.checkpoint_prefix}/step-1/model.safetensors")
-    assert checkpoint is not None
-    expected = load_file(checkpoint)
+    expected = load_weights(store, f"{plan.checkpoint_prefix}/step-1", tmp_path)
     found = load_decoder(directory).state_dict()
     assert found.keys() == expected.keys()
     for name, value in expected.items():

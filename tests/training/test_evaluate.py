@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import ModelConfig
-from training.evaluate import HoldoutDocument, score_documents, unigram_nats
+from training.evaluate import score_documents, unigram_nats
+from training.holdout import HoldoutDocument
 from training.model import Decoder
 
 CONFIG = ModelConfig(
@@ -38,7 +39,7 @@ def document(number: int, length: int) -> HoldoutDocument:
 def score(documents: list[HoldoutDocument], **changes: Any) -> list[float]:
     arguments: dict[str, Any] = {"start_id": START, "end_id": END, "seq_len": 24}
     scores = score_documents(Decoder(CONFIG), documents, **(arguments | changes))
-    assert [s.document for s in scores] == [d.id for d in documents]
+    assert [s.document for s in scores] == [d.document for d in documents]
     assert [s.cluster for s in scores] == [d.cluster for d in documents]
     assert [s.targets for s in scores] == [len(d.tokens) - 1 for d in documents]
     assert [s.text_bytes for s in scores] == [d.text_bytes for d in documents]

@@ -1,20 +1,26 @@
 """Launching: finished runs cost nothing; workers and drivers on Ray may die at any time."""
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from storage.errors import CorruptError
 from storage.objects import open_store
-from tests.training.tiny_run import LAYOUT, tiny_plan
+from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
+from training.checkpoint_index import committed_steps
 from training.config import TrainPlan
-from training.launch import run_training
-from training.metrics import CHECKSUM, STEP, read_metrics
+from training.errors import PlanMismatchError, TrainingDivergedError, TrainingError
+from training.launch import _repeat, run_training
+from training.metrics import MEASURED, STEP, read_metrics
 
 DRIVER = """
 import sys
@@ -22,40 +28,23 @@ from pathlib import Path
 from tests.training.tiny_run import tiny_plan
 from training.launch import run_training
 
-root = Path(sys.argv[1])
+root, address = Path(sys.argv[1]), sys.argv[4] if len(sys.argv) > 4 else None
 plan, uri = tiny_plan(root / "store", num_steps=int(sys.argv[2]))
 run_training(plan, store_uri=uri, num_workers=int(sys.argv[3]), work_dir=root / "work",
-             threads_per_worker=1)
+             threads_per_worker=1, ray_address=address)
 heavy = sorted({"torch", "ray", "streaming"} & set(sys.modules))
 print("loaded", heavy)
 """
 
+NUM_STEPS = 150
 # Importing ray.train reads and writes deprecated fields of ray.data.
 ray_data_warns = pytest.mark.filterwarnings(r"ignore:.*\bdeprecated\b")
 
 
-def start_driver(root: Path, *, num_steps: int, num_workers: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", DRIVER, str(root), str(num_steps), str(num_workers)]
+def start_driver(root: Path, *arguments: object) -> "subprocess.Popen[str]":
+    """Arguments: steps, workers, address of Ray."""
+    command = [sys.executable, "-c", DRIVER, str(root), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def undisturbed(tmp_path: Path, num_steps: int) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    plan, uri = tiny_plan(tmp_path / "undisturbed", num_steps=num_steps)
-    rows: list[dict[str, Any]] = []
-    final = run_training(
-        plan,
-        store_uri=uri,
-        num_workers=0,
-        work_dir=tmp_path / "work",
-        threads_per_worker=1,
-        on_metrics=rows.extend,
-    )
-    return rows, weights(plan, uri, final)
-
-
-def weights(plan: TrainPlan, uri: str, final: str) -> dict[str, bytes]:
-    names = ("model.safetensors", "optimizer.safetensors")
-    return {name: open_store(uri).get(f"{final}/{name}") for name in names}
 
 
 def test_the_listener_hears_every_step_once_and_a_finished_run_loads_nothing(
@@ -67,7 +56,7 @@ def test_the_listener_hears_every_step_once_and_a_finished_run_loads_nothing(
     final = run_training(plan, work_dir=tmp_path / "w", on_metrics=rows.extend, **arguments)
     assert [row[STEP] for row in rows] == [1, 2, 3, 4, 5]
     assert final == f"{plan.checkpoint_prefix}/step-5"
-    driver = start_driver(tmp_path, num_steps=5, num_workers=2)
+    driver = start_driver(tmp_path, 5, 2)
     assert driver.communicate()[0].strip() == "loaded []"
 
 
@@ -79,10 +68,88 @@ def test_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(
         run_training(plan, store_uri=uri, num_workers=3, work_dir=tmp_path)
 
 
+class Attempts:
+    """What ranks fail of, attempt after attempt; success when nothing is left."""
+
+    def __init__(self, *errors: Mapping[int, BaseException]) -> None:
+        self.left = list(errors)
+        self.made = 0
+
+    def __call__(self) -> Mapping[int, BaseException] | None:
+        self.made += 1
+        return self.left.pop(0) if self.left else None
+
+
+NEXT = "; they start again from the newest checkpoint"
+LOST = RuntimeError("Connection closed by peer [127.0.0.1]:1234\n\nand a wall of traces")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TrainingDivergedError("step 5 must have a finite loss"),
+        PlanMismatchError("belongs to another plan"),
+        CorruptError("shard 1 was altered"),
+        ValueError("the plan's model must be that of imported"),
+    ],
+)
+def test_an_error_that_must_come_again_ends_the_run_at_once_as_it_is(error: Exception) -> None:
+    attempts = Attempts({0: LOST}, {0: LOST, 1: error})
+    with pytest.raises(type(error), match=f"^{error}$") as raised:
+        _repeat(attempts, "u1", 3)
+    assert raised.value is error
+    assert raised.value.__cause__ is None
+    assert attempts.made == 2
+
+
+def test_dead_workers_are_replaced_as_often_as_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    dead = OSError("the actor died unexpectedly\nbecause of a long story")
+    with caplog.at_level(logging.WARNING, "training.launch"):
+        _repeat(Attempts({0: LOST, 1: dead}, {}, {0: LOST}), "u1", 3)
+    reasons = [
+        record.getMessage().removesuffix(NEXT).split(": ", 1)[1] for record in caplog.records
+    ]
+    assert reasons == [
+        "rank 1 ended with OSError: the actor died unexpectedly",
+        "Ray gave no reason",
+        "rank 0 ended with RuntimeError: Connection closed by peer [127.0.0.1]:1234",
+    ]
+    attempts = Attempts(*[{0: dead}] * 9)
+    with pytest.raises(TrainingError, match=r"at most 3 .*rank 0 .* unexpectedly; run it again"):
+        _repeat(attempts, "u1", 3)
+    assert attempts.made == 4
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The store of a run on two ranks, without Ray; before Ray's threads are here to be forked."""
+    from tests.training.local_ranks import run_ranks
+
+    root = tmp_path_factory.mktemp("undisturbed")
+    plan, uri = tiny_plan(root / "store", num_steps=NUM_STEPS)
+    run_ranks(plan, uri, root / "work", world_size=2)
+    return uri
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Generator[str]:
+    """One Ray for all tests: starting one takes longer than they do."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _node_ip_address="127.0.0.1",
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
 def wait_for_step(plan: TrainPlan, uri: str, step: int, driver: "subprocess.Popen[str]") -> None:
     """Until a checkpoint of ``step`` or later was committed; looks a few times a second."""
-    from training.state import committed_steps
-
     while not any(
         done >= step for done in committed_steps(open_store(uri), plan.checkpoint_prefix)
     ):
@@ -90,52 +157,50 @@ def wait_for_step(plan: TrainPlan, uri: str, step: int, driver: "subprocess.Pope
             driver.wait(0.05)
 
 
-def ray_workers(driver: "subprocess.Popen[str]") -> list[psutil.Process]:
-    children = psutil.Process(driver.pid).children(recursive=True)
+def without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in row if name not in MEASURED}
+
+
+def ray_workers() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
     return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
 
 
 @ray_data_warns
 @pytest.mark.ray
-def test_on_ray_neither_a_dead_worker_nor_a_dead_driver_changes_a_bit(tmp_path: Path) -> None:
-    num_steps = 150
-    plan, uri = tiny_plan(tmp_path / "store", num_steps=num_steps)
-
-    driver = start_driver(tmp_path, num_steps=num_steps, num_workers=1)
+def test_on_ray_neither_a_dead_worker_nor_a_dead_driver_changes_a_bit(
+    tmp_path: Path, undisturbed: str, ray_address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, uri = tiny_plan(tmp_path / "store", num_steps=NUM_STEPS)
+    driver = start_driver(tmp_path, NUM_STEPS, 2, ray_address)
     wait_for_step(plan, uri, 3, driver)
-    (victim,) = ray_workers(driver)
-    victim.kill()
+    before = ray_workers()
+    assert len(before) == 2
+    before[1].kill()
     wait_for_step(plan, uri, 40, driver)
-    assert [worker.pid for worker in ray_workers(driver)] != [victim.pid]
+    assert not {worker.pid for worker in before} & {worker.pid for worker in ray_workers()}
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
 
-    final = run_training(
-        plan, store_uri=uri, num_workers=1, work_dir=tmp_path / "work", threads_per_worker=1
-    )
-    rows, expected = undisturbed(tmp_path, num_steps)
-    assert weights(plan, uri, final) == expected
-    mine = read_metrics(open_store(uri), LAYOUT.metrics(plan.update))
-    assert [(row[STEP], row[CHECKSUM]) for row in mine] == [
-        (row[STEP], row[CHECKSUM]) for row in rows
+    def run(plan: TrainPlan, num_workers: int) -> str:
+        return run_training(
+            plan,
+            store_uri=uri,
+            num_workers=num_workers,
+            work_dir=tmp_path / "work",
+            threads_per_worker=1,
+        )
+
+    final = run(plan, 2)
+    store, whole = open_store(uri), open_store(undisturbed)
+    assert tensors_of(store, final) == tensors_of(whole, final)
+    rows = read_metrics(store, LAYOUT.metrics("u1"))
+    assert [without_clock(row) for row in rows] == [
+        without_clock(row) for row in read_metrics(whole, LAYOUT.metrics("u1"))
     ]
 
-
-@ray_data_warns
-@pytest.mark.ray
-def test_two_workers_take_the_samples_of_one(tmp_path: Path) -> None:
-    rows, _ = undisturbed(tmp_path, 6)
-    plan, uri = tiny_plan(tmp_path / "two", num_steps=6)
-    heard: list[dict[str, Any]] = []
-    run_training(
-        plan,
-        store_uri=uri,
-        num_workers=2,
-        work_dir=tmp_path / "work-two",
-        threads_per_worker=1,
-        on_metrics=heard.extend,
-    )
-    assert [row[CHECKSUM] for row in heard] == [row[CHECKSUM] for row in rows]
-    assert [row["train/loss"] for row in heard] == pytest.approx(
-        [row["train/loss"] for row in rows], rel=1e-4
-    )
+    # What every attempt would meet again ends the run at once, with the worker's own sentence.
+    other = replace(plan, num_steps=NUM_STEPS + 3)
+    with pytest.raises(PlanMismatchError, match=r"^\S+/step-150 belongs to .* was 150, now 153"):
+        run(other, 1)
+    assert "they start again" not in caplog.text

@@ -1,7 +1,6 @@
 """The loop: normalised over the global batch, the same however cut, stopped when not finite."""
 
 import copy
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from tests.training.tiny_run import MODEL, VOCAB, tiny_plan
+from tests.training.tiny_run import MODEL, VOCAB, free_port, tiny_plan
 from training.batches import RankBatch
 from training.config import TrainPlan
 from training.errors import TrainingDivergedError
@@ -89,6 +88,19 @@ def test_the_loss_of_a_step_is_the_mean_over_all_valid_targets(plan: TrainPlan) 
     torch.testing.assert_close((nats.sum() / counts.sum()).float(), expected)
 
 
+def test_each_stream_has_the_nats_of_its_own_rows(plan: TrainPlan) -> None:
+    loss, _ = new_model(plan)
+    tokens, streams = tokens_and_streams()
+    inputs, targets = tokens[:, :-1], targets_of(tokens, start_id=0, end_id=0)
+    total, nats = loss(inputs, targets, streams)
+    for stream in range(2):
+        mine = streams == stream
+        alone, _ = loss(inputs[mine], targets[mine], streams[mine])
+        torch.testing.assert_close(nats[stream].float(), alone)
+    torch.testing.assert_close(nats.sum().float(), total)
+    assert not nats.requires_grad
+
+
 def test_targets_follow_the_framing_of_documents() -> None:
     tokens = torch.tensor([[0, 5, 6, 0, 7, 0, 0, 0]])
     separated = targets_of(tokens, start_id=0, end_id=0)
@@ -130,12 +142,6 @@ def test_norms_do_not_decay_and_moments_are_restored_exactly(plan: TrainPlan) ->
     stored.pop("model.norm.weight.step")
     with pytest.raises(ValueError, match=r"model\.norm\.weight\.step is on one side only"):
         restore_moments(other.decoder, other_optimizer, stored)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_rank(

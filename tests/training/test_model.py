@@ -11,8 +11,8 @@ from torch import Tensor
 
 from training.attention import positions_of, segments_of
 from training.config import ModelConfig
+from training.cross_entropy import IGNORE_INDEX, nats_of_targets
 from training.model import Decoder, flops_per_token, num_parameters
-from training.output_loss import IGNORE_INDEX, nats_of_targets
 from training.torchvision_operators import declare_missing_operators
 
 VARIANTS = {

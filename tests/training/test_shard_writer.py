@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from storage.manifest import digest_file
-from training.shard_writer import HoldoutDocument, write_holdout_shards, write_train_shards
+from training.holdout import HoldoutDocument
+from training.shard_writer import write_holdout_shards, write_train_shards
 
 
 def _rows(count: int = 40, width: int = 9) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_streaming_writes_what_we_read_and_reads_the_same(tmp_path: Path) -> Non
     reader = MdsReader(store, "s", "web/holdout", files, tmp_path / "cache")
     assert reader.num_shards > 1
     ours = read_holdout(reader, token_dtype="uint16")
-    read = [(row.id, row.cluster, row.tokens.tolist(), row.text_bytes) for row in ours]
+    read = [(row.document, row.cluster, row.tokens.tolist(), row.text_bytes) for row in ours]
     assert read == [(n, c, tokens.tolist(), size) for n, c, tokens, size in documents]
 
 

@@ -9,22 +9,26 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from storage.errors import CorruptError
 from storage.layout import Layout
 from storage.objects import LocalObjects, ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
-from tests.training.tiny_run import LAYOUT, tiny_plan
+from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.batches import Batches, RankBatch
-from training.config import TrainPlan
+from training.checkpoint_index import committed_steps, latest, read_manifest, step_prefix
+from training.config import ScheduleConfig, TrainPlan
 from training.errors import PlanMismatchError
 from training.hub import write_model
 from training.launch import run_training
 from training.loop import lr_at
-from training.metrics import CHECKSUM, LOSS, MEASURED, STEP, read_metrics
+from training.loss import StreamLoss
+from training.metrics import CHECKSUM, LOSS, LR, MEASURED, STEP, read_metrics
 from training.model import Decoder
+from training.optim import moments_of
 from training.order import Order
-from training.state import committed_steps, latest, step_prefix
+from training.schedule import resolve
 from training.worker import open_streams
 
 
@@ -92,11 +96,25 @@ def test_kills_in_steps_and_uploads_change_no_bit(tmp_path: Path) -> None:
     for update in ("u1", "u2"):
         plan, uri = tiny_plan(tmp_path / "killed", update=update)
         again = run_here(plan, uri, tmp_path / "work-killed")
-        for name in ("model.safetensors", "optimizer.safetensors"):
-            assert store.get(f"{again}/{name}") == whole.get(f"{final}/{name}")
+        assert tensors_of(store, again) == tensors_of(whole, final)
         rows = read_metrics(store, LAYOUT.metrics(update))
         assert [row[STEP] for row in rows] == list(range(1, 13))
         assert without_clock(rows) == without_clock(read_metrics(whole, LAYOUT.metrics("u1")))
+
+
+def test_a_bf16_run_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    finals: list[tuple[str, str]] = []
+    for name, deaths in (("whole", ()), ("killed", (2, 5, 11))):
+        plan, uri = tiny_plan(tmp_path / name)
+        plan = replace(plan, precision="bf16")
+        for step in deaths:
+            assert life(plan, uri, tmp_path / f"work-{name}", step=step)
+        final = run_here(plan, uri, tmp_path / f"work-{name}")
+        finals.append(tensors_of(open_store(uri), final))
+    assert finals[0] == finals[1]
+    fp32, uri = tiny_plan(tmp_path / "fp32")
+    final = run_here(fp32, uri, tmp_path / "work-fp32")
+    assert tensors_of(open_store(uri), final) != finals[0]
 
 
 def test_every_worker_count_takes_the_same_samples_in_every_step(tmp_path: Path) -> None:
@@ -127,17 +145,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
     assert life(plan, uri, tmp_path / "work", step=8)
     newest = step_prefix(plan.checkpoint_prefix, 6)
     assert latest(store, plan.checkpoint_prefix) == newest
-    body = bytearray(store.get(f"{newest}/optimizer.safetensors"))
+    damaged = f"{newest}/{read_manifest(store, newest).moments.name}"
+    body = bytearray(store.get(damaged))
     body[-1] ^= 1
-    store.put(f"{newest}/optimizer.safetensors", bytes(body))
+    store.put(damaged, bytes(body))
     assert latest(store, plan.checkpoint_prefix) == step_prefix(plan.checkpoint_prefix, 3)
-    assert f"{newest}/optimizer.safetensors was altered" in caplog.text
+    assert f"{damaged} was altered" in caplog.text
     final = run_here(plan, uri, tmp_path / "work")
     other, other_uri = tiny_plan(tmp_path / "undisturbed")
-    expected = open_store(other_uri).get(
-        f"{run_here(other, other_uri, tmp_path / 'w2')}/model.safetensors"
-    )
-    assert store.get(f"{final}/model.safetensors") == expected
+    undisturbed = run_here(other, other_uri, tmp_path / "w2")
+    assert tensors_of(store, final) == tensors_of(open_store(other_uri), undisturbed)
 
 
 def test_a_checkpoint_of_another_plan_is_refused_naming_the_field(tmp_path: Path) -> None:
@@ -159,18 +176,57 @@ def test_trunk_last_and_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_the_next_update_starts_from_a_trunk_with_or_without_moments(tmp_path: Path) -> None:
     plan, uri = tiny_plan(tmp_path)
     trunk = run_here(plan, uri, tmp_path / "work")
-    finals: dict[str, bytes] = {}
+    finals: dict[str, tuple[str, str]] = {}
     for moments in ("keep", "reset"):
         following, _ = tiny_plan(tmp_path, update=moments, num_steps=1)
         following = replace(
             following, initial=trunk, optimizer=replace(plan.optimizer, moments=moments)
         )
         final = run_here(following, uri, tmp_path / "work")
-        finals[moments] = open_store(uri).get(f"{final}/model.safetensors")
+        finals[moments] = tensors_of(open_store(uri), final)
     assert finals["keep"] != finals["reset"]
     rows = read_metrics(open_store(uri), LAYOUT.metrics("u1"))
     first = read_metrics(open_store(uri), LAYOUT.metrics("keep"))[0]
     assert first[LOSS] < rows[0][LOSS]
+
+
+@pytest.mark.parametrize("moments", ["keep", "reset"])
+def test_an_infinite_trunk_goes_on_from_before_its_anneal(tmp_path: Path, moments: str) -> None:
+    config = ScheduleConfig(kind="infinite", eta_max=0.01, decay_fraction=1 / 3)
+    plan, uri = tiny_plan(tmp_path)
+    tokens = plan.global_batch_tokens
+    plan = replace(plan, schedule=resolve(config, total_tokens=12 * tokens), trunk_step=8)
+    release = run_here(plan, uri, tmp_path / "work")
+    trunk = step_prefix(plan.checkpoint_prefix, 8)
+    store = open_store(uri)
+    assert tensors_of(store, trunk) != tensors_of(store, release)
+
+    following = replace(
+        tiny_plan(tmp_path, update="u2")[0],
+        initial=trunk,
+        schedule=resolve(config, total_tokens=12 * tokens, trunk_tokens=8 * tokens),
+        optimizer=replace(plan.optimizer, moments=moments),
+    )
+    begun: list[dict[str, torch.Tensor]] = []
+
+    def look(model: StreamLoss, optimizer: torch.optim.AdamW, *_: object) -> None:
+        begun.append(model.decoder.state_dict())
+        begun.append(moments_of(model.decoder, optimizer))
+
+    with mock.patch("training.worker.train", look):
+        run_here(following, uri, tmp_path / "work")
+    manifest = read_manifest(store, trunk)
+    stored = [load(store.get(f"{trunk}/{file.name}")) for file in manifest.files[:2]]
+    if moments == "reset":
+        stored[1] = {}
+    for found, expected in zip(begun, stored, strict=True):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    run_here(following, uri, tmp_path / "work")
+    rates = [row[LR] for row in read_metrics(store, LAYOUT.metrics("u2"))]
+    assert rates[:8] == [plan.schedule.eta_const] * 8
+    assert rates[8] < rates[7]
 
 
 def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
@@ -185,8 +241,7 @@ def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
         tiny_plan(tmp_path / "store", num_steps=1, update="u2")[0], seed=99, initial="imported"
     )
     final = run_here(imported, uri, tmp_path / "work")
-    same = [store.get(f"{checkpoint}/model.safetensors") for checkpoint in (random, final)]
-    assert same[0] == same[1]
+    assert tensors_of(store, random) == tensors_of(store, final)
     wrong = replace(imported, update="u3", checkpoint_prefix=Layout("tiny").checkpoints("u3"))
     wrong = replace(wrong, model=replace(plan.model, rope_theta=5.0))
     with pytest.raises(ValueError, match=r"rope_theta is 10000\.0 there, 5\.0 in the plan"):

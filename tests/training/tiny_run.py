@@ -1,6 +1,7 @@
 """A tiny run with two streams, for tests: synthetic snapshots in a local store, and a plan."""
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from storage.layout import Layout
 from storage.manifest import FileDigest, content_hash, digest_bytes, identity_of
 from storage.objects import LocalObjects, ObjectStore
 from storage.snapshots import DomainSlice, SnapshotManifest, mint
+from training.checkpoint_index import is_intact, read_manifest
 from training.config import (
     Mixture,
     ModelConfig,
@@ -163,6 +165,19 @@ def tiny_plan(root: Path, *, num_steps: int = 12, update: str = "u1") -> tuple[T
         trunk_step=num_steps,
     )
     return plan, store.uri
+
+
+def tensors_of(store: ObjectStore, checkpoint: str) -> tuple[str, str]:
+    """Hashes of weights and moments; every byte was compared with them."""
+    assert is_intact(store, checkpoint)
+    manifest = read_manifest(store, checkpoint)
+    return manifest.weights.sha256, manifest.moments.sha256
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def schedule(total_tokens: int) -> Schedule:

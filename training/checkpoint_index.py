@@ -1,16 +1,19 @@
-"""Which states of a run are stored. Needs no torch, so that a finished run is recognised at once.
+"""Which checkpoints a run has. Needs no torch, so that a finished run is recognised at once.
 
 A checkpoint is ``<prefix>/step-<n>/`` with weights, optimizer moments, ``state.json`` and, written
-last, ``manifest.json``, which makes it exist.
+last, ``manifest.json``, which makes it exist. The tensor files carry their own hash in their names:
+two lives of a run that save the same step at the same time, even on different numbers of workers,
+whose sums differ in the last bits, never overwrite each other's bytes, and the first manifest wins.
 """
 
+import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.errors import CorruptError, NotFoundError
-from storage.manifest import FileDigest, canonical_json, load, read_verified
+from storage.manifest import FileDigest, canonical_json, load, verify
 from storage.objects import ObjectStore
 from training.config import TrainPlan
 from training.errors import PlanMismatchError
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_NEWEST = 2
 _MANIFEST = "manifest.json"
+_PIECE_BYTES = 8 << 20
 _FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")
 """What may differ between the lives of a run, because the weights do not depend on it."""
 
@@ -28,8 +32,17 @@ class CheckpointManifest:
     """What makes a checkpoint exist."""
 
     step: int
-    files: tuple[FileDigest, ...]
-    """``model.safetensors``, ``optimizer.safetensors``, ``state.json``."""
+    weights: FileDigest
+    """``model-<hash>.safetensors``."""
+    moments: FileDigest
+    """``optimizer-<hash>.safetensors``."""
+    progress: FileDigest
+    """``state.json``."""
+
+    @property
+    def files(self) -> tuple[FileDigest, ...]:
+        """All objects but the manifest itself."""
+        return self.weights, self.moments, self.progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +84,26 @@ def read_manifest(store: ObjectStore, checkpoint: str) -> CheckpointManifest:
 def is_intact(store: ObjectStore, checkpoint: str) -> bool:
     """Whether every byte of the checkpoint is as it was written; logs the name of what is not."""
     try:
-        for file in read_manifest(store, checkpoint).files:
-            read_verified(store, checkpoint, file)
+        check_bytes(store, checkpoint)
     except NotFoundError:
         return False
     except CorruptError as error:
         logger.warning("checkpoint %s cannot be used: %s", checkpoint, error)
         return False
     return True
+
+
+def check_bytes(store: ObjectStore, checkpoint: str) -> None:
+    """Read all of a checkpoint, in pieces: as slow as a download, and no memory to speak of.
+
+    Raises:
+        NotFoundError: It was never committed.
+        CorruptError: Names the object that is missing, short or altered.
+    """
+    files = read_manifest(store, checkpoint).files
+    verify(store, checkpoint, files)
+    for file in files:
+        _check_file(store, checkpoint, file)
 
 
 def latest(store: ObjectStore, prefix: str) -> str | None:
@@ -97,6 +122,14 @@ def discard(store: ObjectStore, checkpoint: str) -> None:
     store.delete(f"{checkpoint}/{_MANIFEST}")
     for info in list(store.list(checkpoint)):
         store.delete(info.key)
+
+
+def remove_leftovers(store: ObjectStore, checkpoint: str) -> None:
+    """Delete what a committed checkpoint does not name: files of lives that died or came second."""
+    named = {f"{checkpoint}/{file.name}" for file in read_manifest(store, checkpoint).files}
+    for info in list(store.list(checkpoint)):
+        if info.key not in named | {f"{checkpoint}/{_MANIFEST}"}:
+            store.delete(info.key)
 
 
 def discard_old(store: ObjectStore, plan: TrainPlan) -> None:
@@ -124,6 +157,17 @@ def check_same_plan(progress: Progress, plan: TrainPlan, checkpoint: str) -> Non
         raise PlanMismatchError(
             f"{checkpoint} belongs to another plan: {difference}; continue it with its own plan, "
             "or start an update of another name"
+        )
+
+
+def _check_file(store: ObjectStore, prefix: str, file: FileDigest) -> None:
+    digest = hashlib.sha256()
+    for start in range(0, file.size, _PIECE_BYTES):
+        digest.update(store.get(f"{prefix}/{file.name}", start=start, length=_PIECE_BYTES))
+    if digest.hexdigest() != file.sha256:
+        raise CorruptError(
+            f"{prefix}/{file.name} was altered: its manifest promises SHA-256 {file.sha256[:12]}, "
+            f"found {digest.hexdigest()[:12]}; restore it from a copy"
         )
 
 

@@ -22,16 +22,19 @@ _LOGITS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**28}
 # once 98 ms.
 
 
-def summed_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of -log p(target), a float32 scalar with gradients for ``hidden`` and ``weight``.
+def summed_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of -log p(target), with gradients for ``hidden`` and ``weight``, and its terms, without.
 
     Args:
         hidden: ``[N, C]``, the final hidden states.
         weight: ``[V, C]``, the output layer. Multiplied in the precision of autocast where that is
             on.
         targets: ``int64[N]``; ``IGNORE_INDEX`` is left out.
+
+    Returns:
+        The sum, a float32 scalar, and the nats of each prediction, ``float32[N]``.
     """
-    return cast("Tensor", _SummedNats.apply(hidden, weight, targets))
+    return cast("tuple[Tensor, Tensor]", _SummedNats.apply(hidden, weight, targets))
 
 
 @torch.no_grad()
@@ -52,18 +55,20 @@ class _SummedNats(torch.autograd.Function):
     """The gradient is computed with the loss, while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nats = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for hidden_NC, weight_VC, rows in _chunks(hidden, weight):
-            log_probs_NV, nats_N = _log_probs_and_nats(hidden_NC[rows], weight_VC, targets[rows])
-            total += nats_N.sum()
+            log_probs_NV, nats[rows] = _log_probs_and_nats(
+                hidden_NC[rows], weight_VC, targets[rows]
+            )
             grad_NV = _grad_of_logits(log_probs_NV, targets[rows]).to(weight_VC.dtype)
             grad_hidden[rows] = grad_NV @ weight_VC
             grad_weight += grad_NV.T @ hidden_NC[rows]
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
-        return total
+        ctx.mark_non_differentiable(nats)
+        return nats.sum(), nats
 
     @staticmethod
     @once_differentiable

@@ -1,0 +1,37 @@
+"""Everything heavy that a command may import, loaded once by the server that commands fork from."""
+
+from importlib import import_module
+
+from training.torchvision_operators import declare_missing_operators
+
+# Before streaming, which imports torchvision, which may lack its compiled operators.
+declare_missing_operators()
+
+for _name in (
+    "flows.cli",
+    "flows.demo",
+    "flows.errors",
+    "flows.refresh",
+    "flows.review",
+    "flows.show",
+    "flows.update",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "streaming",
+    "tasks.measure",
+    "tasks.report",
+    "torch._dynamo",
+    "training.evaluate",
+    "training.generate",
+    "training.hub",
+    "training.launch",
+    "training.pyfunc",
+    "training.shard_writer",
+    "training.tokenizer",
+    "training.worker",
+):
+    import_module(_name)
