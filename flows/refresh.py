@@ -10,7 +10,7 @@ from flows.outcome import Outcome
 from storage.head import read_head
 
 
-@flow(name="refresh-data", persist_result=False, validate_parameters=False)
+@flow(name="refresh-data", persist_result=False)
 def refresh_data(lineage_file: Path) -> Outcome:
     """Read what is new in a lineage's sources and mint a pending snapshot.
 

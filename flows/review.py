@@ -14,7 +14,7 @@ from tasks import review
 from tasks.review import Reviewed
 
 
-@flow(name="check-model", persist_result=False, validate_parameters=False)
+@flow(name="check-model", persist_result=False)
 def check_model(lineage_file: Path, *, version: str) -> Outcome:
     """Judge a version again, on the suite of today against the champion of today. Changes nothing.
 
@@ -35,7 +35,7 @@ def check_model(lineage_file: Path, *, version: str) -> Outcome:
     )
 
 
-@flow(name="promote-version", persist_result=False, validate_parameters=False)
+@flow(name="promote-version", persist_result=False)
 def promote_version(lineage_file: Path, *, version: str, reason: str) -> Outcome:
     """Make a version the champion, by a person's decision.
 
@@ -57,7 +57,7 @@ def promote_version(lineage_file: Path, *, version: str, reason: str) -> Outcome
     )
 
 
-@flow(name="reject-version", persist_result=False, validate_parameters=False)
+@flow(name="reject-version", persist_result=False)
 def reject_version(lineage_file: Path, *, version: str, reason: str) -> Outcome:
     """Turn a version that waits for a person down; its data stays pending.
 
@@ -78,7 +78,7 @@ def reject_version(lineage_file: Path, *, version: str, reason: str) -> Outcome:
     )
 
 
-@flow(name="rollback", persist_result=False, validate_parameters=False)
+@flow(name="rollback", persist_result=False)
 def rollback_lineage(lineage_file: Path, *, reason: str, to: str | None = None) -> Outcome:
     """Go back to an earlier champion, its trunk and its replay; what was learned since is held.
 
@@ -99,7 +99,7 @@ def rollback_lineage(lineage_file: Path, *, reason: str, to: str | None = None) 
     )
 
 
-@flow(name="unhold-snapshot", persist_result=False, validate_parameters=False)
+@flow(name="unhold-snapshot", persist_result=False)
 def unhold_snapshot(lineage_file: Path, *, snapshot: str, reason: str) -> Outcome:
     """Let the next update train on a snapshot that a rollback held.
 

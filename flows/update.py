@@ -11,7 +11,7 @@ from flows.outcome import Outcome
 from tasks.plan import NothingToDo
 
 
-@flow(name="update-model", persist_result=False, validate_parameters=False)
+@flow(name="update-model", persist_result=False)
 def update_model(
     lineage_file: Path, *, dry_run: bool = False, wait_seconds: float = 0.0
 ) -> Outcome:

@@ -16,6 +16,7 @@ from flows.ground import Ground, whoami
 from flows.mirror import close_relay, curve_receiver, show_head
 from flows.outcome import Kind, Outcome
 from flows.steps import step
+from infra.progress import follow
 from infra.versions import code_version
 from storage.head import Head, SnapshotRole, VersionRecord, read_head
 from storage.lease import Lease
@@ -340,6 +341,7 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         by=whoami(),
         work_dir=ground.work_dir,
         lease_token=lease.token,
+        progress=follow("refresh"),
     )
 
 

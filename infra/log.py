@@ -42,4 +42,7 @@ class _TerminalHandler(logging.StreamHandler):  # pyright: ignore[reportMissingT
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
+        if self.stream.isatty():
+            # A progress bar may stand on this line.
+            self.stream.write("\r\x1b[2K")
         super().emit(record)

@@ -82,7 +82,7 @@ def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
 
 
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
-    live = _Live(keys={layout.head_hint, layout.lease}, prefixes={layout.heads})
+    live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
     heads = history(store, layout)
     for head in heads:
         _reach_head(live, layout, head)

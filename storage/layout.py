@@ -40,6 +40,10 @@ class Layout:
         return f"{self.root}/lease.json"
 
     @property
+    def projection(self) -> str:
+        return f"{self.root}/projection.json"
+
+    @property
     def heads(self) -> str:
         return f"{self.root}/heads"
 

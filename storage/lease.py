@@ -5,6 +5,7 @@ lease keeps two updates from doing the same work twice; what keeps the state rig
 which ``storage.head.commit`` compares with the parent's.
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,20 +19,24 @@ from types import TracebackType
 from storage.errors import (
     AlreadyExistsError,
     ConflictError,
+    CorruptError,
     LeaseHeldError,
     LeaseLostError,
     NotFoundError,
     StorageError,
 )
+from storage.head import read_head
 from storage.layout import Layout
-from storage.manifest import readable_json
+from storage.manifest import readable_json, unseal
 from storage.objects import ObjectStore, probe
-from storage.rebuild import rebuild
 
 logger = logging.getLogger(__name__)
 
 _FIRST_POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 5.0
+_TOKEN_GAP = 1000
+"""Added to the newest head's token when the lease's own is lost: more than the number of holders in
+a row that committed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +113,8 @@ class Lease:
         """Take the lineage's lease, waiting up to ``wait_seconds`` for it.
 
         A lease is free when it was released, when it expired, or when its holder was a process of
-        this host that no longer lives. Safe to retry.
+        this host that no longer lives. A damaged one is replaced when nobody mended it for
+        ``ttl_seconds``, which are waited for. Safe to retry.
 
         Raises:
             LeaseHeldError: Names the holder, since when, and what to do.
@@ -116,7 +122,11 @@ class Lease:
         deadline = time.monotonic() + wait_seconds
         poll_seconds = _FIRST_POLL_SECONDS
         while True:
-            stored = _read(store, layout)
+            try:
+                stored = _read(store, layout)
+            except CorruptError as error:
+                _replace_damaged(store, layout, ttl_seconds, error)
+                continue
             if stored is None:
                 probe(store)
             if stored is None or not _is_held(stored[0]):
@@ -157,7 +167,11 @@ class Lease:
         Raises:
             LeaseLostError: It was taken over; stop without writing anything more.
         """
-        stored = _read(self._store, self._layout)
+        try:
+            stored = _read(self._store, self._layout)
+        except CorruptError:
+            self._write(expires_at=time.time() + self._ttl_seconds)
+            return
         if self._is_lost or stored is None or stored[0].nonce != self._record.nonce:
             self._is_lost = True
             raise self._lost_error()
@@ -196,11 +210,25 @@ class Lease:
                 note=self._record.note if note is None else note,
                 holder=self._record.holder if holder is None else holder,
             )
-            etag = _swap(self._store, self._layout, record, self._etag)
+            try:
+                etag = _swap(self._store, self._layout, record, self._etag)
+            except CorruptError:
+                etag = self._mend(record)
             if etag is None:
                 self._is_lost = True
                 raise self._lost_error()
             self._record, self._etag = record, etag
+
+    def _mend(self, record: LeaseRecord) -> str | None:
+        """Write over a damaged lease while ours runs, for until then nobody may take it over."""
+        if time.time() >= self._record.expires_at:
+            return None
+        logger.warning("%s is damaged; its holder writes it anew", self._layout.lease)
+        try:
+            _, etag = self._store.get_with_etag(self._layout.lease)
+            return self._store.put_if_match(self._layout.lease, readable_json(record), etag)
+        except (ConflictError, NotFoundError):
+            return _own_etag(self._store, self._layout, record)
 
     def _renew_until_stopped(self) -> None:
         while not self._stopped.wait(self._ttl_seconds / 3):
@@ -226,7 +254,44 @@ def _read(store: ObjectStore, layout: Layout) -> tuple[LeaseRecord, str] | None:
         body, etag = store.get_with_etag(layout.lease)
     except NotFoundError:
         return None
-    return rebuild(body, layout.lease, LeaseRecord), etag
+    try:
+        return unseal(body, layout.lease, LeaseRecord), etag
+    except CorruptError as error:
+        raise CorruptError(
+            f"{layout.lease} is damaged, nobody can tell who holds the lease; the next update of "
+            f"{layout.lineage} replaces it"
+        ) from error
+
+
+def _replace_damaged(
+    store: ObjectStore, layout: Layout, ttl_seconds: float, error: CorruptError
+) -> None:
+    """Put a free lease in the place of a damaged one that stays as it is for ``ttl_seconds``.
+
+    A living holder mends it when it renews, well within that time.
+    """
+    logger.warning("%s; waiting %.0f s for a living holder first", error, ttl_seconds)
+    with contextlib.suppress(ConflictError, NotFoundError):
+        _, etag = store.get_with_etag(layout.lease)
+        deadline = time.monotonic() + ttl_seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(_FIRST_POLL_SECONDS, ttl_seconds))
+            if store.get_with_etag(layout.lease)[1] != etag:
+                return
+        head = read_head(store, layout)
+        free = LeaseRecord(
+            token=(head.lease_token if head else 0) + _TOKEN_GAP,
+            holder="",
+            host="",
+            machine="",
+            pid=0,
+            process_started="",
+            acquired_at="",
+            expires_at=0.0,
+            note="",
+            nonce=os.urandom(8).hex(),
+        )
+        store.put_if_match(layout.lease, readable_json(free), etag)
 
 
 def _new_record(

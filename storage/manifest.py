@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from storage.errors import CorruptError, NotFoundError
 from storage.objects import ObjectStore
-from storage.rebuild import rebuild
+from storage.rebuild import parse, rebuild
 
 _T = TypeVar("_T")
+
+_SEAL = "sha256"
+_PIECE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +82,49 @@ def publish(store: ObjectStore, key: str, value: Any) -> None:
 
 
 def readable_json(value: Any) -> bytes:
-    """Indented, sorted JSON with a final newline: for people to read, for ``load`` to rebuild."""
-    text = json.dumps(
-        value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain
-    )
-    return text.encode() + b"\n"
+    """Indented, sorted JSON with a final newline: for people to read, for ``unseal`` to rebuild.
+
+    One more field, ``sha256``, is the identity of all others; without it a flipped digit would read
+    as another value.
+    """
+    fields = json.loads(canonical_json(value))
+    return _indented({**fields, _SEAL: identity_of(fields)})
+
+
+def unseal(body: bytes, key: str, cls: type[_T]) -> _T:
+    """Rebuild the dataclass ``cls`` from ``readable_json``; ``key`` names it in messages.
+
+    Every byte counts, white space too: what is not the one text of its value was altered.
+
+    Raises:
+        CorruptError: A byte was altered, or a field is unknown, missing or of another type.
+    """
+    fields = parse(body, key)
+    seal = fields.pop(_SEAL, None) if isinstance(fields, dict) else None
+    if seal is None:
+        raise CorruptError(
+            f"{key} was altered: it has no {_SEAL} of its own fields, which every object is "
+            "written with; restore it from a copy"
+        )
+    if seal != identity_of(fields) or body != _indented({**fields, _SEAL: seal}):
+        raise CorruptError(
+            f"{key} was altered: it promises SHA-256 {str(seal)[:12]} of its fields, found "
+            f"{identity_of(fields)[:12]} or another layout; restore it from a copy"
+        )
+    return rebuild(fields, key, cls)
 
 
 def load(store: ObjectStore, key: str, cls: type[_T]) -> _T:
-    """Rebuild the dataclass ``cls`` from the JSON at ``key``, checking every field's type.
+    """Rebuild the dataclass ``cls`` from what ``publish`` wrote, checking every byte and type.
 
     A field that has a default may be missing, so that objects written before the field existed stay
     readable; everything else must match.
 
     Raises:
         NotFoundError: There is no such object.
-        CorruptError: It is not JSON, or a field is unknown, missing or of another type.
+        CorruptError: It was altered, or a field is unknown, missing or of another type.
     """
-    return rebuild(store.get(key), key, cls)
+    return unseal(store.get(key), key, cls)
 
 
 def verify(store: ObjectStore, prefix: str, files: Iterable[FileDigest]) -> None:
@@ -150,6 +178,28 @@ def fetch_verified(store: ObjectStore, prefix: str, file: FileDigest, path: Path
         path.unlink()
     _check_digest(key, file, found)
     return path
+
+
+def check_stored(store: ObjectStore, prefix: str, file: FileDigest) -> None:
+    """Check the object's every byte in pieces, keeping none; ``verify`` checks that it is there.
+
+    Raises:
+        NotFoundError: It is missing.
+        CorruptError: It is short or altered.
+    """
+    key = f"{prefix}/{file.name}"
+    digest = hashlib.sha256()
+    size = 0
+    for start in range(0, file.size, _PIECE_BYTES):
+        piece = store.get(key, start=start, length=_PIECE_BYTES)
+        digest.update(piece)
+        size += len(piece)
+    _check_digest(key, file, FileDigest(file.name, size, digest.hexdigest()))
+
+
+def _indented(fields: dict[str, Any]) -> bytes:
+    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,18 @@
 """Published models: Hugging Face directories in ``models/<version>/``, made by a manifest."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import CorruptError
-from storage.manifest import FileDigest, content_hash, digest_file, fetch_verified, load, publish
+from storage.manifest import (
+    FileDigest,
+    content_hash,
+    digest_file,
+    fetch_verified,
+    load,
+    publish,
+    unseal,
+)
 from storage.objects import ObjectStore
 
 MANIFEST = "manifest.json"
@@ -112,8 +119,7 @@ def verify_directory(directory: Path) -> None:
             f"{path} is missing: expected the manifest of a published model; the directory is not "
             "complete, fetch the model again"
         )
-    for entry in json.loads(path.read_bytes())["files"]:
-        expected = FileDigest(**entry)
+    for expected in unseal(path.read_bytes(), str(path), ModelManifest).files:
         file = directory / expected.name
         if not file.exists():
             raise CorruptError(f"{file} is missing, but {path} lists it: fetch the model again")

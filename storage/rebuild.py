@@ -25,23 +25,27 @@ from storage.errors import CorruptError
 _T = TypeVar("_T")
 
 
-def rebuild(body: bytes, key: str, cls: type[_T]) -> _T:
-    """The dataclass ``cls`` from its JSON; ``key`` says in messages where the JSON came from.
+def rebuild(value: Any, key: str, cls: type[_T]) -> _T:
+    """The dataclass ``cls`` from parsed JSON; ``key`` says in messages where it came from.
 
     Knows nested dataclasses, ``tuple``, ``list``, ``dict`` with string keys, unions, ``Literal``
     and ``Annotated``. A field that has a default may be missing, so that objects written before the
     field existed stay readable; everything else must match.
 
     Raises:
-        CorruptError: It is not JSON, or a field is unknown, missing or of another type.
+        CorruptError: A field is unknown, missing or of another type.
     """
+    return _rebuild(value, cls, _Place(key, ""))
+
+
+def parse(body: bytes, key: str) -> Any:
+    """The value that a JSON text spells. Raises CorruptError when it is none."""
     try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except ValueError as error:
         raise CorruptError(
             f"{key} is not valid JSON ({error}); it was altered, restore it from a copy"
         ) from error
-    return _rebuild(value, cls, _Place(key, ""))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

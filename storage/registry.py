@@ -77,7 +77,7 @@ class VersionPage:
 def is_projected(store: ObjectStore, layout: Layout, head: Head, tracking_uri: str) -> bool:
     """Whether MLflow was last told exactly what ``head`` says. One small read, no MLflow."""
     try:
-        return store.get(_marker_key(layout)) == _marker(head, tracking_uri)
+        return store.get(layout.projection) == _marker(head, tracking_uri)
     except NotFoundError:
         return False
 
@@ -113,7 +113,7 @@ def project(
         if record.version == head.champion:
             champion = number
     _point_alias(client, head.lineage, champion)
-    store.put(_marker_key(layout), _marker(head, tracking_uri))
+    store.put(layout.projection, _marker(head, tracking_uri))
     logger.info("MLflow shows head %d of %s, champion %s", head.number, head.lineage, head.champion)
 
 
@@ -198,10 +198,6 @@ def _registered_versions(client: "MlflowClient", lineage: str) -> "Iterator[Mode
         token = page.token
         if not token:
             return
-
-
-def _marker_key(layout: Layout) -> str:
-    return f"{layout.root}/projection.json"
 
 
 def _marker(head: Head, tracking_uri: str) -> bytes:

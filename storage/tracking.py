@@ -4,6 +4,7 @@ Runs are for people who want curves; nothing is decided by them. Importing MLflo
 it happens inside the functions.
 """
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -168,7 +169,41 @@ def mlflow_client(tracking_uri: str) -> "MlflowClient":
         warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
         from mlflow import MlflowClient  # noqa: PLC0415  heavy
 
+        path = _sqlite_file(tracking_uri)
+        if path is not None and not path.exists():
+            _create_database(path)
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def _sqlite_file(tracking_uri: str) -> Path | None:
+    """The file of a ``sqlite:///`` URI; None for a server and for a database in memory."""
+    name = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name) if tracking_uri.startswith("sqlite:///") and name else None
+
+
+def _create_database(path: Path) -> None:
+    """Have MLflow make its tables in a file that appears whole or not at all.
+
+    MLflow never opens a file again in which a first creation was cut short.
+    """
+    from mlflow import MlflowClient  # noqa: PLC0415  heavy
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Released by the kernel when its holder dies: what lies there then is a leftover.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        for leftover in path.parent.glob(f".{path.name}.*.new*"):
+            leftover.unlink()
+        # Of a fresh name, because MLflow keeps a connection to every file that it has opened.
+        new = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.new")
+        uri = f"sqlite:///{new}"
+        MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+        new.replace(path)
+    finally:
+        os.close(folder)
 
 
 def _experiment(client: "MlflowClient", lineage: str, artifact_location: str) -> str:

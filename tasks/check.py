@@ -153,20 +153,24 @@ def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str
     """Scores by slice; the model is loaded only when a record is missing."""
     from tasks.measure import score  # noqa: PLC0415  torch
 
-    scores: dict[str, _Scores] = {}
+    recorded = {
+        item.name: found
+        for item in items
+        if (found := read_scores(scene.store, scene.layout, version, item)) is not None
+    }
+    missing = [item for item in items if item.name not in recorded]
+    if not missing:
+        return recorded
     done = 0
-    tokens = sum(item.tokens for item in items)
-    with Progress(f"check {version}", tokens, "tokens") as progress:
-        for item in items:
-            found = read_scores(scene.store, scene.layout, version, item)
-            if found is None:
-                snapshot = scene.snapshot(item.snapshot)
-                computed = score(scene.model(version), scene.documents(item), snapshot)
-                found = write_scores(scene.store, scene.layout, version, item, computed)
-            scores[item.name] = found
-            done += item.tokens
+    with Progress(f"check {version}", sum(item.tokens for item in missing), "tokens") as progress:
+        for item in missing:
             progress.update(done, item.name)
-    return scores
+            snapshot = scene.snapshot(item.snapshot)
+            computed = score(scene.model(version), scene.documents(item), snapshot)
+            recorded[item.name] = write_scores(scene.store, scene.layout, version, item, computed)
+            done += item.tokens
+        progress.update(done)
+    return recorded
 
 
 def _spread(items: Sequence[SuiteSlice]) -> Sequence[SuiteSlice]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
 from storage.layout import Layout
-from storage.replay import ReplayManifest
+from storage.replay import ReplayManifest, ReplayStratum
 from training.config import FORBID_UNKNOWN, Mixture, Stream
 
 logger = logging.getLogger(__name__)
@@ -70,26 +70,10 @@ def mix(
     new_parts = apportion([piece.samples for piece in fresh], TOTAL_PARTS - replay_parts)
     old_parts = apportion([stratum.samples for stratum in strata], replay_parts)
     streams = [
-        Stream(
-            snapshot=piece.snapshot,
-            domain=piece.domain,
-            prefix=layout.shards(piece.snapshot, piece.domain, "train"),
-            parts=parts,
-            samples=piece.samples,
-            available=piece.samples,
-            is_replay=False,
-        )
+        _stream(layout, piece, parts, available=piece.samples, is_replay=False)
         for piece, parts in zip(fresh, new_parts, strict=True)
     ] + [
-        Stream(
-            snapshot=stratum.snapshot,
-            domain=stratum.domain,
-            prefix=layout.shards(stratum.snapshot, stratum.domain, "train"),
-            parts=parts,
-            samples=stratum.samples,
-            available=stratum.available,
-            is_replay=True,
-        )
+        _stream(layout, stratum, parts, available=stratum.available, is_replay=True)
         for stratum, parts in zip(strata, old_parts, strict=True)
         if parts
     ]
@@ -116,6 +100,25 @@ def apportion(weights: Sequence[int], total: int) -> list[int]:
     for index in by_remainder[: total - sum(parts)]:
         parts[index] += 1
     return parts
+
+
+def _stream(
+    layout: Layout,
+    piece: NewSlice | ReplayStratum,
+    parts: int,
+    *,
+    available: int,
+    is_replay: bool,
+) -> Stream:
+    return Stream(
+        snapshot=piece.snapshot,
+        domain=piece.domain,
+        prefix=layout.shards(piece.snapshot, piece.domain, "train"),
+        parts=parts,
+        samples=piece.samples,
+        available=available,
+        is_replay=is_replay,
+    )
 
 
 def _reduced(streams: list[Stream]) -> tuple[Stream, ...]:

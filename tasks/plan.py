@@ -38,9 +38,9 @@ class BudgetConfig:
 
     epochs: Annotated[float, Bounds(gt=0, unit="passes")] = 1.0
     """Passes over the new data; replay comes on top of it within the same steps."""
-    tokens: Annotated[int | None, Bounds(gt=0, unit="tokens")] = None
+    tokens: Annotated[int | None, Bounds(gt=0, le=10**15, unit="tokens")] = None
     """Tokens of an update, replay included; takes the place of ``epochs``."""
-    first_tokens: Annotated[int | None, Bounds(gt=0, unit="tokens")] = None
+    first_tokens: Annotated[int | None, Bounds(gt=0, le=10**15, unit="tokens")] = None
     """Tokens of the first version of a lineage from nothing; as other updates if not set."""
     checkpoint_every_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 50_000_000
     """Distance of checkpoints, the most that a crash can cost."""

@@ -6,14 +6,13 @@ two lives of a run that save the same step at the same time, even on different n
 whose sums differ in the last bits, never overwrite each other's bytes, and the first manifest wins.
 """
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from storage.errors import CorruptError, NotFoundError
-from storage.manifest import FileDigest, canonical_json, load, verify
+from storage.manifest import FileDigest, canonical_json, check_stored, load, verify
 from storage.objects import ObjectStore
 from training.config import TrainPlan
 from training.errors import PlanMismatchError
@@ -22,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 KEEP_NEWEST = 2
 _MANIFEST = "manifest.json"
-_PIECE_BYTES = 8 << 20
 _FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")
 """What may differ between the lives of a run, because the weights do not depend on it."""
 
@@ -103,7 +101,7 @@ def check_bytes(store: ObjectStore, checkpoint: str) -> None:
     files = read_manifest(store, checkpoint).files
     verify(store, checkpoint, files)
     for file in files:
-        _check_file(store, checkpoint, file)
+        check_stored(store, checkpoint, file)
 
 
 def latest(store: ObjectStore, prefix: str) -> str | None:
@@ -157,17 +155,6 @@ def check_same_plan(progress: Progress, plan: TrainPlan, checkpoint: str) -> Non
         raise PlanMismatchError(
             f"{checkpoint} belongs to another plan: {difference}; continue it with its own plan, "
             "or start an update of another name"
-        )
-
-
-def _check_file(store: ObjectStore, prefix: str, file: FileDigest) -> None:
-    digest = hashlib.sha256()
-    for start in range(0, file.size, _PIECE_BYTES):
-        digest.update(store.get(f"{prefix}/{file.name}", start=start, length=_PIECE_BYTES))
-    if digest.hexdigest() != file.sha256:
-        raise CorruptError(
-            f"{prefix}/{file.name} was altered: its manifest promises SHA-256 {file.sha256[:12]}, "
-            f"found {digest.hexdigest()[:12]}; restore it from a copy"
         )
 
 

@@ -21,23 +21,23 @@ class ModelConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
-    vocab_size: Annotated[int, Bounds(gt=1)]
+    vocab_size: Annotated[int, Bounds(gt=1, le=10_000_000)]
     """Rows of the embedding; for a lineage that starts from nothing also the size of the trained
     tokenizer."""
-    hidden_size: Annotated[int, Bounds(gt=0)]
-    num_layers: Annotated[int, Bounds(gt=0)]
-    num_heads: Annotated[int, Bounds(gt=0)]
-    num_kv_heads: Annotated[int, Bounds(gt=0)]
+    hidden_size: Annotated[int, Bounds(gt=0, le=65_536)]
+    num_layers: Annotated[int, Bounds(gt=0, le=1000)]
+    num_heads: Annotated[int, Bounds(gt=0, le=4096)]
+    num_kv_heads: Annotated[int, Bounds(gt=0, le=4096)]
     """Key and value heads; fewer than ``num_heads`` is grouped-query attention."""
-    intermediate_size: Annotated[int, Bounds(gt=0)]
+    intermediate_size: Annotated[int, Bounds(gt=0, le=1_000_000)]
     """Width of the SwiGLU."""
-    head_dim: int | None = None
+    head_dim: Annotated[int | None, Bounds(gt=0, le=65_536)] = None
     """Width of one head; ``hidden_size / num_heads`` when not set."""
     rope_theta: Annotated[float, Bounds(gt=0)] = 10_000.0
     rms_norm_eps: Annotated[float, Bounds(gt=0)] = 1e-5
     tie_embeddings: bool = True
     qkv_bias: bool = False
-    max_position_embeddings: Annotated[int, Bounds(gt=0, unit="tokens")] = 2048
+    max_position_embeddings: Annotated[int, Bounds(gt=0, le=1_000_000_000, unit="tokens")] = 2048
     initializer_range: Annotated[float, Bounds(gt=0)] = 0.02
     """Standard deviation of the initial weights."""
 
@@ -50,6 +50,11 @@ class ModelConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
+            )
+        if self.head_width % 2:
+            raise ValueError(
+                f"the width of a head must be even, because rotary positions turn pairs of its "
+                f"numbers, but it is {self.head_width}: set an even head_dim"
             )
 
     @property
@@ -119,7 +124,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["bf16", "fp32"] = "bf16"
     """``bf16``: autocast, weights and moments stay fp32."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(ge=0, le=2**63 - 1)] = 0
     """Seeds initial weights and the order of samples."""
 
     @property

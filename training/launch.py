@@ -22,6 +22,7 @@ from training.checkpoint_index import is_intact, step_prefix
 from training.config import TrainPlan
 from training.errors import TrainingError
 from training.metrics import STEP, read_metrics
+from training.ray_cluster import connected_ray, prepare_environment
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def _run_here(job: _Job) -> None:
 
 
 def _run_on_ray(job: _Job, num_workers: int, address: str | None, max_failures: int) -> None:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    prepare_environment(address)
     # Ray and torch take seconds to import, see above.
     from ray.train import FailureConfig, RunConfig, ScalingConfig  # noqa: PLC0415
     from ray.train.torch import TorchConfig, TorchTrainer  # noqa: PLC0415
@@ -143,7 +144,7 @@ def _run_on_ray(job: _Job, num_workers: int, address: str | None, max_failures: 
             ) from None
         return None
 
-    with _ray(address, num_workers), _own_interrupt_handler():
+    with connected_ray(address, num_workers), _own_interrupt_handler():
         _repeat(attempt, job.plan.update, max_failures)
 
 
@@ -211,31 +212,6 @@ def _run_ray_worker(config: dict[str, Any]) -> None:
         device="cuda:0" if job.use_gpu else "cpu",
         num_threads=job.num_threads,
     )
-
-
-@contextlib.contextmanager
-def _ray(address: str | None, num_workers: int) -> Generator[None]:
-    """A connection to Ray; what was started here is stopped here."""
-    import ray  # noqa: PLC0415  heavy
-
-    if ray.is_initialized():
-        yield
-        return
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=max(num_workers, os.cpu_count() or 1),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _node_ip_address="127.0.0.1",
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextlib.contextmanager

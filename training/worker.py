@@ -1,6 +1,5 @@
 """What one worker does, as a process of Ray or as the only process: build, resume, train, save."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -12,9 +11,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from storage.errors import CorruptError
+from storage.errors import CorruptError, NotFoundError
 from storage.layout import Layout
-from storage.manifest import FileDigest, fetch_verified
+from storage.models import fetch_model, is_published
 from storage.objects import ObjectStore, open_store
 from storage.snapshots import read_snapshot
 from training import metrics
@@ -148,8 +147,14 @@ def _state_of(
     elif plan.initial is not None:
         if store.exists(f"{plan.initial}/state.json"):
             start_from(store, plan.initial, plan, state, work_dir)
-        else:
+        elif store.exists(f"{plan.initial}/config.json"):
             _start_from_hub(store, plan.initial, plan.model, decoder, work_dir)
+        else:
+            raise NotFoundError(
+                f"there is neither a checkpoint nor a model under {plan.initial} in {store.uri}, "
+                f"from which update {plan.update} of {plan.lineage} starts; restore it from a "
+                "copy, or roll back to a version whose trunk is there"
+            )
     return state
 
 
@@ -157,17 +162,12 @@ def _start_from_hub(
     store: ObjectStore, prefix: str, config: ModelConfig, decoder: Decoder, work_dir: Path
 ) -> None:
     """Copy the weights of a Hugging Face directory in the store."""
-    local = work_dir / "initial"
-    directory = local
-    if store.exists(f"{prefix}/manifest.json"):
-        fields = json.loads(store.get(f"{prefix}/manifest.json"))
-        for file in (FileDigest(**file) for file in fields["files"]):
-            directory = fetch_verified(store, prefix, file, local / file.name).parents[
-                file.name.count("/")
-            ]
+    directory = work_dir / "initial"
+    if is_published(store, prefix):
+        directory = fetch_model(store, prefix, directory)
     else:
         for info in store.list(prefix):
-            store.get_file(info.key, local / info.key.removeprefix(f"{prefix}/"))
+            store.get_file(info.key, directory / info.key.removeprefix(f"{prefix}/"))
     found = read_model(directory)
     for field in _COMPUTED_FIELDS:
         if getattr(found.config, field) != getattr(config, field):

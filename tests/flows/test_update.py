@@ -163,8 +163,6 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
 ) -> None:
     """Same sources, another store: killed in training, before the verdict, before MLflow."""
     lineage, undisturbed = first_version
-    # MLflow cannot open a database again whose first creation was cut short.
-    empty_home.prepare_mlflow()
     for target, call in (
         ("tasks.refresh.publish_suite", 1),
         ("flows.update_steps.train_plan", 1),

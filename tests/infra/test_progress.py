@@ -3,7 +3,7 @@ import logging
 import pytest
 
 import infra.progress
-from infra.progress import Progress
+from infra.progress import Progress, follow
 
 
 def test_lines_tell_share_rate_and_time_left(
@@ -23,3 +23,16 @@ def test_lines_tell_share_rate_and_time_left(
         "train: 200 of 300 tokens (67%), loss 5.0, 5 tokens/s, 0:20 left",
         "train: 300 of 300 tokens (100%), 5 tokens/s, 0:00 left",
     ]
+
+
+def test_without_a_total_there_is_a_rate_but_no_promise(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(logging.getLogger("infra"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="infra.progress"):
+        on_progress = follow("refresh")
+        on_progress("documents", 1000, 0)
+        on_progress("documents", 3000, 0)
+    assert caplog.messages == ["refresh: 3,000 documents, 100 documents/s"]

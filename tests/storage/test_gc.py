@@ -76,6 +76,7 @@ def judge(store: LocalObjects, number: int, verdict: str, snapshot: str) -> None
 def build(store: LocalObjects) -> None:
     """A lineage with one of everything: published, rolled back and refused versions."""
     store.put(f"{LAYOUT.tokenizer('t1')}/tokenizer.json", b"tokenizer")
+    store.put(LAYOUT.projection, b"shown")
     commit_change(store, LAYOUT, lambda _: first_head())
     judge(store, 1, "PASS", refresh(store, "a"))
     judge(store, 2, "PASS", refresh(store, "b"))
@@ -171,5 +172,5 @@ def test_manifests_are_removed_first(store: LocalObjects, monkeypatch: pytest.Mo
 def test_nothing_is_garbage_while_the_state_cannot_be_read(store: LocalObjects) -> None:
     build(store)
     store.put(LAYOUT.head(2), b"{}")
-    with pytest.raises(CorruptError, match=r"heads/2\.json cannot be read"):
+    with pytest.raises(CorruptError, match=r"heads/2\.json was altered"):
         find_garbage(store, LAYOUT, grace_seconds=0, now=LATER)

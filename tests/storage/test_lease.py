@@ -1,16 +1,19 @@
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from storage.errors import LeaseHeldError, LeaseLostError
+from storage.errors import CorruptError, LeaseHeldError, LeaseLostError
+from storage.head import commit
 from storage.layout import Layout
 from storage.lease import Lease, LeaseRecord, read_lease
 from storage.manifest import readable_json
 from storage.objects import LocalObjects
+from tests.storage.building import first_head
 from tests.support.killing_store import KillingObjects, run_killed
 
 LAYOUT = Layout("demo")
@@ -162,3 +165,45 @@ def test_a_write_whose_answer_was_lost_is_our_own(store: LocalObjects) -> None:
         lease.set_note("x")
         lease.check()
     assert stored(store).holder == ""
+
+
+def damage(store: LocalObjects) -> bytes:
+    body = store.get(LAYOUT.lease).replace(b'"token": ', b'"token": 9')
+    store.put(LAYOUT.lease, body)
+    return body
+
+
+def test_a_damaged_lease_is_replaced_above_the_token_of_every_head(store: LocalObjects) -> None:
+    commit(store, LAYOUT, replace(first_head(), lease_token=41))
+    Lease.acquire(store, LAYOUT, "me").release()
+    damage(store)
+    with pytest.raises(
+        CorruptError, match=r"lease\.json is damaged.* next update of demo replaces"
+    ):
+        read_lease(store, LAYOUT)
+    started = time.monotonic()
+    with Lease.acquire(store, LAYOUT, "heir", ttl_seconds=0.3) as lease:
+        assert time.monotonic() - started >= 0.3
+        assert lease.token > 41
+        lease.check()
+
+
+def test_a_living_holder_mends_its_lease_and_keeps_it(store: LocalObjects) -> None:
+    with Lease.acquire(store, LAYOUT, "holder", ttl_seconds=0.6) as lease:
+        damage(store)
+        with pytest.raises(LeaseHeldError, match="updated by holder"):
+            Lease.acquire(store, LAYOUT, "other", ttl_seconds=60)
+        lease.check()
+        damage(store)
+        lease.check()
+        assert stored(store).token == lease.token == 1
+
+
+def test_a_holder_that_slept_does_not_mend_what_may_be_anothers(store: LocalObjects) -> None:
+    lease = Lease.acquire(store, LAYOUT, "sleeper", ttl_seconds=3600)
+    lease._record = replace(lease._record, expires_at=1.0)
+    body = damage(store)
+    with pytest.raises(LeaseLostError, match="taken over"):
+        lease.check()
+    lease.release()
+    assert store.get(LAYOUT.lease) == body

@@ -19,6 +19,8 @@ from storage.manifest import (
     load,
     publish,
     read_verified,
+    readable_json,
+    unseal,
     verify,
 )
 from storage.objects import LocalObjects
@@ -99,7 +101,7 @@ def test_what_is_published_is_loaded_equal(
 def test_fields_with_defaults_may_be_missing_and_whole_numbers_are_floats(
     store: LocalObjects,
 ) -> None:
-    store.put("key", canonical_json(GOOD))
+    store.put("key", readable_json(GOOD))
     loaded = load(store, "key", Outer)
     assert loaded.maybe is None
     assert isinstance(loaded.many[0].ratio, float)
@@ -134,14 +136,14 @@ def test_fields_with_defaults_may_be_missing_and_whole_numbers_are_floats(
 def test_a_field_of_another_form_is_named(
     store: LocalObjects, change: dict[str, Any], complaint: str
 ) -> None:
-    store.put("key", canonical_json({**GOOD, **change}))
+    store.put("key", readable_json({**GOOD, **change}))
     with pytest.raises(CorruptError, match=complaint):
         load(store, "key", Outer)
 
 
 @pytest.mark.parametrize("name", list(GOOD))
 def test_a_missing_field_is_named(store: LocalObjects, name: str) -> None:
-    store.put("key", canonical_json({k: v for k, v in GOOD.items() if k != name}))
+    store.put("key", readable_json({k: v for k, v in GOOD.items() if k != name}))
     with pytest.raises(CorruptError, match=f"field {name} should be present"):
         load(store, "key", Outer)
 
@@ -164,7 +166,38 @@ def test_publishing_is_once(store: LocalObjects) -> None:
     publish(store, "key", value)
     with pytest.raises(AlreadyExistsError, match="key already exists"):
         publish(store, "key", Inner(number=2, ratio=0.5, kind="old"))
-    assert store.get("key") == b'{\n  "kind": "old",\n  "number": 1,\n  "ratio": 0.5\n}\n'
+    assert store.get("key") == (
+        b'{\n  "kind": "old",\n  "number": 1,\n  "ratio": 0.5,\n  "sha256": '
+        b'"f0be21b0e54abcf71fc8a1a637cca738261d3ead0f8dae0ca3719259500c9aa4"\n}\n'
+    )
+
+
+# No deadline: the disk is shared.
+@settings(deadline=None, max_examples=30)
+@given(OUTERS, st.data())
+def test_no_flipped_byte_is_accepted(value: Outer, data: st.DataObject) -> None:
+    body = bytearray(readable_json(value))
+    assert unseal(bytes(body), "key", Outer) == value
+    for _ in range(20):
+        at = data.draw(st.integers(0, len(body) - 1))
+        flip = data.draw(st.integers(1, 255))
+        body[at] ^= flip
+        with pytest.raises(CorruptError, match=r"^key "):
+            unseal(bytes(body), "key", Outer)
+        body[at] ^= flip
+
+
+def test_a_value_without_its_hash_is_refused(store: LocalObjects) -> None:
+    store.put("key", canonical_json(GOOD))
+    with pytest.raises(CorruptError, match="key was altered: it has no sha256"):
+        load(store, "key", Outer)
+
+
+def test_the_same_value_in_another_layout_is_refused(store: LocalObjects) -> None:
+    body = readable_json(GOOD)
+    store.put("key", body.replace(b"\n", b" "))
+    with pytest.raises(CorruptError, match="key was altered: it promises SHA-256"):
+        load(store, "key", Outer)
 
 
 def test_the_identity_does_not_depend_on_the_order_of_keys() -> None:

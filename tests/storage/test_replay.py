@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import CorruptError
-from storage.manifest import readable_json
+from storage.manifest import canonical_json, readable_json
 from storage.objects import LocalObjects
 from storage.replay import ReplayManifest, allocate, next_replay, publish_replay, read_replay
 from tests.storage.building import LAYOUT
@@ -118,8 +119,8 @@ def test_the_same_content_has_the_same_id_and_is_read_back(tmp_path: Path) -> No
     publish_replay(store, LAYOUT, manifest)
     publish_replay(store, LAYOUT, manifest)
     assert read_replay(store, LAYOUT, manifest.id) == manifest
-    body = readable_json(manifest).replace(b'"samples": 10', b'"samples": 11')
-    store.put(LAYOUT.replay_manifest(manifest.id), body)
+    body = canonical_json(manifest).replace(b'"samples":10', b'"samples":11')
+    store.put(LAYOUT.replay_manifest(manifest.id), readable_json(json.loads(body)))
     with pytest.raises(CorruptError, match="was altered: its content has the id"):
         read_replay(store, LAYOUT, manifest.id)
 

@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from storage.errors import CorruptError
-from storage.manifest import readable_json
+from storage.manifest import canonical_json, readable_json
 from storage.objects import LocalObjects
 from storage.suite import publish_suite, read_suite, suite_of, suite_without
 from tests.storage.building import LAYOUT, snapshot_files, snapshot_manifest
@@ -43,6 +44,7 @@ def test_an_altered_suite_is_found_when_it_is_read(tmp_path: Path) -> None:
     publish_suite(store, LAYOUT, suite)
     assert read_suite(store, LAYOUT, suite.id) == suite
     key = LAYOUT.suite_manifest(suite.id)
-    store.put(key, readable_json(suite).replace(b'"tokens": 20', b'"tokens": 21'))
+    body = canonical_json(suite).replace(b'"tokens":20', b'"tokens":21')
+    store.put(key, readable_json(json.loads(body)))
     with pytest.raises(CorruptError, match="was altered: its slices have the id"):
         read_suite(store, LAYOUT, suite.id)

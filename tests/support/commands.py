@@ -89,10 +89,6 @@ class Commands:
         process.start()
         return Started(process, out, err)
 
-    def prepare_mlflow(self) -> None:
-        """Have MLflow make its tables, as a command that writes to it does first."""
-        self.start("--help", prepare=partial(_make_tables, self.home)).wait()
-
     def run(self, *arguments: str | Path, prepare: Prepare | None = None) -> Ended:
         """Run ``perennial <arguments>`` to its end."""
         return self.start(*arguments, prepare=prepare).wait()
@@ -146,14 +142,6 @@ def wait_for(path: Path, timeout_seconds: float = 30) -> None:
             return
         waiting.wait(0.05)
     raise TimeoutError(f"{path} did not appear within {timeout_seconds} s")
-
-
-def _make_tables(home: Path) -> None:
-    from infra.settings import Settings
-    from storage.tracking import mlflow_client
-
-    (home / "mlflow").mkdir(parents=True, exist_ok=True)
-    mlflow_client(Settings().tracking_uri).search_experiments(max_results=1)
 
 
 def _replace(target: str, make: Callable[[Callable[..., Any]], Any]) -> None:

@@ -393,8 +393,7 @@ def test_a_cumulative_margin_below_the_single_one_is_refused() -> None:
 
 
 def test_a_verdict_survives_json(tmp_path: object) -> None:
-    from storage.manifest import readable_json
-    from storage.rebuild import rebuild
+    from storage.manifest import readable_json, unseal
 
     report = judge({"web": 0.025})
-    assert rebuild(readable_json(report), "verdict.json", VerdictReport) == report
+    assert unseal(readable_json(report), "verdict.json", VerdictReport) == report

@@ -242,3 +242,15 @@ def test_parameters_and_flops_are_those_counted_by_hand() -> None:
     untied = small_config(tie_embeddings=False)
     assert num_parameters(untied) == matrices + 97 * 32
     assert flops_per_token(untied, 16) == flops_per_token(config, 16)
+
+
+def test_a_head_of_odd_width_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be even, .* it is 5: set an even head_dim"):
+        ModelConfig(
+            vocab_size=97,
+            hidden_size=20,
+            num_layers=1,
+            num_heads=4,
+            num_kv_heads=4,
+            intermediate_size=8,
+        )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from storage.errors import CorruptError
+from storage.errors import CorruptError, NotFoundError
 from storage.layout import Layout
 from storage.objects import LocalObjects, ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
@@ -246,6 +246,12 @@ def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
     wrong = replace(wrong, model=replace(plan.model, rope_theta=5.0))
     with pytest.raises(ValueError, match=r"rope_theta is 10000\.0 there, 5\.0 in the plan"):
         run_here(wrong, uri, tmp_path / "work")
+
+
+def test_a_missing_start_is_named(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path / "store", num_steps=1)
+    with pytest.raises(NotFoundError, match=r"nor a model under gone/step-3 .* update u1 of tiny"):
+        run_here(replace(plan, initial="gone/step-3"), uri, tmp_path / "work")
 
 
 def test_an_altered_shard_stops_the_run_by_name(tmp_path: Path) -> None:

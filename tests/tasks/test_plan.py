@@ -1,0 +1,117 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage.head import Head
+from storage.objects import LocalObjects
+from storage.transitions import with_verdict
+from tasks.mix import ReplayConfig
+from tasks.plan import (
+    BudgetConfig,
+    NothingToDo,
+    PlanRequest,
+    UpdatePlan,
+    load_plan,
+    make_plan,
+    save_plan,
+    unfinished_plan,
+)
+from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
+from training.config import Recipe, ScheduleConfig
+
+TOKENIZER = "tokenizers/t"
+RECIPE = Recipe(seq_len=SEQ_LEN, global_batch_samples=4, micro_batch_size=2)
+REQUEST = PlanRequest(
+    recipe=RECIPE, budget=BudgetConfig(), replay=ReplayConfig(share=0.0), new_model=MODEL
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalObjects:
+    store = LocalObjects(tmp_path)
+    add_snapshot(store, 1, tokenizer=TOKENIZER)
+    return store
+
+
+def planned(store: LocalObjects, request: PlanRequest = REQUEST, head: Head | None = None):
+    plan = make_plan(store, LAYOUT, head or newest(store), request)
+    assert isinstance(plan, UpdatePlan)
+    return plan
+
+
+def test_one_epoch_is_every_new_sample_once_rounded_up_to_whole_steps(store: LocalObjects) -> None:
+    # 10 samples, 4 a step.
+    assert planned(store).train.num_steps == 3
+
+
+def test_a_budget_in_tokens_takes_the_place_of_epochs(store: LocalObjects) -> None:
+    budget = BudgetConfig(tokens=5 * 4 * SEQ_LEN, first_tokens=7 * 4 * SEQ_LEN)
+    plan = planned(store, replace(REQUEST, budget=budget))
+    # There is no champion yet, so it is the first version's budget.
+    assert plan.train.num_steps == 7
+    assert plan.total_tokens == 7 * 4 * SEQ_LEN
+
+
+def test_the_same_state_and_request_give_the_same_plan(store: LocalObjects) -> None:
+    assert planned(store) == planned(store)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(REQUEST, recipe=replace(RECIPE, seed=1)),
+        replace(REQUEST, recipe=replace(RECIPE, schedule=ScheduleConfig(eta_max=5e-4))),
+        replace(REQUEST, budget=BudgetConfig(epochs=2.0)),
+    ],
+)
+def test_whatever_changes_the_weights_changes_the_identity(
+    store: LocalObjects, request_: PlanRequest
+) -> None:
+    assert planned(store, request_).id != planned(store).id
+
+
+def test_how_often_is_saved_does_not_change_the_identity(store: LocalObjects) -> None:
+    often = replace(REQUEST, budget=BudgetConfig(checkpoint_every_tokens=1))
+    assert planned(store, often).id == planned(store).id
+
+
+def test_another_sequence_length_is_refused_by_name(store: LocalObjects) -> None:
+    request = replace(REQUEST, recipe=replace(RECIPE, seq_len=32))
+    with pytest.raises(ValueError, match=r"recipe\.seq_len is 32, but snapshot .* with 16"):
+        make_plan(store, LAYOUT, newest(store), request)
+
+
+def test_without_a_model_the_remedy_is_told(store: LocalObjects) -> None:
+    with pytest.raises(ValueError, match=r"set base\.model .* or base\.directory"):
+        make_plan(store, LAYOUT, newest(store), replace(REQUEST, new_model=None))
+
+
+def test_what_was_judged_is_not_planned_again(store: LocalObjects) -> None:
+    plan = planned(store)
+    record = replace(
+        candidate(newest(store), "FAIL"), update=plan.id, version=plan.version, replay=None
+    )
+    judged = with_verdict(newest(store), record, replay=None, by="test")
+    answer = make_plan(store, LAYOUT, judged, REQUEST)
+    assert isinstance(answer, NothingToDo)
+    assert f"version {plan.version} is FAIL (refused)" in answer.reason
+
+
+def test_an_unfinished_update_is_found_and_a_stale_one_is_not(store: LocalObjects) -> None:
+    plan = planned(store)
+    assert unfinished_plan(store, LAYOUT, newest(store), plan.id) is None
+    save_plan(store, LAYOUT, plan)
+    assert load_plan(store, LAYOUT, plan.id) == plan
+    assert unfinished_plan(store, LAYOUT, newest(store), plan.id) == plan
+    moved = replace(newest(store), champion="9-ffffffff")
+    assert unfinished_plan(store, LAYOUT, moved, plan.id) is None
+
+
+def test_the_infinite_schedule_leaves_a_trunk_before_the_anneal(store: LocalObjects) -> None:
+    schedule = ScheduleConfig(kind="infinite", decay_fraction=0.25)
+    budget = BudgetConfig(first_tokens=8 * 4 * SEQ_LEN)
+    plan = planned(
+        store, replace(REQUEST, recipe=replace(RECIPE, schedule=schedule), budget=budget)
+    )
+    assert (plan.train.trunk_step, plan.train.num_steps) == (6, 8)
