@@ -63,12 +63,11 @@ def demo(
         Path | None, typer.Option(help="Where everything goes; default: demo/ in PERENNIAL_HOME.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds initial weights and the order of data.")] = 0,
-    as_json: AsJson = False,
 ) -> None:
     """Keep a small model up to date on text this installation has; run again to continue it."""
     from flows.demo import run_demo
 
-    _finish(run_demo(folder, seed=seed), as_json=as_json)
+    _finish(run_demo(folder, seed=seed), as_json=False)
 
 
 @app.command()

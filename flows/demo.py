@@ -150,11 +150,15 @@ def _scenes(home: Path, files: dict[str, Path], head: Head | None) -> list[_Scen
     ]
     if judged < len(scenes):
         return scenes[judged:]
-    part = len(list((sources / "code").glob("part-*.jsonl.gz"))) + 1
-    found = [path for domain in ("prose", "code") if (path := harvest(domain, part))]
+    parts = {
+        domain: len(list((sources / domain).glob("part-*.jsonl.gz"))) + 1
+        for domain in ("prose", "code")
+    }
+    found = [path for domain, part in parts.items() if (path := harvest(domain, part))]
     if not found:
         return []
-    return [_Scene(f"part {part} of both domains", files["with replay"], "PASS", lambda: found)]
+    title = "the next part: " + ", ".join(f"{path.parent.name} {path.name}" for path in found)
+    return [_Scene(title, files["with replay"], "PASS", lambda: found)]
 
 
 def _write_yamls(home: Path, seed: int) -> dict[str, Path]:

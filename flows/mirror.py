@@ -22,14 +22,17 @@ class MirrorError(Exception):
     """MLflow does not show what the head says; the lineage itself is as it should be."""
 
 
-def show_head(ground: Ground, head: Head) -> None:
-    """Make MLflow show ``head``, and the curves that it lacks, if it does not yet. Safe to retry.
+def show_head(ground: Ground, head: Head, *, repair: bool) -> None:
+    """Make MLflow show ``head``, and the curves that it lacks. Safe to retry.
+
+    Without ``repair`` nothing is done, and MLflow not imported, when it was shown this head before.
 
     Raises:
         MirrorError: MLflow could not be told; the head stands all the same.
     """
     uri = ground.settings.tracking_uri
-    if _is_there(uri) and registry.is_projected(ground.store, ground.layout, head, uri):
+    is_shown = _is_there(uri) and registry.is_projected(ground.store, ground.layout, head, uri)
+    if is_shown and not repair:
         return
     artifacts = ground.settings.artifact_uri
     try:

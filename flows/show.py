@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.ground import Ground, open_ground
+from flows.ground import Ground, open_ground, whoami
 from infra.settings import Settings
-from storage.gc import find_garbage
+from storage.gc import delete_garbage, find_garbage
 from storage.head import Head, VersionRecord, history, read_head
 from storage.layout import Layout
-from storage.lease import read_lease
+from storage.lease import Lease, is_held, read_lease
 from storage.manifest import load
 from storage.objects import open_store
 from storage.snapshots import read_snapshot
@@ -43,7 +43,7 @@ def print_status(lineage_file: Path, *, as_json: bool) -> None:
     lease = read_lease(ground.store, ground.layout)
     facts = _facts(ground, head)
     facts["updating"] = (
-        f"{lease.holder} ({lease.note or 'starting'})" if lease and lease.holder else ""
+        f"{lease.holder} ({lease.note or 'starting'})" if lease and is_held(lease) else ""
     )
     if as_json:
         typer.echo(json.dumps(facts, indent=2, sort_keys=True))
@@ -56,10 +56,15 @@ def print_status(lineage_file: Path, *, as_json: bool) -> None:
 def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_json: bool) -> None:
     """List, or delete, what no head refers to and is older than the grace time."""
     ground = open_ground(lineage_file)
-    garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_hours * 3600)
+    grace_seconds = grace_hours * 3600
     if delete:
-        for info in garbage:
-            ground.store.delete(info.key)
+        # Nobody may adopt what is being removed; an unfinished update stays named, and so is kept.
+        with Lease.acquire(ground.store, ground.layout, whoami()) as lease:
+            lease.set_note(lease.previous_note)
+            garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
+            delete_garbage(ground.store, garbage)
+    else:
+        garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
     size = sum(info.size for info in garbage)
     if as_json:
         typer.echo(

@@ -29,9 +29,9 @@ def update_model(
     with steps.hold_lease(ground, wait_seconds=wait_seconds) as lease:
         steps.import_base_model(ground, lease)
         refreshed = steps.refresh(ground, lease)
-        plan = steps.plan_update(ground, lease)
+        plan = steps.plan_update(ground, lease, dry_run=dry_run)
         if isinstance(plan, NothingToDo):
-            head = steps.show_in_mlflow(ground)
+            head = steps.show_in_mlflow(ground, repair=False)
             message = f"{plan.reason} ({refreshed.reason})"
             return steps.outcome(ground, head, "nothing to do", message)
         if dry_run:

@@ -100,17 +100,18 @@ def refresh(ground: Ground, lease: Lease) -> RefreshResult:
 
 
 @step
-def plan_update(ground: Ground, lease: Lease) -> UpdatePlan | NothingToDo:
+def plan_update(ground: Ground, lease: Lease, *, dry_run: bool = False) -> UpdatePlan | NothingToDo:
     """The next update: one that a crashed run left behind, or what the pending data asks for."""
     head = read_head(ground.store, ground.layout)
     if head is None:
         return NothingToDo("no data yet")
-    plan = unfinished_plan(ground.store, ground.layout, head, lease.previous_note)
+    request = plan_request(ground)
+    plan = unfinished_plan(ground.store, ground.layout, head, request, lease.previous_note)
     if plan is not None:
         logger.info(f"going on with update {plan.id}, which an earlier run left unfinished")
         return plan
-    request = plan_request(ground)
-    for snapshot in held_under_another_recipe(ground.store, ground.layout, head, request):
+    held = held_under_another_recipe(ground.store, ground.layout, head, request)
+    for snapshot in held if not dry_run else ():
         reason = "the recipe changed since the rollback"
         head = unhold(ground.store, ground.layout, snapshot, by=whoami(), reason=reason).head
     plan = make_plan(ground.store, ground.layout, head, request)
@@ -194,11 +195,15 @@ def publish(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepor
 
 
 @step
-def show_in_mlflow(ground: Ground) -> Head | None:
-    """Make MLflow show what the head says, if it does not yet; returns the head."""
+def show_in_mlflow(ground: Ground, *, repair: bool = True) -> Head | None:
+    """Make MLflow show what the head says; returns the head.
+
+    Without ``repair`` only if the head has something that MLflow was not shown yet: what was
+    edited in MLflow itself stays as it is until the next command that changes something.
+    """
     head = read_head(ground.store, ground.layout)
     if head is not None and head.versions:
-        show_head(ground, head)
+        show_head(ground, head, repair=repair)
     return head
 
 
@@ -258,7 +263,7 @@ def judged(ground: Ground, head: Head | None, plan: UpdatePlan, report: VerdictR
     next_step = {
         "PASS": f"{plan.version} is the champion now",
         "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
-        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} or reject {plan.version}",
+        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} --reason ..., or reject",
     }[report.verdict]
     key = report_key(ground.layout, plan.id)
     path = ground.store.local_path(key)
@@ -300,7 +305,7 @@ def find_version(ground: Ground, name: str) -> VersionRecord:
         ValueError: There is none; says which there are.
     """
     head = _head(ground)
-    for record in head.versions:
+    for record in reversed(head.versions):
         if name in (record.version, record.version.split("-")[0]):
             return record
     known = ", ".join(record.version for record in head.versions) or "none yet"

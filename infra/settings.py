@@ -1,8 +1,8 @@
 """Settings of the ground: environment variables ``PERENNIAL_*`` into one frozen value.
 
-The only module that reads or writes the process environment. What is here says *where* things run
-and never
-changes the weights that come out; that belongs in the lineage's YAML.
+What is here says *where* things run and never changes the weights that come out; that belongs in
+the lineage's YAML. Nothing else reads our variables; Ray's and MLflow's own are also set where
+they are started (``training/ray_cluster.py``, ``storage/tracking.py``).
 """
 
 import os
@@ -31,6 +31,16 @@ _QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+
+_PLACES = (
+    "PERENNIAL_STORAGE_ROOT",
+    "PERENNIAL_MLFLOW_URI",
+    "PERENNIAL_PREFECT_API_URL",
+    "PERENNIAL_RAY_ADDRESS",
+    "PREFECT_HOME",
+    "PREFECT_API_URL",
+)
 
 
 class Settings(BaseSettings):
@@ -102,6 +112,8 @@ class Settings(BaseSettings):
 
 def use_home(home: Path) -> Settings:
     """Settings with another home, for this process and its children; before Prefect is imported."""
+    for name in _PLACES:
+        os.environ.pop(name, None)
     os.environ["PERENNIAL_HOME"] = str(home)
     settings = Settings()
     settings.export()

@@ -129,7 +129,7 @@ class Lease:
                 continue
             if stored is None:
                 probe(store)
-            if stored is None or not _is_held(stored[0]):
+            if stored is None or not is_held(stored[0]):
                 record = _new_record(stored, holder, note, ttl_seconds)
                 etag = _take(store, layout, record, stored)
                 if etag is not None:
@@ -342,7 +342,8 @@ def _own_etag(store: ObjectStore, layout: Layout, record: LeaseRecord) -> str | 
     return stored[1] if stored is not None and stored[0] == record else None
 
 
-def _is_held(record: LeaseRecord) -> bool:
+def is_held(record: LeaseRecord) -> bool:
+    """Whether somebody holds it: not released, not expired, its process not known to be dead."""
     return record.holder != "" and time.time() < record.expires_at and not _is_dead(record)
 
 

@@ -176,7 +176,7 @@ def _matched(
     other: tuple[DocumentScore, ...],
 ) -> _Pair:
     ours, theirs = (
-        # Ids are unique per source only, so a slice may hold one twice: compare as multisets.
+        # Not a set: a document that a slice holds twice must be scored twice by both.
         Counter((score.document, score.cluster, score.targets) for score in scores)
         for scores in (candidate, other)
     )

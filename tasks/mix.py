@@ -14,7 +14,10 @@ from training.config import FORBID_UNKNOWN, Mixture, Stream
 logger = logging.getLogger(__name__)
 
 TOTAL_PARTS = 4096
-"""Resolution of the shares: a stream gets whole parts of this many."""
+"""Resolution of the shares: a stream gets whole parts of so many, or of more if need be."""
+
+_MAX_PARTS = 2**16
+_PARTS_A_STREAM = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +67,11 @@ def mix(
     if not fresh:
         raise ValueError("cannot mix an update without new training samples")
     strata = [stratum for stratum in (replay.strata if replay else ()) if stratum.samples > 0]
-    replay_parts = round(TOTAL_PARTS * replay_share) if strata else 0
+    total_parts = _resolution(len(fresh), len(strata), replay_share)
+    replay_parts = round(total_parts * replay_share) if strata else 0
     if replay_share and not strata:
         logger.info("no replay buffer yet: this update sees new data only")
-    new_parts = apportion([piece.samples for piece in fresh], TOTAL_PARTS - replay_parts)
+    new_parts = apportion([piece.samples for piece in fresh], total_parts - replay_parts)
     old_parts = apportion([stratum.samples for stratum in strata], replay_parts)
     streams = [
         _stream(layout, piece, parts, available=piece.samples, is_replay=False)
@@ -78,6 +82,17 @@ def mix(
         if parts
     ]
     return Mixture(streams=_reduced(streams), seed=seed)
+
+
+def _resolution(num_new: int, num_old: int, replay_share: float) -> int:
+    """Parts of a mixture, so many that the smallest streams do not get much more than their due."""
+    total = TOTAL_PARTS
+    while total < _MAX_PARTS and (
+        total * replay_share < _PARTS_A_STREAM * num_old
+        or total * (1 - replay_share) < _PARTS_A_STREAM * num_new
+    ):
+        total *= 2
+    return total
 
 
 def apportion(weights: Sequence[int], total: int) -> list[int]:

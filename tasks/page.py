@@ -164,9 +164,9 @@ def _links(store: ObjectStore, layout: Layout, record: VersionRecord, run: Run |
 
 def _way_back(head: Head, record: VersionRecord) -> list[str]:
     if record.version == head.champion and record.parent:
-        return [f"To go back to {record.parent}: `perennial rollback`"]
+        return [f"To go back to {record.parent}: `perennial rollback --reason ...`"]
     if record.decision in ("awaiting", "refused"):
-        return [f"To publish it all the same: `perennial promote {record.version}`"]
+        return [f"To publish it all the same: `perennial promote {record.version} --reason ...`"]
     return []
 
 

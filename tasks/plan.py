@@ -112,7 +112,8 @@ def make_plan(
             f"{judged.verdict} ({judged.decision}); change the recipe, wait for new data, "
             "or decide by hand"
         )
-    return plan
+    # As it was stored by a run that was interrupted: names and cadence stay what they were.
+    return load_plan(store, layout, plan.id) if _is_saved(store, layout, plan.id) else plan
 
 
 def save_plan(store: ObjectStore, layout: Layout, plan: UpdatePlan) -> None:
@@ -126,10 +127,13 @@ def load_plan(store: ObjectStore, layout: Layout, update: str) -> UpdatePlan:
 
 
 def unfinished_plan(
-    store: ObjectStore, layout: Layout, head: Head, update: str
+    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest, update: str
 ) -> UpdatePlan | None:
-    """The plan of an update that a crashed run left behind, if it still applies to ``head``."""
-    if not update or not store.exists(_plan_key(layout, update)):
+    """The plan of an update that a crashed run left behind, if it still is what one wants.
+
+    That is: nothing moved under it, and today's configuration asks for the same training.
+    """
+    if not update or not _is_saved(store, layout, update):
         return None
     plan = load_plan(store, layout, update)
     states = {record.id: record.state for record in head.snapshots}
@@ -139,7 +143,15 @@ def unfinished_plan(
         and plan.trunk == head.trunk
         and all(states.get(snapshot) == "pending" for snapshot in plan.snapshots)
     )
-    return plan if still_applies and not is_judged else None
+    if not still_applies or is_judged:
+        return None
+    pending = [read_snapshot(store, layout, snapshot) for snapshot in plan.snapshots]
+    if _plan_of(store, layout, head, request, pending, plan.new_tokens).id != plan.id:
+        logger.info(
+            f"update {plan.id} was left unfinished under another configuration; planning anew"
+        )
+        return None
+    return plan
 
 
 def held_under_another_recipe(
@@ -147,14 +159,15 @@ def held_under_another_recipe(
 ) -> list[str]:
     """Snapshots that a rollback held, and that the recipe of today would train differently."""
     held = {record.id for record in head.snapshots if record.state == "held"}
-    released: set[str] = set()
+    trained_like_today: set[str] = set()
+    rolled_back: set[str] = set()
     for record in head.versions:
         if record.decision == "rolled_back" and held & set(record.snapshots):
             plan = load_plan(store, layout, record.update)
-            then = (plan.recipe, plan.replay_share_requested)
-            if then != (request.recipe, request.replay.share):
-                released |= held & set(record.snapshots)
-    return sorted(released)
+            rolled_back |= set(record.snapshots)
+            if (plan.recipe, plan.replay_share_requested) == (request.recipe, request.replay.share):
+                trained_like_today |= set(record.snapshots)
+    return sorted((held & rolled_back) - trained_like_today)
 
 
 def describe(plan: UpdatePlan) -> list[str]:
@@ -194,6 +207,10 @@ def describe_schedule(schedule: Schedule) -> str:
     return ", ".join(parts)
 
 
+def _is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:
+    return store.exists(_plan_key(layout, update))
+
+
 def _plan_key(layout: Layout, update: str) -> str:
     return f"{layout.update(update)}/plan.json"
 
@@ -213,11 +230,13 @@ def _plan_of(
         for snapshot in pending
         for piece in snapshot.domains
     ]
-    mixture = mix(layout, new, replay, replay_share=request.replay.share, seed=recipe.seed)
+    start = _start_of(store, layout, head, request)
+    # Another seed for every update: with the recipe's own, each would replay the same samples.
+    seed = int(identity_of([recipe.seed, start.initial, [piece.id for piece in pending]])[:15], 16)
+    mixture = mix(layout, new, replay, replay_share=request.replay.share, seed=seed)
     replayed = sum(stream.parts for stream in mixture.streams if stream.is_replay)
     replay_share = replayed / mixture.total_parts
     num_steps = _num_steps(request.budget, recipe, new, replay_share, is_first=not head.champion)
-    start = _start_of(store, layout, head, request)
     _check_compatible(pending, head, recipe, start.model)
     schedule = resolve(
         recipe.schedule,
@@ -288,7 +307,11 @@ def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanReque
         update = head.trunk.removeprefix(f"{layout.root}/updates/").split("/")[0]
         earlier = load_plan(store, layout, update).train
         _check_same_model(layout, request.new_model, earlier.model)
-        trained = earlier.schedule.trunk_tokens + earlier.trunk_step * earlier.global_batch_tokens
+        # Warm-up and cooldown happen once in the life of a trunk *under this schedule*.
+        trained = 0
+        if earlier.schedule.kind == "infinite":
+            trained = earlier.schedule.trunk_tokens
+            trained += earlier.trunk_step * earlier.global_batch_tokens
         return _Start(head.trunk, earlier.model, trained)
     if head.champion:
         return _Start(layout.model(head.champion), _stored_config(store, layout, head.champion))
@@ -327,6 +350,11 @@ def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelCon
 def _check_compatible(
     pending: list[SnapshotManifest], head: Head, recipe: Recipe, model: ModelConfig
 ) -> None:
+    if recipe.seq_len > model.max_position_embeddings:
+        raise ValueError(
+            f"recipe.seq_len is {recipe.seq_len}, but the model has only "
+            f"{model.max_position_embeddings} positions (max_position_embeddings): lower seq_len"
+        )
     for snapshot in pending:
         if snapshot.seq_len != recipe.seq_len:
             raise ValueError(

@@ -179,7 +179,7 @@ def mirror(
         store: Where everything of the lineage lies.
         layout: Of the lineage.
         head: The newest head.
-        tracking_uri: MLflow's tracking server and
+        tracking_uri: MLflow's tracking server and registry.
         artifact_location: URI under which a new experiment keeps its artifacts.
     """
     runs = {

@@ -49,8 +49,8 @@ def test_a_later_run_deals_out_the_next_part(
     folder = tmp_path / "sources" / "code"
     folder.mkdir(parents=True)
     (folder / "part-01.jsonl.gz").touch()
-    assert titles(tmp_path, 3) == ["part 2 of both domains"]
-    assert asked == [("prose", 2), ("code", 2)]
+    assert titles(tmp_path, 3) == ["the next part"]
+    assert asked == [("prose", 1), ("code", 2)]
 
 
 def test_when_nothing_is_left_the_story_is_empty(

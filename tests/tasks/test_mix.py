@@ -62,3 +62,11 @@ def test_parts_sum_exactly_and_nobody_is_left_out(weights: list[int], total: int
 def test_more_streams_than_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="5 streams cannot share 4 parts"):
         apportion([1] * 5, 4)
+
+
+def test_many_strata_get_a_finer_mixture_and_keep_the_share() -> None:
+    old = buffer(*[10] * 600)
+    mixture = mix(LAYOUT, [NewSlice("new", "code", 300)], old, replay_share=0.05, seed=1)
+    replayed = sum(stream.parts for stream in mixture.streams if stream.is_replay)
+    assert len(mixture.streams) == 601
+    assert replayed / mixture.total_parts == pytest.approx(0.05, abs=1e-4)

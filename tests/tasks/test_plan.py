@@ -100,12 +100,36 @@ def test_what_was_judged_is_not_planned_again(store: LocalObjects) -> None:
 
 def test_an_unfinished_update_is_found_and_a_stale_one_is_not(store: LocalObjects) -> None:
     plan = planned(store)
-    assert unfinished_plan(store, LAYOUT, newest(store), plan.id) is None
+    assert unfinished_plan(store, LAYOUT, newest(store), REQUEST, plan.id) is None
     save_plan(store, LAYOUT, plan)
     assert load_plan(store, LAYOUT, plan.id) == plan
-    assert unfinished_plan(store, LAYOUT, newest(store), plan.id) == plan
+    assert unfinished_plan(store, LAYOUT, newest(store), REQUEST, plan.id) == plan
     moved = replace(newest(store), champion="9-ffffffff")
-    assert unfinished_plan(store, LAYOUT, moved, plan.id) is None
+    assert unfinished_plan(store, LAYOUT, moved, REQUEST, plan.id) is None
+
+
+def test_an_unfinished_update_is_dropped_when_the_recipe_was_edited_meanwhile(
+    store: LocalObjects,
+) -> None:
+    plan = planned(store)
+    save_plan(store, LAYOUT, plan)
+    edited = replace(REQUEST, recipe=replace(RECIPE, seed=5))
+    assert unfinished_plan(store, LAYOUT, newest(store), edited, plan.id) is None
+
+
+def test_a_plan_that_was_saved_is_found_again_whatever_the_cadence_of_checkpoints(
+    store: LocalObjects,
+) -> None:
+    plan = planned(store)
+    save_plan(store, LAYOUT, plan)
+    often = replace(REQUEST, budget=BudgetConfig(checkpoint_every_tokens=1))
+    assert planned(store, often) == plan
+
+
+def test_every_update_draws_other_samples(store: LocalObjects) -> None:
+    first = planned(store).train.mixture.seed
+    add_snapshot(store, 2, tokenizer=TOKENIZER)
+    assert planned(store).train.mixture.seed != first
 
 
 def test_the_infinite_schedule_leaves_a_trunk_before_the_anneal(store: LocalObjects) -> None:

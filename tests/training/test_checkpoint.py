@@ -107,7 +107,7 @@ def test_checkpoints_are_checked_in_pieces(tmp_path: Path) -> None:
     plan, _ = tiny_plan(tmp_path)
     store = Measuring(tmp_path)
     saved = save(store, plan, state_of(plan), {}, tmp_path / "work")
-    with mock.patch("training.checkpoint_index._PIECE_BYTES", 100):
+    with mock.patch("storage.manifest._PIECE_BYTES", 100):
         assert is_intact(store, saved)
         sizes = {info.key: info.size for info in store.list(saved)}
         del sizes[f"{saved}/manifest.json"]
