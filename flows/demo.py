@@ -1,10 +1,9 @@
 """The demo: a small model kept up to date, on text this installation already has.
 
-The real flow with the real parts. Version 1 learns English prose; update A continues on Python
-code without
-replay; update B takes the same code with replay. What the verdicts are is decided by the defaults;
-nothing
-here knows them beforehand. A second run deals out the next part of the harvest and updates again.
+The real flow with the real parts. Version 1 learns English prose; update A continues on Python code
+without replay; update B takes the same code with replay. What the verdicts are is decided by the
+defaults; nothing here knows them beforehand. A second run deals out the next part of the harvest
+and updates again.
 """
 
 import logging

@@ -1,8 +1,7 @@
 """A lineage's YAML: one file, validated into one frozen value.
 
-Unknown keys are refused with the nearest known name; a value out of bounds names the key, the
-value and what
-is allowed. Nothing below ``flows/`` ever sees YAML.
+Unknown keys are refused with the nearest known name; a value out of bounds names the key, the value
+and what is allowed. Nothing below ``flows/`` ever sees YAML.
 """
 
 import difflib

@@ -1,8 +1,7 @@
 """The object store: a few verbs over keys, the same on a local directory and on S3.
 
 Keys are ``/``-separated relative paths; no ``..``, no absolute paths, no NUL, no symlinks followed
-out of
-the root. Conditional writes are what every commit rests on (docs/design.md, section 4).
+out of the root. Conditional writes are what every commit rests on (docs/design.md, section 4).
 """
 
 import contextlib
@@ -63,8 +62,7 @@ class ObjectStore(Protocol):
         """Create, durable on return.
 
         Of many racing writers one wins; the others get AlreadyExistsError. When the existing bytes
-        are equal to
-        ``body`` the call succeeds: a write whose answer was lost is our own.
+        are equal to ``body`` the call succeeds: a write whose answer was lost is our own.
         """
         ...
 

@@ -40,9 +40,8 @@ class HarvestedDocument(TypedDict):
 def harvest_part(domain: str, part: int, folder: Path, *, part_chars: int) -> Path | None:
     """Write part ``part`` (from 1) of ``prose`` or ``code`` as JSONL.gz; returns its path.
 
-    Each part holds about ``part_chars`` characters of whole modules. None when the installation
-    has no more.
-    Safe to repeat: a part that exists is kept.
+    Each part holds about ``part_chars`` characters of whole modules. None when the installation has
+    no more. Safe to repeat: a part that exists is kept.
     """
     path = folder / f"part-{part:02d}.jsonl.gz"
     if path.exists():

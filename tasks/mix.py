@@ -55,10 +55,8 @@ def mix(
     """The streams of one update with their parts of ``TOTAL_PARTS``.
 
     New slices share what replay leaves in proportion to their samples; strata share the replay in
-    proportion
-    to what the buffer keeps of them, which is how the buffer's own stratification reaches the
-    batches.
-    Without a buffer (the first version) everything is new.
+    proportion to what the buffer keeps of them, which is how the buffer's own stratification
+    reaches the batches. Without a buffer (the first version) everything is new.
 
     Raises:
         ValueError: There is no new sample, or there are more streams than parts.

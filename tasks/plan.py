@@ -1,10 +1,8 @@
 """Plan an update: what will be trained on, how long, at which rate; or why there is nothing to do.
 
 The plan's identity is the hash of everything that can change the weights: where training starts,
-the
-snapshots, the replay version, the recipe, the budget and the seed. An update with an identity that
-was judged
-already is not run twice.
+the snapshots, the replay version, the recipe, the budget and the seed. An update with an identity
+that was judged already is not run twice.
 """
 
 import json

@@ -83,9 +83,8 @@ class MetricRelay:
     """Hands batches of metrics to a slow receiver, on a thread of its own.
 
     ``make_receiver`` runs on that thread too: making the receiver may mean importing MLflow, which
-    takes
-    seconds. An error of the receiver is raised by ``close``; the metrics themselves are safe in
-    the store.
+    takes seconds. An error of the receiver is raised by ``close``; the metrics themselves are safe
+    in the store.
     """
 
     def __init__(self, make_receiver: Callable[[], Callable[[list[Metrics]], None]]) -> None:

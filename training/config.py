@@ -1,10 +1,9 @@
 """What a training run *is*: every value here can change the weights that come out.
 
 Where a run happens (store, cluster, number of workers) never enters these classes. They are plain
-frozen
-dataclasses, so that the core of ``training/`` needs no pydantic; ``flows/`` validates YAML into
-them through
-``__pydantic_config__``, and all of them are written to JSON with ``dataclasses.asdict``.
+frozen dataclasses, so that the core of ``training/`` needs no pydantic; ``flows/`` validates YAML
+into them through ``__pydantic_config__``, and all of them are written to JSON with
+``dataclasses.asdict``.
 """
 
 from dataclasses import dataclass, field

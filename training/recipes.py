@@ -22,8 +22,7 @@ def infinite() -> Recipe:
     """Never re-warm: a constant trunk, and an annealed release for every update.
 
     For many small updates (Singh et al. 2025, arXiv:2503.02844): the trunk before the anneal is
-    what the next
-    update continues from.
+    what the next update continues from.
     """
     recipe = rewarm_cosine()
     schedule = replace(recipe.schedule, kind="infinite", decay_fraction=0.15)
