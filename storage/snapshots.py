@@ -17,6 +17,8 @@ from storage.objects import ObjectStore
 
 DOCUMENTS = "documents.parquet"
 """Name of a snapshot's table of documents, one row each, also the dropped ones."""
+UNIGRAM = "unigram.bin"
+"""How often each token is a target in training documents, little-endian ``int64[vocab_size]``."""
 
 Keys = NDArray[np.bytes_]
 """``S16[n]``, sorted."""

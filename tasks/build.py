@@ -18,7 +18,7 @@ from storage.head import SnapshotRole
 from storage.layout import Layout
 from storage.manifest import canonical_json, content_hash, digest_file
 from storage.objects import ObjectStore
-from storage.snapshots import DOCUMENTS, KnownDocuments, SnapshotManifest, mint
+from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
 from tasks.curate import CurateConfig, curate
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 REJECTS = "rejects.jsonl.zst"
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
-UNIGRAM = "unigram.bin"
-"""How often each token is a target in training documents, little-endian ``int64[vocab_size]``."""
 RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
 """What no domain can be called, because its shards would lie under the key of a file."""
 

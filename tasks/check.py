@@ -18,7 +18,7 @@ from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import read_verified
 from storage.objects import ObjectStore
-from storage.snapshots import SnapshotManifest, read_snapshot
+from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest, SuiteSlice
 from tasks.scores import read_scores, write_scores
 from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
@@ -26,9 +26,6 @@ from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScore
 if TYPE_CHECKING:
     from training.holdout import HoldoutDocument
     from training.model import Decoder
-
-UNIGRAM_FILE = "unigram.bin"
-"""In a snapshot: how often each token is a training target, little-endian ``int64[vocab_size]``."""
 
 _PROBES = 4
 _Scores = tuple[DocumentScore, ...]
@@ -200,10 +197,10 @@ def _counts(scene: _Scene, snapshots: Sequence[str]) -> npt.NDArray[np.int64]:
     counts: list[npt.NDArray[np.int64]] = []
     for snapshot in map(scene.snapshot, snapshots):
         prefix = scene.layout.snapshot(snapshot.id)
-        digest = next((file for file in snapshot.files if file.name == UNIGRAM_FILE), None)
+        digest = next((file for file in snapshot.files if file.name == UNIGRAM), None)
         if digest is None or digest.size != 8 * snapshot.vocab_size:
             raise CorruptError(
-                f"{prefix}/{UNIGRAM_FILE} was expected with {snapshot.vocab_size} counts of 8 "
+                f"{prefix}/{UNIGRAM} was expected with {snapshot.vocab_size} counts of 8 "
                 f"bytes, "
                 f"the manifest has {'none' if digest is None else f'{digest.size} bytes'}: mint "
                 f"the "

@@ -13,7 +13,7 @@ from storage.layout import Layout
 from storage.ledger import LedgerRow, write_ledger
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
-from storage.snapshots import read_snapshot
+from storage.snapshots import DOCUMENTS, read_snapshot
 from training.config import Stream, TrainPlan
 from training.order import Order
 
@@ -85,7 +85,7 @@ def _exposures(
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
     snapshot = read_snapshot(store, layout, stream.snapshot)
-    table_file = next(file for file in snapshot.files if file.name == "documents.parquet")
+    table_file = next(file for file in snapshot.files if file.name == DOCUMENTS)
     prefix = layout.snapshot(stream.snapshot)
     path = fetch_verified(
         store, prefix, table_file, work_dir / "documents" / f"{stream.snapshot}.parquet"

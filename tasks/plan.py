@@ -21,7 +21,7 @@ from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.mix import NewSlice, ReplayConfig, mix
-from training.config import FORBID_UNKNOWN, ModelConfig, Recipe, Schedule, TrainPlan
+from training.config import FORBID_UNKNOWN, Mixture, ModelConfig, Recipe, Schedule, TrainPlan
 from training.hub_config import config_from
 from training.schedule import resolve
 
@@ -236,11 +236,6 @@ def _plan_of(
     replay_share = replayed / mixture.total_parts
     num_steps = _num_steps(request.budget, recipe, new, replay_share, is_first=not head.champion)
     _check_compatible(pending, head, recipe, start.model)
-    schedule = resolve(
-        recipe.schedule,
-        total_tokens=num_steps * recipe.global_batch_tokens,
-        trunk_tokens=start.trunk_tokens,
-    )
     inputs = {
         "initial": start.initial,
         "model": asdict(start.model),
@@ -265,28 +260,7 @@ def _plan_of(
         replay_share=replay_share,
         suite=head.suite or "",
         recipe=recipe,
-        train=TrainPlan(
-            lineage=layout.lineage,
-            update=update,
-            checkpoint_prefix=layout.checkpoints(update),
-            initial=start.initial,
-            model=start.model,
-            start_id=pending[0].start_id,
-            end_id=pending[0].end_id,
-            mixture=mixture,
-            schedule=schedule,
-            optimizer=recipe.optimizer,
-            seq_len=recipe.seq_len,
-            global_batch_samples=recipe.global_batch_samples,
-            micro_batch_size=recipe.micro_batch_size,
-            num_steps=num_steps,
-            precision=recipe.precision,
-            seed=recipe.seed,
-            checkpoint_every_steps=max(
-                1, request.budget.checkpoint_every_tokens // recipe.global_batch_tokens
-            ),
-            trunk_step=_trunk_step(schedule, recipe, num_steps),
-        ),
+        train=_train_plan(layout, request, start, pending[0], mixture, num_steps, update),
     )
 
 
@@ -297,6 +271,44 @@ class _Start:
     initial: str | None
     model: ModelConfig
     trunk_tokens: int = 0
+
+
+def _train_plan(
+    layout: Layout,
+    request: PlanRequest,
+    start: _Start,
+    snapshot: SnapshotManifest,
+    mixture: Mixture,
+    num_steps: int,
+    update: str,
+) -> TrainPlan:
+    recipe = request.recipe
+    schedule = resolve(
+        recipe.schedule,
+        total_tokens=num_steps * recipe.global_batch_tokens,
+        trunk_tokens=start.trunk_tokens,
+    )
+    cadence = request.budget.checkpoint_every_tokens // recipe.global_batch_tokens
+    return TrainPlan(
+        lineage=layout.lineage,
+        update=update,
+        checkpoint_prefix=layout.checkpoints(update),
+        initial=start.initial,
+        model=start.model,
+        start_id=snapshot.start_id,
+        end_id=snapshot.end_id,
+        mixture=mixture,
+        schedule=schedule,
+        optimizer=recipe.optimizer,
+        seq_len=recipe.seq_len,
+        global_batch_samples=recipe.global_batch_samples,
+        micro_batch_size=recipe.micro_batch_size,
+        num_steps=num_steps,
+        precision=recipe.precision,
+        seed=recipe.seed,
+        checkpoint_every_steps=max(1, cadence),
+        trunk_step=_trunk_step(schedule, recipe, num_steps),
+    )
 
 
 def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanRequest) -> _Start:

@@ -15,9 +15,9 @@ from storage.layout import Layout
 from storage.manifest import content_hash, digest_file, readable_json
 from storage.models import publish_model, upload_files
 from storage.objects import ObjectStore, open_store
-from storage.snapshots import DomainSlice, SnapshotManifest, mint
+from storage.snapshots import UNIGRAM, DomainSlice, SnapshotManifest, mint
 from storage.suite import SuiteManifest, suite_of
-from tasks.check import UNIGRAM_FILE, CheckResult, check
+from tasks.check import CheckResult, check
 from tasks.scores import forgetting_matrix, read_scores, scores_key, write_scores
 from tasks.verdict import DocumentScore, nats_per_token
 from training.config import ModelConfig
@@ -62,8 +62,8 @@ def mint_snapshot(
         rows, path / "web" / "holdout", token_dtype="uint16", prefix="web/holdout"
     )
     counts = np.arange(VOCAB, 0, -1, dtype="<i8")
-    (path / UNIGRAM_FILE).write_bytes(counts.tobytes())
-    files = (*files, digest_file(path / UNIGRAM_FILE, UNIGRAM_FILE))
+    (path / UNIGRAM).write_bytes(counts.tobytes())
+    files = (*files, digest_file(path / UNIGRAM, UNIGRAM))
     for file in files:
         store.put_file(f"{LAYOUT.snapshot(SNAPSHOTS[name])}/{file.name}", path / file.name)
     return mint(store, LAYOUT, manifest_of(name, role, files, rows))
