@@ -23,8 +23,9 @@ lint: venv  ## exactly what CI runs: format, lint, types, import contracts
 	$(RUN)/pyright
 	$(RUN)/lint-imports
 
-integration: venv  ## the tests that need real servers
-	$(RUN)/pytest -m integration $(PYTEST_ARGS)
+integration: venv  ## the tests on real servers, which it installs (as root, on Debian) and starts
+	tests/integration/install.sh
+	$(RUN)/pytest -m integration tests/integration $(PYTEST_ARGS)
 
 bench: venv ## timings against peers, interleaved; not part of the tests
 	@for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(RUN)/python "$$bench" || exit 1; done

@@ -31,6 +31,13 @@ def _checked(file: Path) -> Path:
     return file
 
 
+def _told(reason: str) -> str:
+    """Refuse an empty reason in our words, before Prefect refuses it in its own."""
+    if not reason.strip():
+        raise ValueError("a decision needs a non-empty reason, for whoever reads the history later")
+    return reason
+
+
 LineageFile = Annotated[
     Path,
     typer.Argument(
@@ -38,7 +45,9 @@ LineageFile = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; recorded with the decision.")]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Why; recorded with the decision.", callback=_told)
+]
 Version = Annotated[str, typer.Argument(help="Model version: its number, or its full name.")]
 
 DEFAULT_FILE = Path("lineage.yaml")
@@ -183,6 +192,19 @@ def unhold(
 
 
 @app.command()
+def serve(
+    lineages: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[LINEAGE...]", help="YAML files, or folders with YAML files."),
+    ] = None,
+) -> None:
+    """Offer every flow of the lineages in Prefect's pages, run them by schedule and by button."""
+    from flows.serve import serve as serve_lineages
+
+    serve_lineages(lineages or [DEFAULT_FILE])
+
+
+@app.command()
 def history(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
     """Every state the lineage was in: what was done, by whom and why."""
     from flows.show import print_history
@@ -191,11 +213,58 @@ def history(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> Non
 
 
 @app.command()
-def status(lineage: LineageFile = DEFAULT_FILE, as_json: AsJson = False) -> None:
-    """Champion, pending data, versions that wait for a person, who is updating."""
-    from flows.show import print_status
+def status(
+    lineage: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[LINEAGE]",
+            help="The lineage's YAML file; default: lineage.yaml when there is one.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The servers of 'perennial up', and a lineage: champion, pending data, who is updating.
 
-    print_status(lineage, as_json=as_json)
+    Ends with 1 when the servers are asked for and one of them does not run.
+    """
+    from flows.servers import print_ground
+
+    if lineage is None and DEFAULT_FILE.exists():
+        lineage = DEFAULT_FILE
+    print_ground(_checked(lineage) if lineage else None, as_json=as_json)
+
+
+@app.command()
+def up(
+    lineages: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[LINEAGE...]",
+            help="What 'perennial serve' is to serve; default: the same as the last time.",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Ray nodes beside the head, on this machine; default: as the last time, or none.",
+            min=0,
+            max=16,
+        ),
+    ] = None,
+) -> None:
+    """Start the servers that are missing or sick: Prefect, MLflow, Ray; on this machine only."""
+    from flows.servers import start_servers
+
+    files = [file if file.is_dir() else _checked(file) for file in lineages or ()]
+    start_servers(files, ray_workers=ray_workers)
+
+
+@app.command()
+def down() -> None:
+    """Stop the servers of 'perennial up'; databases, passwords and ports stay."""
+    from flows.servers import stop_servers
+
+    stop_servers()
 
 
 @app.command()
@@ -244,6 +313,9 @@ def main() -> None:
 
 def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
     """Run a flow here and now, against the configured Prefect server or a temporary one."""
+    from flows.servers import require_prefect
+
+    require_prefect()
     return flow(**parameters)
 
 

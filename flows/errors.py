@@ -4,6 +4,7 @@ import errno
 
 from flows.lineage import LineageError
 from flows.mirror import MirrorError
+from infra.stack.state import StackError
 from infra.versions import UnsafeVersionError
 from storage.errors import StorageError
 from tasks.documents import SourceRefusedError
@@ -13,6 +14,7 @@ EXPECTED = (
     LineageError,
     MirrorError,
     SourceRefusedError,
+    StackError,
     StorageError,
     TrainingError,
     UnsafeVersionError,

@@ -10,6 +10,7 @@ from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.versions import check_security_floors
 from storage.layout import Layout
+from storage.mlflow_client import check_tracking
 from storage.objects import ObjectStore, open_store
 
 
@@ -34,12 +35,14 @@ def open_ground(lineage_file: Path) -> Ground:
     Raises:
         LineageError: The YAML cannot be used.
         UnsafeVersionError: A package below its security floor is installed.
+        ValueError: MLflow could not show models of this store, or its URI holds a password.
     """
     settings = Settings()
     settings.export()
     set_up_logging(settings.log_level)
     check_security_floors()
     lineage = load_lineage(lineage_file)
+    check_tracking(settings.tracking_uri, settings.store_uri)
     return Ground(lineage, settings, open_store(settings.store_uri), Layout(lineage.name))
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig
 from tasks.mix import ReplayConfig
@@ -70,6 +71,7 @@ class Lineage:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    schedule: TimetableConfig = field(default_factory=TimetableConfig)
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")

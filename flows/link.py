@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from prefect.artifacts import create_markdown_artifact
 
 from flows.outcome import Outcome
+from infra.credentials import hide_credentials
 
 if TYPE_CHECKING:
     from flows.ground import Ground
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 def link_report(ground: "Ground", outcome: Outcome) -> None:
     """Put the verdict, and where report and model version are found, on the flow run's page."""
     name = ground.lineage.name
+    address = hide_credentials(ground.settings.tracking_uri)
     create_markdown_artifact(
         key=f"{name}-verdict".replace(".", "-").replace("_", "-"),
         description=f"{outcome.kind}: version {outcome.version} of {name}",
@@ -24,7 +26,7 @@ def link_report(ground: "Ground", outcome: Outcome) -> None:
                 "",
                 f"- report: `{outcome.report}`, also `report.html` among the artifacts of the run",
                 f"- model version: the one with the tag `perennial.version = {outcome.version}` of "
-                f"the registered model `{name}` in MLflow (`{ground.settings.tracking_uri}`); "
+                f"the registered model `{name}` in MLflow (`{address}`); "
                 "it links to its run",
             ]
         ),

@@ -4,13 +4,17 @@ MLflow decides nothing. That it does not answer is told, and stops no training a
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from flows.ground import Ground
+from infra.credentials import hide_credentials
 from storage import registry
 from storage.head import Head
+from storage.lease import is_held, read_lease
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import mirror
 from tasks.train import MetricRelay, Metrics
@@ -31,12 +35,13 @@ def show_head(ground: Ground, head: Head, *, repair: bool) -> None:
         MirrorError: MLflow could not be told; the head stands all the same.
     """
     uri = ground.settings.tracking_uri
-    is_shown = _is_there(uri) and registry.is_projected(ground.store, ground.layout, head, uri)
-    if is_shown and not repair:
+    if not repair and is_shown(ground, head):
         return
     artifacts = ground.settings.artifact_uri
     try:
-        _log_missing_curves(ground, head)
+        runs = registry.list_runs(uri, lineage=head.lineage)
+        _end_abandoned(ground, head, runs)
+        _log_missing_curves(ground, head, runs)
         mirror(ground.store, ground.layout, head, uri, artifact_location=artifacts)
     except Exception as error:  # whatever MLflow and its database raise
         raise MirrorError(
@@ -45,6 +50,30 @@ def show_head(ground: Ground, head: Head, *, repair: bool) -> None:
             "what PERENNIAL_MLFLOW_URI points at, or move its database away; the next command "
             "shows everything again"
         ) from error
+
+
+def is_shown(ground: Ground, head: Head) -> bool:
+    """Whether MLflow was told what ``head`` says, so far as one can see without MLflow."""
+    uri = ground.settings.tracking_uri
+    scheme, found, path = uri.partition(":///")
+    is_lost = found != "" and scheme == "sqlite" and not Path(path).exists()
+    return not is_lost and registry.is_projected(ground.store, ground.layout, head, uri)
+
+
+@contextmanager
+def told_how_it_ends(ground: Ground, plan: UpdatePlan) -> Generator[None]:
+    """End the update's MLflow run with FAILED or KILLED and the reason, when the body raises.
+
+    Started again, the update resumes its run; what ends well is ended by ``show_head``.
+    """
+    try:
+        yield
+    except Exception as error:
+        _end_run(ground, plan, "FAILED", f"failed: {_first_line(error)}")
+        raise
+    except BaseException:  # Ctrl-C, a cancelled flow, the end of the process
+        _end_run(ground, plan, "KILLED", "interrupted; the next update goes on with it")
+        raise
 
 
 def close_relay(relay: MetricRelay) -> None:
@@ -59,7 +88,10 @@ def close_relay(relay: MetricRelay) -> None:
 
 
 def curve_receiver(ground: Ground, plan: UpdatePlan) -> Callable[[list[Metrics]], None]:
-    """Opens, or resumes, the update's MLflow run and logs every step once."""
+    """Opens, or resumes, the update's MLflow run and logs every step once.
+
+    What the store has and MLflow lacks is logged first.
+    """
     run = registry.open_run(
         ground.settings.tracking_uri,
         lineage=ground.lineage.name,
@@ -67,14 +99,7 @@ def curve_receiver(ground: Ground, plan: UpdatePlan) -> Callable[[list[Metrics]]
         artifact_location=ground.settings.artifact_uri,
         name=plan.version,
     )
-    registry.log_params(run, run_parameters(plan))
-    after_step = registry.last_logged_step(run)
-
-    def receive(batch: list[Metrics]) -> None:
-        points = [point for metrics in batch for point in metric_points(metrics)]
-        registry.log_metrics(run, points, after_step=after_step)
-
-    return receive
+    return _receiver(ground, plan, run)
 
 
 def metric_points(metrics: Metrics) -> list[registry.MetricPoint]:
@@ -116,24 +141,61 @@ def run_parameters(plan: UpdatePlan) -> dict[str, object]:
     }
 
 
-def _is_there(tracking_uri: str) -> bool:
-    """Whether MLflow's database is there, so far as one can see without MLflow."""
-    scheme, found, path = tracking_uri.partition(":///")
-    return not found or scheme != "sqlite" or Path(path).exists()
+def _receiver(
+    ground: Ground, plan: UpdatePlan, run: registry.Run
+) -> Callable[[list[Metrics]], None]:
+    # Not at the top: needed only when there is something to show.
+    from training.metrics import LOSS, STEP, read_metrics  # noqa: PLC0415
+
+    registry.log_params(run, run_parameters(plan))
+    # Asked for, and not taken from the tag with the last step: that one is written after the
+    # metrics. A step that was taken twice has two times, so MLflow would keep both rows.
+    logged = registry.logged_steps(run, LOSS)
+
+    def receive(batch: list[Metrics]) -> None:
+        points = [point for metrics in batch for point in metric_points(metrics)]
+        registry.log_metrics(run, points, logged_steps=logged)
+        logged.update(metrics[STEP] for metrics in batch)
+
+    receive(read_metrics(ground.store, ground.layout.metrics(plan.id)))
+    return receive
 
 
-def _log_missing_curves(ground: Ground, head: Head) -> None:
+def _log_missing_curves(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:
     """Log what MLflow lacks of the curves of judged updates: it was lost, or was not there."""
-    # Not at the top: needed only when there is a verdict to show.
-    from training.metrics import read_metrics  # noqa: PLC0415
-
     for record in head.versions:
         if record.verdict == "IMPORTED":
             continue
-        rows = read_metrics(ground.store, ground.layout.metrics(record.update))
         plan = load_plan(ground.store, ground.layout, record.update)
-        curve_receiver(ground, plan)(rows)
+        found = runs.get(record.update)
+        if found is None:
+            curve_receiver(ground, plan)
+        elif found.last_logged_step < plan.train.num_steps:
+            _receiver(ground, plan, found.run)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+def _end_abandoned(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:
+    """End the runs of updates that nobody works on: their process was killed."""
+    lease = read_lease(ground.store, ground.layout)
+    working_on = lease.note if lease and is_held(lease) else ""
+    judged = {record.update for record in head.versions}
+    for update, found in runs.items():
+        if found.status == "RUNNING" and update not in judged and update != working_on:
+            registry.finish(found.run, "KILLED", reason="its process died before a verdict")
+
+
+def _end_run(
+    ground: Ground, plan: UpdatePlan, status: Literal["FAILED", "KILLED"], reason: str
+) -> None:
+    try:
+        uri = ground.settings.tracking_uri
+        run = registry.find_run(uri, lineage=ground.lineage.name, update=plan.id)
+        if run is not None:
+            registry.finish(run, status, reason=reason)
+    except Exception as error:  # whatever MLflow and its database raise
+        logger.warning(f"MLflow was not told that the update ended ({_first_line(error)})")
+
+
+def _first_line(error: BaseException) -> str:
+    text = hide_credentials(str(error)).partition("\n")[0]
+    return f"{type(error).__name__}: {text}"

@@ -4,12 +4,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["done", "nothing to do", "planned", "PASS", "FAIL", "AMBIGUOUS"]
+Kind = Literal["done", "nothing to do", "planned", "skipped", "PASS", "FAIL", "AMBIGUOUS"]
 
 EXIT_CODES: dict[Kind, int] = {
     "done": 0,
     "nothing to do": 0,
     "planned": 0,
+    "skipped": 0,
     "PASS": 0,
     "FAIL": 3,
     "AMBIGUOUS": 4,

@@ -4,9 +4,10 @@ import sys
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
 from flows.lineage import Lineage
+from infra.settings import Settings
 
 _HEADER = """\
 # The lineage's YAML
@@ -24,7 +25,26 @@ def render_reference() -> str:
     lines = [_HEADER, *_table("Top level", schema, defaults)]
     for name, definition in sorted(schema["$defs"].items()):
         lines += _table(f"`{name}`", definition, {})
+    lines += _settings()
     return "\n".join(lines) + "\n"
+
+
+def _settings() -> list[str]:
+    """Where things run: the environment variables, which are no part of a lineage."""
+    lines = [
+        "## Environment",
+        "",
+        "Where Perennial runs. None of these changes the weights that come out; credentials of an",
+        "object store are found as boto3 finds them (`AWS_*`, profiles, the instance).",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "" if isinstance(default, SecretStr) or default == "" else f"`{default}`"
+        lines.append(f"| `PERENNIAL_{name.upper()}` | {shown} | {field.description} |")
+    return [*lines, ""]
 
 
 def _table(title: str, schema: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.ground import Ground, open_ground, whoami
 from infra.settings import Settings
-from storage.gc import delete_garbage, find_garbage
+from storage.gc import abort_unfinished, delete_garbage, find_garbage
 from storage.head import Head, VersionRecord, history, read_head
 from storage.layout import Layout
 from storage.lease import Lease, is_held, read_lease
@@ -33,24 +33,25 @@ def print_history(lineage_file: Path, *, as_json: bool) -> None:
     if not heads:
         typer.echo(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
         return
-    _console().print(_history_table(heads))
+    wide_console().print(_history_table(heads))
 
 
-def print_status(lineage_file: Path, *, as_json: bool) -> None:
+def print_status(lineage_file: Path) -> None:
     """Champion, pending data, versions that wait for a person, who is updating."""
+    for name, value in status_of(lineage_file).items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        typer.echo(f"{name.replace('_', ' '):>18}  {shown if shown not in ('', None) else '-'}")
+
+
+def status_of(lineage_file: Path) -> dict[str, Any]:
+    """What ``print_status`` prints, by name."""
     ground = open_ground(lineage_file)
-    head = read_head(ground.store, ground.layout)
     lease = read_lease(ground.store, ground.layout)
-    facts = _facts(ground, head)
+    facts = _facts(ground, read_head(ground.store, ground.layout))
     facts["updating"] = (
         f"{lease.holder} ({lease.note or 'starting'})" if lease and is_held(lease) else ""
     )
-    if as_json:
-        typer.echo(json.dumps(facts, indent=2, sort_keys=True))
-        return
-    for name, value in facts.items():
-        shown = ", ".join(value) if isinstance(value, list) else value
-        typer.echo(f"{name.replace('_', ' '):>18}  {shown if shown not in ('', None) else '-'}")
+    return facts
 
 
 def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_json: bool) -> None:
@@ -63,6 +64,7 @@ def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_
             lease.set_note(lease.previous_note)
             garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
             delete_garbage(ground.store, garbage)
+            abort_unfinished(ground.store, ground.layout, grace_seconds=grace_seconds)
     else:
         garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
     size = sum(info.size for info in garbage)
@@ -81,7 +83,7 @@ def print_demo_summary(lineage_file: Path, settings: Settings) -> None:
     """What happened in the demo: one row a version and domain, the history, where to look next."""
     ground = open_ground(lineage_file)
     heads = history(ground.store, ground.layout)
-    console = _console()
+    console = wide_console()
     console.print()
     console.print(_versions_table(ground, heads[-1]))
     console.print(_history_table(heads))
@@ -110,7 +112,7 @@ def current_head(lineage: str, settings: Settings) -> Head | None:
     return read_head(open_store(settings.store_uri), Layout(lineage))
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """As wide as the terminal; wide enough for whole sentences where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=160)
 

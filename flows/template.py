@@ -56,6 +56,11 @@ check:
 
 compute:
   num_workers: 1               # Ray workers; 0 trains in the flow's own process
+
+schedule:
+  # cron: 0 2 * * *            # every night at two, while 'perennial serve' runs
+  timezone: UTC
+  when_busy: wait              # a run that finds another one at work waits, or: skip
 """
 
 

@@ -5,15 +5,24 @@ from pathlib import Path
 from prefect import flow
 
 from flows import update_steps as steps
-from flows.ground import open_ground
+from flows.ground import Ground, open_ground
 from flows.link import link_report
+from flows.mirror import told_how_it_ends
+from flows.naming import run_name
 from flows.outcome import Outcome
+from flows.schedule import WaitSeconds, WhenBusy
+from flows.states import ended
+from storage.lease import Lease
 from tasks.plan import NothingToDo
 
 
-@flow(name="update-model", persist_result=False)
+@flow(name="update-model", flow_run_name=run_name, persist_result=False)
 def update_model(
-    lineage_file: Path, *, dry_run: bool = False, wait_seconds: float = 0.0
+    lineage_file: Path,
+    *,
+    dry_run: bool = False,
+    when_busy: WhenBusy = "wait",
+    wait_seconds: WaitSeconds = 0.0,
 ) -> Outcome:
     """Bring a lineage's model up to date, if there is anything to learn.
 
@@ -21,26 +30,37 @@ def update_model(
     nothing to do says so.
 
     Args:
-        lineage_file: The lineage's YAML.
-        dry_run: Stop after the plan.
-        wait_seconds: How long to wait while another update of the lineage runs, before giving up.
+        lineage_file: The lineage's YAML file, on the machine that runs the flow.
+        dry_run: Stop after the plan: read what is new, say what would be trained on, change
+            nothing else.
+        when_busy: What to do while another run works on this lineage. wait: wait for it, at
+            most wait_seconds. skip: end at once, in the state Skipped.
+        wait_seconds: Longest wait for another run, in seconds; what waited in vain has failed.
     """
     ground = open_ground(lineage_file)
-    with steps.hold_lease(ground, wait_seconds=wait_seconds) as lease:
-        steps.import_base_model(ground, lease)
-        refreshed = steps.refresh(ground, lease)
-        plan = steps.plan_update(ground, lease, dry_run=dry_run)
-        if isinstance(plan, NothingToDo):
-            head = steps.show_in_mlflow(ground, repair=False)
-            message = f"{plan.reason} ({refreshed.reason})"
-            return steps.outcome(ground, head, "nothing to do", message)
-        if dry_run:
-            return steps.planned(ground, plan)
+    lease = steps.take_lease(ground, when_busy=when_busy, wait_seconds=wait_seconds)
+    if isinstance(lease, Outcome):
+        return ended(lease)
+    with lease:
+        return ended(_update(ground, lease, dry_run=dry_run))
+
+
+def _update(ground: Ground, lease: Lease, *, dry_run: bool) -> Outcome:
+    steps.import_base_model(ground, lease)
+    refreshed = steps.refresh(ground, lease)
+    plan = steps.plan_update(ground, lease, dry_run=dry_run)
+    if isinstance(plan, NothingToDo):
+        head = steps.show_in_mlflow(ground, repair=False)
+        message = f"{plan.reason} ({refreshed.reason})"
+        return steps.outcome(ground, head, "nothing to do", message)
+    if dry_run:
+        return steps.planned(ground, plan)
+    with told_how_it_ends(ground, plan):
         checkpoint = steps.train(ground, lease, plan)
         steps.export(ground, plan, checkpoint)
         report = steps.check(ground, plan)
         steps.publish(ground, lease, plan, report)
-        head = steps.show_in_mlflow(ground)
+    head = steps.show_in_mlflow(ground)
     outcome = steps.judged(ground, head, plan, report)
     link_report(ground, outcome)
     return outcome

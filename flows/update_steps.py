@@ -5,19 +5,29 @@ store, so a flow that is started again finds it.
 """
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prefect.runtime import flow_run
+
 from flows.ground import Ground, whoami
-from flows.mirror import close_relay, curve_receiver, show_head
+from flows.mirror import (
+    MirrorError,
+    close_relay,
+    curve_receiver,
+    is_shown,
+    show_head,
+)
+from flows.orphan import end_with_runner
 from flows.outcome import Kind, Outcome
+from flows.schedule import WhenBusy
 from flows.steps import step
 from infra.progress import follow
+from infra.stack.status import require
 from infra.versions import code_version
+from storage.errors import LeaseHeldError
 from storage.head import Head, SnapshotRole, VersionRecord, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot
@@ -55,12 +65,35 @@ from tasks.verdict import VerdictReport
 
 logger = logging.getLogger(__name__)
 
+LEASE_SECONDS = 60.0
+"""How long the lease of a holder that was cut off keeps others waiting."""
 
-@contextmanager
-def hold_lease(ground: Ground, *, wait_seconds: float = 0.0) -> Generator[Lease]:
-    """One update a lineage at a time."""
-    with Lease.acquire(ground.store, ground.layout, whoami(), wait_seconds=wait_seconds) as lease:
-        yield lease
+
+def take_lease(
+    ground: Ground, *, when_busy: WhenBusy = "wait", wait_seconds: float = 0.0
+) -> Lease | Outcome:
+    """One update a lineage at a time: the lease, or what a run that skips its turn ends with.
+
+    Raises:
+        LeaseHeldError: Another run works on the lineage, and has not ended within the wait.
+    """
+    end_with_runner()
+    wait_seconds = 0.0 if when_busy == "skip" else wait_seconds
+    if (flow_run.run_count or 0) > 1:
+        # The holder may be an earlier attempt of this very run, which died on another machine.
+        wait_seconds = max(wait_seconds, 2 * LEASE_SECONDS)
+    try:
+        return Lease.acquire(
+            ground.store,
+            ground.layout,
+            whoami(),
+            ttl_seconds=LEASE_SECONDS,
+            wait_seconds=wait_seconds,
+        )
+    except LeaseHeldError as error:
+        if when_busy == "skip":
+            return outcome(ground, None, "skipped", str(error))
+        raise
 
 
 @step
@@ -124,6 +157,8 @@ def plan_update(ground: Ground, lease: Lease, *, dry_run: bool = False) -> Updat
 @step
 def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
     """Train on Ray and wait; returns the prefix of the final checkpoint."""
+    if ground.lineage.compute.num_workers and not ground.settings.ray_address:
+        require(ground.settings, "ray-head")
     save_plan(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id)
@@ -134,7 +169,7 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
             store_uri=ground.settings.store_uri,
             compute=ground.lineage.compute,
             work_dir=ground.work_dir,
-            ray_address=ground.settings.ray_address,
+            ray_address=ground.settings.ray_cluster,
             on_metrics=relay,
         )
     finally:
@@ -199,11 +234,16 @@ def show_in_mlflow(ground: Ground, *, repair: bool = True) -> Head | None:
     """Make MLflow show what the head says; returns the head.
 
     Without ``repair`` only if the head has something that MLflow was not shown yet: what was
-    edited in MLflow itself stays as it is until the next command that changes something.
+    edited in MLflow itself stays as it is until the next command that changes something. That
+    MLflow cannot be told is no failure of the flow: what it did is committed, and the next command
+    tells it.
     """
     head = read_head(ground.store, ground.layout)
     if head is not None and head.versions:
-        show_head(ground, head, repair=repair)
+        try:
+            show_head(ground, head, repair=repair)
+        except MirrorError as error:
+            logger.warning(str(error))
     return head
 
 
@@ -236,6 +276,8 @@ def judge(
 
 def outcome(ground: Ground, head: Head | None, kind: Kind, message: str, **more: Any) -> Outcome:
     """The end of a flow run in this lineage."""
+    if head is not None and head.versions and not is_shown(ground, head):
+        message = f"{message}\nMLflow does not show this yet: the next command tells it again"
     return Outcome(
         lineage=ground.lineage.name,
         kind=kind,

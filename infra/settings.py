@@ -9,8 +9,12 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from infra.stack.credentials import read_credentials
+from infra.stack.databases import password_of, with_driver, without_password
+from infra.stack.state import StackFolder, StackState, read_state
 
 # Phoning home is off unless the user turns it on: no data leaves the configured servers.
 _QUIET = {
@@ -29,6 +33,8 @@ _QUIET = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,training,storage,infra",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # A server that is away for less than eight minutes is waited for: 2 + 4 + ... + 256 seconds.
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -38,8 +44,15 @@ _PLACES = (
     "PERENNIAL_MLFLOW_URI",
     "PERENNIAL_PREFECT_API_URL",
     "PERENNIAL_RAY_ADDRESS",
+    "PERENNIAL_PREFECT_DATABASE_URL",
+    "PERENNIAL_MLFLOW_DATABASE_URL",
     "PREFECT_HOME",
     "PREFECT_API_URL",
+    "PREFECT_API_AUTH_STRING",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN_PATH",
 )
 
 
@@ -54,19 +67,45 @@ class Settings(BaseSettings):
     )
     storage_root: str = Field(
         default="",
-        description="Root URI of the object store, file:///path; empty: the folder store/ in home.",
+        description=(
+            "Root URI of the object store, file:///path or s3://bucket/prefix; empty: the folder "
+            "store/ in home."
+        ),
     )
     mlflow_uri: str = Field(
         default="",
-        description="MLflow tracking URI; empty: the SQLite file mlflow.db in home.",
+        description=(
+            "MLflow tracking URI; empty: the database of mlflow_database_url, or the server of "
+            "'perennial up' when the object store is not on this machine."
+        ),
+    )
+    mlflow_database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description=(
+            "postgresql://user:password@host:port/database for MLflow's tables; empty: the SQLite "
+            "file mlflow/mlflow.db in home."
+        ),
     )
     prefect_api_url: str = Field(
         default="",
-        description="API of a running Prefect server; empty: a temporary one for the command.",
+        description=(
+            "API of a running Prefect server; empty: that of 'perennial up', or a temporary one "
+            "for the command."
+        ),
+    )
+    prefect_database_url: SecretStr = Field(
+        default=SecretStr(""),
+        description=(
+            "postgresql://user:password@host:port/database for the Prefect server of "
+            "'perennial up'; empty: the SQLite file prefect/prefect.db in home."
+        ),
     )
     ray_address: str = Field(
         default="",
-        description="Address of a running Ray cluster; empty: a local one for the training.",
+        description=(
+            "Address of a running Ray cluster; empty: that of 'perennial up', or a local one for "
+            "the training."
+        ),
     )
     log_level: str = Field(default="INFO", description="Level of our own log lines.")
 
@@ -81,13 +120,49 @@ class Settings(BaseSettings):
         return self.storage_root or (self.home_path / "store").as_uri()
 
     @cached_property
+    def stack(self) -> StackState | None:
+        """The servers that ``perennial up`` started; None when they are down."""
+        state = read_state(StackFolder(self.home_path))
+        return state if state.is_up and "prefect" in state.ports else None
+
+    @cached_property
+    def is_local_store(self) -> bool:
+        """Whether the object store is a folder of this machine."""
+        return self.store_uri.startswith("file:")
+
+    @cached_property
     def tracking_uri(self) -> str:
-        """MLflow's tracking URI."""
-        return self.mlflow_uri or f"sqlite:///{self.home_path / 'mlflow' / 'mlflow.db'}"
+        """MLflow's tracking URI; holds no password.
+
+        With a store on this machine, commands speak to MLflow's database beside the server that
+        shows it: over HTTP, MLflow refuses versions that refer to files of the machine.
+        """
+        if self.mlflow_uri:
+            return self.mlflow_uri
+        if self.stack is not None and not self.is_local_store:
+            return self.stack.mlflow_url
+        return self.mlflow_database_uri
+
+    @cached_property
+    def mlflow_database_uri(self) -> str:
+        """Where MLflow's tables are, for SQLAlchemy; holds no password, see ``export``."""
+        if url := self.mlflow_database_url.get_secret_value():
+            return with_driver(without_password(url), "psycopg2")
+        return f"sqlite:///{self.home_path / 'mlflow' / 'mlflow.db'}"
+
+    @cached_property
+    def ray_cluster(self) -> str:
+        """Address of the Ray cluster to train on; empty for one of the training's own."""
+        return self.ray_address or (self.stack.ray_address if self.stack else "")
 
     @cached_property
     def artifact_uri(self) -> str:
-        """Where MLflow keeps reports; weights are registered by reference, never copied."""
+        """Where MLflow keeps reports; weights are registered by reference, never copied.
+
+        Empty where an MLflow server is to choose: clients need not reach the place then.
+        """
+        if self.tracking_uri.startswith(("http://", "https://")):
+            return ""
         return (self.home_path / "mlflow" / "artifacts").as_uri()
 
     @cached_property
@@ -104,10 +179,31 @@ class Settings(BaseSettings):
         values["PREFECT_HOME"] = str(self.home_path / "prefect")
         if self.prefect_api_url:
             values["PREFECT_API_URL"] = self.prefect_api_url
+        if password := password_of(self.mlflow_database_url.get_secret_value()):
+            # Read by PostgreSQL's own client library, so that no tracking URI has to carry it.
+            values["PGPASSWORD"] = password
+        if self.stack is not None:
+            values |= self._stack_variables(self.stack)
         for name, value in values.items():
             os.environ.setdefault(name, value)
         # MLflow's SQLite file is created by MLflow, its folder is not.
         (self.home_path / "mlflow").mkdir(parents=True, exist_ok=True)
+
+    def _stack_variables(self, stack: StackState) -> dict[str, str]:
+        """What opens the servers of ``perennial up``, except where others are named."""
+        folder = StackFolder(self.home_path)
+        credentials = read_credentials(folder)
+        values: dict[str, str] = {}
+        if not self.prefect_api_url and "PREFECT_API_URL" not in os.environ:
+            values["PREFECT_API_URL"] = stack.prefect_api_url
+            values["PREFECT_API_AUTH_STRING"] = credentials.prefect_login
+        if self.tracking_uri == stack.mlflow_url:
+            values["MLFLOW_TRACKING_USERNAME"] = credentials.mlflow_username
+            values["MLFLOW_TRACKING_PASSWORD"] = credentials.mlflow_password
+        if not self.ray_address:
+            values["RAY_AUTH_MODE"] = "token"
+            values["RAY_AUTH_TOKEN_PATH"] = str(folder.ray_token)
+        return values
 
 
 def use_home(home: Path) -> Settings:

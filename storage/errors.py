@@ -9,6 +9,9 @@
   - LeaseHeldError          somebody else is updating the lineage
   - LeaseLostError          our lease was taken over while we slept
   - UnsafeStoreError        the store ignores conditional writes
+  - AccessError             the store refuses us: credentials, rights, clock, bucket
+  - StoreFullError          the store has no room left
+  - UnavailableError        the store did not answer in time; a retry may mend it
 
 Each takes one ready-made message, so that it survives the pickling Ray workers and Prefect put it
 through.
@@ -49,3 +52,18 @@ class LeaseLostError(StorageError):
 
 class UnsafeStoreError(StorageError):
     """The store ignores conditional writes, so two writers could both win."""
+
+
+class AccessError(StorageError):
+    """The store refuses our credentials or the verb, or has no such bucket; a person must act."""
+
+
+class StoreFullError(StorageError):
+    """The store has no room left for us."""
+
+
+class UnavailableError(StorageError, ConnectionError):
+    """The store could not be reached, or kept failing, for as long as we tried.
+
+    A ConnectionError as well: to whoever decides about retries it is one, and it may pass.
+    """

@@ -81,6 +81,17 @@ def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
     return freed_bytes
 
 
+def abort_unfinished(
+    store: ObjectStore, layout: Layout, *, grace_seconds: float, now: float | None = None
+) -> int:
+    """Drop uploads of killed writers older than the grace time; returns how many. Safe to retry.
+
+    A listing does not show them, yet the store keeps, and charges for, the parts that arrived.
+    """
+    oldest = (time.time() if now is None else now) - grace_seconds
+    return store.abort_uploads(layout.root, older_than=oldest)
+
+
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
     live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
     heads = history(store, layout)

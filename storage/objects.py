@@ -5,25 +5,20 @@ out of the root. Conditional writes are what every commit rests on (docs/design.
 """
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import os
-import shutil
 import time
-import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from storage.errors import (
-    AlreadyExistsError,
-    ConflictError,
-    NotFoundError,
-    UnsafeStoreError,
-)
+from storage.errors import AlreadyExistsError, ConflictError, UnsafeStoreError
+
+PRIVATE = ".perennial"
+"""Directory under a local root for temporary and lock files; no key of any store may start so."""
+LEFTOVER_SECONDS = 24 * 3600.0
+"""Age at which what a dead process left behind is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +96,57 @@ class ObjectStore(Protocol):
         """The object as a local file that needs no copy, or None when it has to be fetched."""
         ...
 
+    def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        """Drop what dead writers began to upload under ``prefix``; returns how many uploads.
+
+        Args:
+            prefix: As of ``list``.
+            older_than: Only those begun before it; seconds since the epoch.
+        """
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if it is a plain relative path, else raise ValueError."""
+    parts = key.split("/")
+    if "\0" in key or any(part in ("", ".", "..") for part in parts) or parts[0] == PRIVATE:
+        raise ValueError(
+            f"{key!r} is not a valid key: expected names joined by '/', none of them empty, "
+            f"'.' or '..', no NUL, not starting with '/' or {PRIVATE!r}"
+        )
+    return key
+
+
+def check_range(key: str, start: int, length: int | None) -> None:
+    """Raise ValueError for a range that no object can have."""
+    if start < 0 or (length is not None and length < 0):
+        raise ValueError(
+            f"cannot read {length} bytes from {start} of {key!r}: both must be at least 0"
+        )
+
 
 def open_store(uri: str) -> ObjectStore:
-    """The store at ``uri``; a directory that does not exist yet is created.
+    """The store at ``uri``; a directory that does not exist yet is created, a bucket is not.
+
+    Credentials, region and endpoint of a bucket come from boto3's own chain (environment, profile,
+    instance), never from the URI. Nothing is sent before the first verb.
 
     Raises:
         ValueError: Not a URI that this version can open.
     """
+    if uri.startswith("s3:"):
+        from storage.s3 import open_bucket  # noqa: PLC0415  only those who use it pay for it
+
+        return open_bucket(uri)
     parts = urlsplit(uri)
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path.startswith("/"):
         raise ValueError(
             f"cannot open the store {uri!r}: expected file:/// followed by an absolute path, "
-            "e.g. file:///var/lib/perennial; other kinds of store are not supported yet"
+            "e.g. file:///var/lib/perennial, or s3://bucket/prefix"
         )
+    from storage.local_objects import LocalObjects  # noqa: PLC0415  it imports this module
+
     return LocalObjects(Path(path))
 
 
@@ -154,237 +186,5 @@ def _delete_probes(store: ObjectStore, own: str) -> None:
     """Remove our probe, and those of processes that died while they probed."""
     store.delete(own)
     for info in store.list("probe"):
-        if info.modified_at < time.time() - _LEFTOVER_SECONDS:
+        if info.modified_at < time.time() - LEFTOVER_SECONDS:
             store.delete(info.key)
-
-
-_PRIVATE = ".perennial"
-"""Directory under the root for temporary and lock files; no key may start with it."""
-_LEFTOVER_SECONDS = 24 * 3600.0
-_NUM_LOCKS = 64
-# What link(2) answers on file systems that have no hard links.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-
-
-class LocalObjects:
-    """A directory as an object store, correct for all processes of one host.
-
-    Writes go to a temporary file of the same file system, are flushed to the disk and then appear
-    under their key in one step: ``rename`` replaces, ``link`` creates and fails when the key is
-    taken. Writes that replace or remove hold a file lock, which makes ``put_if_match`` atomic.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = Path(os.path.realpath(root))
-        self._temp = self._root / _PRIVATE / "tmp"
-        self._locks = self._root / _PRIVATE / "locks"
-        self._durable: set[Path] = set()
-        for directory in (self._temp, self._locks):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-
-    @property
-    def uri(self) -> str:
-        """``file:///...``."""
-        return self._root.as_uri()
-
-    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        """The object's bytes or a range of them, short at its end. Raises NotFoundError."""
-        if start < 0 or (length is not None and length < 0):
-            raise ValueError(
-                f"cannot read {length} bytes from {start} of {key!r}: both must be at least 0"
-            )
-        with self._open(key) as file:
-            file.seek(start)
-            return file.read(-1 if length is None else length)
-
-    def get_with_etag(self, key: str) -> tuple[bytes, str]:
-        """The bytes and the hex SHA-256 of them. Raises NotFoundError."""
-        body = self.get(key)
-        return body, hashlib.sha256(body).hexdigest()
-
-    def put(self, key: str, body: bytes) -> None:
-        """Write whole or not at all, durable on return; replaces an object of that key."""
-        path = self._path(key)
-        with self._staged(lambda temp: temp.write_bytes(body)) as temp, self._locked(key):
-            self._replace(temp, path)
-
-    def put_if_absent(self, key: str, body: bytes) -> None:
-        """Create, durable on return; AlreadyExistsError when the key holds other bytes."""
-        path = self._path(key)
-        if not path.exists():
-            with self._staged(lambda temp: temp.write_bytes(body)) as temp:
-                self._make_parents(path)
-                try:
-                    os.link(temp, path)
-                except FileExistsError:
-                    pass
-                except OSError as error:
-                    if error.errno not in _NO_LINKS:
-                        raise
-                    raise UnsafeStoreError(
-                        f"the file system under {self.uri} has no hard links, without which no "
-                        "object can be created by exactly one writer; use ext4, xfs or the like"
-                    ) from error
-        if self.get(key) != body:
-            raise AlreadyExistsError(f"{key} already exists in {self.uri} with other content")
-        # Also when the bytes were there already: their writer may have died before its own flush.
-        _flush_directory(path.parent)
-
-    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
-        """Replace if the entity tag is still ``etag``; returns the new tag."""
-        path = self._path(key)
-        with self._staged(lambda temp: temp.write_bytes(body)) as temp, self._locked(key):
-            _, current = self.get_with_etag(key)
-            if current != etag:
-                raise ConflictError(
-                    f"{key} in {self.uri} changed since it was read: expected the entity tag "
-                    f"{etag[:12]}, found {current[:12]}; read it again and decide again"
-                )
-            self._replace(temp, path)
-        return hashlib.sha256(body).hexdigest()
-
-    def put_file(self, key: str, path: Path) -> None:
-        """Copy a local file in, whole or not at all, durable on return."""
-        target = self._path(key)
-        with (
-            self._staged(lambda temp: shutil.copyfile(path, temp)) as temp,
-            self._locked(key),
-        ):
-            self._replace(temp, target)
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Copy the object to ``path``, which appears whole or not at all. Raises NotFoundError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp = path.with_name(f".{path.name}.{_unique_name()}")
-        try:
-            with self._open(key) as source, temp.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                os.fsync(target.fileno())
-            temp.replace(path)
-        finally:
-            temp.unlink(missing_ok=True)
-
-    def exists(self, key: str) -> bool:
-        """Whether the key holds an object."""
-        return self._path(key).is_file()
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects whose key starts with ``prefix + "/"``, in order of their keys."""
-        return _walk(self._path(prefix), prefix)
-
-    def delete(self, key: str) -> None:
-        """Remove the object; one that is not there is no error."""
-        path = self._path(key)
-        with self._locked(key):
-            try:
-                path.unlink()
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            _flush_directory(path.parent)
-
-    def local_path(self, key: str) -> Path | None:
-        """The object's own file, to be read only; None when there is none."""
-        path = self._path(key)
-        return path if path.is_file() else None
-
-    def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if "\0" in key or any(part in ("", ".", "..") for part in parts) or parts[0] == _PRIVATE:
-            raise ValueError(
-                f"{key!r} is not a valid key: expected names joined by '/', none of them empty, "
-                f"'.' or '..', no NUL, not starting with '/' or {_PRIVATE!r}"
-            )
-        path = self._root.joinpath(*parts)
-        if not Path(os.path.realpath(path)).is_relative_to(self._root):
-            raise ValueError(
-                f"the key {key!r} leads out of {self._root} through a symbolic link; remove it"
-            )
-        return path
-
-    def _open(self, key: str) -> BinaryIO:
-        try:
-            return self._path(key).open("rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise NotFoundError(f"there is no object {key} in {self.uri}") from error
-
-    @contextlib.contextmanager
-    def _staged(self, write: Callable[[Path], object]) -> Generator[Path]:
-        """A temporary file that ``write`` has filled, flushed to the disk; removed at the end."""
-        temp = self._temp / _unique_name()
-        try:
-            write(temp)
-            with temp.open("rb+") as file:
-                os.fsync(file.fileno())
-            yield temp
-        finally:
-            temp.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _locked(self, key: str) -> Generator[None]:
-        """Hold the lock of ``key``, one of a fixed set: to remove lock files would be a race."""
-        slot = zlib.crc32(key.encode()) % _NUM_LOCKS
-        with (self._locks / f"{slot:02d}").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                # Not left to the close: a process forked meanwhile has the descriptor open as well.
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-    def _replace(self, temp: Path, path: Path) -> None:
-        self._make_parents(path)
-        temp.replace(path)
-        _flush_directory(path.parent)
-
-    def _make_parents(self, path: Path) -> None:
-        """Create the directories above ``path``, durably; each is flushed once a process."""
-        if path.parent in self._durable:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for directory in path.parents:
-            if directory == self._root or directory in self._durable:
-                break
-            _flush_directory(directory.parent)
-            self._durable.add(directory)
-
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files of writers that died more than a day ago."""
-        oldest = time.time() - _LEFTOVER_SECONDS
-        for temp in self._temp.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if temp.stat().st_mtime < oldest:
-                    temp.unlink()
-
-
-def _walk(directory: Path, prefix: str) -> Iterator[ObjectInfo]:
-    try:
-        with os.scandir(directory) as entries:
-            # A directory sorts as "name/", so that the keys below come in the order of whole keys.
-            found = sorted(
-                (entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
-                for entry in entries
-            )
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name, entry in found:
-        if name.endswith("/"):
-            yield from _walk(Path(entry.path), f"{prefix}/{entry.name}")
-        elif entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                yield ObjectInfo(f"{prefix}/{name}", status.st_size, status.st_mtime)
-
-
-def _unique_name() -> str:
-    return f"{os.getpid()}-{os.urandom(8).hex()}"
-
-
-def _flush_directory(directory: Path) -> None:
-    """Make the names in ``directory`` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,18 +15,20 @@ from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord
 from storage.layout import Layout
 from storage.manifest import canonical_json, identity_of
+from storage.mlflow_client import check_tracking, mlflow_client
 from storage.objects import ObjectStore
 from storage.tracking import (
     TAG,
+    FoundRun,
     MetricPoint,
     Run,
     find_run,
     finish,
-    last_logged_step,
+    list_runs,
     log_metrics,
     log_params,
     log_report,
-    mlflow_client,
+    logged_steps,
     open_run,
     shorten,
 )
@@ -37,16 +39,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAMPION",
+    "FoundRun",
     "MetricPoint",
     "Run",
     "VersionPage",
+    "check_tracking",
     "find_run",
     "finish",
     "is_projected",
-    "last_logged_step",
+    "list_runs",
     "log_metrics",
     "log_params",
     "log_report",
+    "logged_steps",
     "open_run",
     "project",
 ]
@@ -57,7 +62,7 @@ CHAMPION = "champion"
 """Alias of the model in use: ``models:/<lineage>@champion``."""
 
 # Part of the projection's digest: raise it when pages change, and every lineage is written again.
-_PROJECTION_FORMAT = 1
+_PROJECTION_FORMAT = 2
 # Width of MLflow's database columns; SQLite would take more, PostgreSQL refuses.
 _MAX_TEXT_CHARACTERS = 5000
 
@@ -72,6 +77,8 @@ class VersionPage:
     """Markdown, read by the reviewer."""
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     """More tags by their names without prefix: recipe, code_version."""
+    run_id: str | None = None
+    """MLflow's id of the run of its update, if it has one."""
 
 
 def is_projected(store: ObjectStore, layout: Layout, head: Head, tracking_uri: str) -> bool:
@@ -87,7 +94,7 @@ def project(
     layout: Layout,
     head: Head,
     tracking_uri: str,
-    pages: Callable[[str], VersionPage],
+    pages: Callable[[str, Mapping[str, int]], VersionPage],
 ) -> None:
     """Make MLflow show what ``head`` says, and repair versions, tags, descriptions and alias.
 
@@ -99,20 +106,20 @@ def project(
         layout: Of the lineage, whose name is the registered model's.
         head: The newest head.
         tracking_uri: Also the registry.
-        pages: The page of a version, asked for once a version.
+        pages: The page of a version, asked for once a version, parents first; it is also given
+            MLflow's numbers of the versions before.
     """
     client = mlflow_client(tracking_uri)
     _ensure_registered_model(client, head.lineage)
     registered = list(_registered_versions(client, head.lineage))
-    champion: int | None = None
+    numbers: dict[str, int] = {}
     for record in head.versions:
-        page = pages(record.version)
-        run = find_run(tracking_uri, lineage=head.lineage, update=record.update)
-        found = _find_version(registered, record.version, page.source)
-        number = _show_version(client, head, record, page, found, run and run.run_id)
-        if record.version == head.champion:
-            champion = number
-    _point_alias(client, head.lineage, champion)
+        page = pages(record.version, numbers)
+        kept, again = _find_version(registered, record.version, page.source)
+        for version in again:
+            client.delete_model_version(head.lineage, str(version.version))
+        numbers[record.version] = _show_version(client, head, record, page, kept)
+    _point_alias(client, head.lineage, numbers[head.champion] if head.champion else None)
     store.put(layout.projection, _marker(head, tracking_uri))
     logger.info("MLflow shows head %d of %s, champion %s", head.number, head.lineage, head.champion)
 
@@ -123,14 +130,19 @@ def _show_version(
     record: VersionRecord,
     page: VersionPage,
     found: "ModelVersion | None",
-    run_id: str | None,
 ) -> int:
     """Register the version by reference or correct what differs; returns MLflow's number."""
     description = shorten(page.description, _MAX_TEXT_CHARACTERS)
     tags = _version_tags(record, page)
     if found is None:
         created = client.create_model_version(
-            head.lineage, source=page.source, run_id=run_id, tags=tags, description=description
+            head.lineage,
+            source=page.source,
+            run_id=page.run_id,
+            tags=tags,
+            description=description,
+            # Nothing is copied, so there is nothing to wait for.
+            await_creation_for=0,
         )
         return int(created.version)
     number = str(found.version)
@@ -164,11 +176,12 @@ def _version_tags(record: VersionRecord, page: VersionPage) -> dict[str, str]:
 
 def _find_version(
     registered: "list[ModelVersion]", version: str, source: str
-) -> "ModelVersion | None":
+) -> "tuple[ModelVersion | None, list[ModelVersion]]":
+    """The version to show, and others that a creation whose answer was lost made again."""
     tagged = [v for v in registered if v.tags.get(f"{TAG}version") == version]
     untagged = [v for v in registered if f"{TAG}version" not in v.tags and v.source == source]
-    candidates = tagged or untagged
-    return min(candidates, key=lambda v: int(v.version)) if candidates else None
+    candidates = sorted(tagged or untagged, key=lambda v: int(v.version))
+    return (candidates[0], candidates[1:] if tagged else []) if candidates else (None, [])
 
 
 def _point_alias(client: "MlflowClient", lineage: str, champion: int | None) -> None:

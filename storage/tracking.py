@@ -1,31 +1,40 @@
 """MLflow's tracking in our words: one experiment a lineage, one run an update.
 
-Runs are for people who want curves; nothing is decided by them. Importing MLflow takes seconds, so
-it happens inside the functions.
+Runs are for people who want curves; nothing is decided by them. Everything here may be done twice:
+a call whose answer was lost is sent again, by MLflow's client or by the next command.
 """
 
-import fcntl
-import functools
 import hashlib
-import os
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from storage.mlflow_client import mlflow_client
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 _T = TypeVar("_T")
 
 TAG = "perennial."
 """Prefix of every tag that we write; tags of others are left alone."""
 
-_METRICS_PER_BATCH = 1000
-_PARAMS_PER_BATCH = 100
+_UPDATE_TAG = f"{TAG}update"
+_LAST_STEP_TAG = f"{TAG}last_logged_step"
+_REPORT_TAG = f"{TAG}report"
+_REASON_TAG = f"{TAG}ended_because"
+
+# MLflow's pages then show training runs, and not traces of applications.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+# MLflow takes 1,000 values in a call, and one is the tag with the last step.
+_METRICS_PER_CALL = 999
+_PARAMS_PER_CALL = 100
+_RUNS_PER_PAGE = 1000
 # Width of MLflow's database column; SQLite would take more, PostgreSQL refuses.
 _MAX_PARAM_CHARACTERS = 6000
 
@@ -37,6 +46,19 @@ class Run:
     tracking_uri: str
     experiment_id: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRun:
+    """A run as it was when it was listed."""
+
+    run: Run
+    status: str
+    """MLflow's: RUNNING, FINISHED, FAILED, KILLED."""
+    last_logged_step: int
+    """Every step up to here is in MLflow; -1 for none."""
+    report_digest: str
+    """Of the page that hangs on it, empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,40 +78,62 @@ def open_run(
 ) -> Run:
     """The run of ``update``, created at the first call and resumed at every later one.
 
-    The caller holds the lineage's lease, so that two processes cannot both create it.
+    The caller holds the lineage's lease, so that two processes cannot both create it. Of two runs
+    that one creation made, because its answer was lost and MLflow's client sent it again, the same
+    one is kept by every call.
 
     Args:
         tracking_uri: e.g. ``sqlite:////var/lib/perennial/mlflow.db``.
         lineage: Name of the experiment.
         update: Update id; the run is found again by its tag.
-        artifact_location: URI for the artifacts of a new experiment; an existing one keeps its own.
+        artifact_location: URI for the artifacts of a new experiment, empty to let an MLflow server
+            choose; an existing one keeps its own.
         name: Shown in the list of runs; the update id when not given.
     """
     client = mlflow_client(tracking_uri)
     experiment_id = _experiment(client, lineage, artifact_location)
-    run_id = _find_run(client, experiment_id, update)
-    if run_id is None:
-        created = client.create_run(
-            experiment_id,
-            run_name=name or update,
-            tags={f"{TAG}update": update, f"{TAG}lineage": lineage},
-        )
-        run_id = created.info.run_id
-    else:
-        client.update_run(run_id, status="RUNNING")
-    return Run(tracking_uri=tracking_uri, experiment_id=experiment_id, run_id=run_id)
+    found = _find_runs(client, experiment_id, update)
+    if not found:
+        tags = {_UPDATE_TAG: update, f"{TAG}lineage": lineage}
+        client.create_run(experiment_id, run_name=name or update, tags=tags)
+        found = _find_runs(client, experiment_id, update)
+    kept, *again = found
+    for run in again:
+        client.delete_run(run.info.run_id)
+    if kept.info.status != "RUNNING":
+        client.update_run(kept.info.run_id, status="RUNNING")
+    if _REASON_TAG in kept.data.tags:
+        client.delete_tag(kept.info.run_id, _REASON_TAG)
+    return Run(tracking_uri=tracking_uri, experiment_id=experiment_id, run_id=kept.info.run_id)
 
 
 def find_run(tracking_uri: str, *, lineage: str, update: str) -> Run | None:
     """The run of ``update`` as it is, without resuming it; None when there is none."""
+    found = list_runs(tracking_uri, lineage=lineage, update=update).get(update)
+    return found.run if found else None
+
+
+def list_runs(tracking_uri: str, *, lineage: str, update: str | None = None) -> dict[str, FoundRun]:
+    """The runs of a lineage by their updates, as they are; one call a thousand runs."""
     client = mlflow_client(tracking_uri)
     experiment = client.get_experiment_by_name(lineage)
     if experiment is None:
-        return None
-    run_id = _find_run(client, experiment.experiment_id, update)
-    if run_id is None:
-        return None
-    return Run(tracking_uri=tracking_uri, experiment_id=experiment.experiment_id, run_id=run_id)
+        return {}
+    listed: dict[str, FoundRun] = {}
+    for run in _find_runs(client, experiment.experiment_id, update):
+        tags = run.data.tags
+        found = FoundRun(
+            run=Run(
+                tracking_uri=tracking_uri,
+                experiment_id=experiment.experiment_id,
+                run_id=run.info.run_id,
+            ),
+            status=run.info.status,
+            last_logged_step=int(tags.get(_LAST_STEP_TAG, "-1")),
+            report_digest=tags.get(_REPORT_TAG, ""),
+        )
+        listed.setdefault(tags[_UPDATE_TAG], found)
+    return listed
 
 
 def log_params(run: Run, params: Mapping[str, object]) -> None:
@@ -107,122 +151,125 @@ def log_params(run: Run, params: Mapping[str, object]) -> None:
         for key, value in params.items()
         if key not in known
     ]
-    for batch in _batches(new, _PARAMS_PER_BATCH):
+    for batch in _batches(new, _PARAMS_PER_CALL):
         client.log_batch(run.run_id, params=batch)
 
 
-def log_metrics(run: Run, points: Iterable[MetricPoint], *, after_step: int = -1) -> None:
-    """Log the points of steps above ``after_step``, in batches that MLflow accepts.
+def log_metrics(
+    run: Run, points: Iterable[MetricPoint], *, logged_steps: Collection[int] = ()
+) -> None:
+    """Log the points of steps that are not in ``logged_steps``; a step is logged whole or not.
+
+    The points of a call are one transaction of MLflow's database, and those of a step go in one
+    call, so that one curve tells which steps are there.
 
     Args:
         run: From ``open_run``.
-        points: In order of their steps.
-        after_step: Last step that is logged already, from ``last_logged_step``; -1 for none.
+        points: In order of their steps, and nothing missing between them and what is logged.
+        logged_steps: From ``logged_steps``.
     """
-    from mlflow.entities import Metric  # noqa: PLC0415  heavy
+    from mlflow.entities import Metric, RunTag  # noqa: PLC0415  heavy
 
     client = mlflow_client(run.tracking_uri)
-    new = (point for point in points if point.step > after_step)
-    last = after_step
-    for batch in _batches(new, _METRICS_PER_BATCH):
-        metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in batch]
-        client.log_batch(run.run_id, metrics=metrics)
-        last = max(last, *(point.step for point in batch))
-    if last > after_step:
-        client.set_tag(run.run_id, f"{TAG}last_logged_step", str(last))
+    new = (point for point in points if point.step not in logged_steps)
+    for call in _calls(new):
+        client.log_batch(
+            run.run_id,
+            metrics=[Metric(p.key, p.value, p.timestamp_ms, p.step) for p in call],
+            # MLflow writes the tag after the metrics: it never says more than there is.
+            tags=[RunTag(_LAST_STEP_TAG, str(call[-1].step))],
+        )
 
 
-def last_logged_step(run: Run) -> int:
-    """The highest step that ``log_metrics`` has finished logging, -1 for none."""
-    tags = mlflow_client(run.tracking_uri).get_run(run.run_id).data.tags
-    return int(tags.get(f"{TAG}last_logged_step", "-1"))
+def logged_steps(run: Run, key: str) -> set[int]:
+    """Steps of which the curve ``key`` has a point, and so every other curve of that step."""
+    history = mlflow_client(run.tracking_uri).get_metric_history(run.run_id, key)
+    return {metric.step for metric in history}
 
 
-def log_report(run: Run, html: str) -> None:
+def log_report(run: Run, html: str, *, known_digest: str = "") -> None:
     """Attach ``report.html`` to the run, if it is not the page that hangs there already."""
-    client = mlflow_client(run.tracking_uri)
     digest = hashlib.sha256(html.encode()).hexdigest()
-    if client.get_run(run.run_id).data.tags.get(f"{TAG}report") == digest:
+    if known_digest == digest:
         return
+    client = mlflow_client(run.tracking_uri)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "report.html"
         path.write_text(html, encoding="utf-8")
         client.log_artifact(run.run_id, str(path))
-    client.set_tag(run.run_id, f"{TAG}report", digest)
+    client.set_tag(run.run_id, _REPORT_TAG, digest)
 
 
-def finish(run: Run, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
-    """End the run; one that has ended keeps its status. ``open_run`` resumes it."""
-    client = mlflow_client(run.tracking_uri)
-    if client.get_run(run.run_id).info.status == "RUNNING":
-        client.set_terminated(run.run_id, status=status)
+def finish(
+    run: Run, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED", *, reason: str = ""
+) -> None:
+    """End the run; one that has ended keeps its status. ``open_run`` resumes it.
 
-
-@functools.lru_cache(maxsize=8)
-def mlflow_client(tracking_uri: str) -> "MlflowClient":
-    """MLflow's client for tracking and registry at one URI; the first call creates the tables."""
-    # Read while MLflow is being imported. Nothing leaves the configured servers.
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["DO_NOT_TRACK"] = "true"
-    with warnings.catch_warnings():
-        # MLflow's own use of SQLAlchemy 2.1; it concerns nobody who runs Perennial.
-        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
-        from mlflow import MlflowClient  # noqa: PLC0415  heavy
-
-        path = _sqlite_file(tracking_uri)
-        if path is not None and not path.exists():
-            _create_database(path)
-        return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-
-
-def _sqlite_file(tracking_uri: str) -> Path | None:
-    """The file of a ``sqlite:///`` URI; None for a server and for a database in memory."""
-    name = tracking_uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(name) if tracking_uri.startswith("sqlite:///") and name else None
-
-
-def _create_database(path: Path) -> None:
-    """Have MLflow make its tables in a file that appears whole or not at all.
-
-    MLflow never opens a file again in which a first creation was cut short.
+    Args:
+        run: From ``open_run``.
+        status: How it ended.
+        reason: One sentence for who looks at the run in MLflow.
     """
-    from mlflow import MlflowClient  # noqa: PLC0415  heavy
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        # Released by the kernel when its holder dies: what lies there then is a leftover.
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        for leftover in path.parent.glob(f".{path.name}.*.new*"):
-            leftover.unlink()
-        # Of a fresh name, because MLflow keeps a connection to every file that it has opened.
-        new = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.new")
-        uri = f"sqlite:///{new}"
-        MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
-        new.replace(path)
-    finally:
-        os.close(folder)
+    client = mlflow_client(run.tracking_uri)
+    if client.get_run(run.run_id).info.status != "RUNNING":
+        return
+    if reason:
+        client.set_tag(run.run_id, _REASON_TAG, shorten(reason, _MAX_PARAM_CHARACTERS))
+    client.set_terminated(run.run_id, status=status)
 
 
 def _experiment(client: "MlflowClient", lineage: str, artifact_location: str) -> str:
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  heavy
+
     experiment = client.get_experiment_by_name(lineage)
     if experiment is None:
-        return client.create_experiment(lineage, artifact_location=artifact_location)
+        try:
+            return client.create_experiment(
+                lineage, artifact_location=artifact_location or None, tags=_EXPERIMENT_TAGS
+            )
+        except MlflowException as error:
+            # Made by this very call, whose answer was lost, or by a refresh beside us.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(lineage)
+        assert experiment is not None
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id
 
 
-def _find_run(client: "MlflowClient", experiment_id: str, update: str) -> str | None:
-    runs = client.search_runs(
-        [experiment_id],
-        filter_string=f"tags.`{TAG}update` = '{update}'",
-        max_results=1,
-        order_by=["attributes.start_time ASC"],
-    )
-    return runs[0].info.run_id if runs else None
+def _find_runs(
+    client: "MlflowClient", experiment_id: str, update: str | None
+) -> "Sequence[MlflowRun]":
+    """Our runs that nobody deleted, the one to keep of every update first."""
+    wanted = f"= '{update}'" if update else "!= ''"
+    found: list[MlflowRun] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            filter_string=f"tags.`{_UPDATE_TAG}` {wanted}",
+            max_results=_RUNS_PER_PAGE,
+            page_token=token,
+        )
+        found += page
+        token = page.token
+        if not token:
+            # The second run of a creation that was sent twice has the same start time.
+            return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _calls(points: Iterable[MetricPoint]) -> Iterator[list[MetricPoint]]:
+    """Whole steps together, as many as one call takes."""
+    call: list[MetricPoint] = []
+    for _, grouped in groupby(points, lambda point: point.step):
+        step = list(grouped)
+        if call and len(call) + len(step) > _METRICS_PER_CALL:
+            yield call
+            call = []
+        call += step
+    if call:
+        yield call
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

@@ -1,6 +1,6 @@
 """The page of a model version in MLflow: what a reviewer must know within a minute."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.errors import NotFoundError
@@ -11,7 +11,7 @@ from storage.models import read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import Run, VersionPage
 from tasks.plan import UpdatePlan, load_plan
-from tasks.verdict import DomainRow, VerdictReport
+from tasks.verdict import ALL_NEW, DomainRow, VerdictReport
 
 _DECISIONS = {
     "published": "published",
@@ -75,27 +75,41 @@ def version_page(
     head: Head,
     record: VersionRecord,
     decided: Sequence[Decided],
+    *,
     run: Run | None,
+    numbers: Mapping[str, int],
 ) -> VersionPage:
-    """The page of one version, from the head, ``plan.json`` and ``verdict.json``."""
+    """The page of one version, from the head, ``plan.json`` and ``verdict.json``.
+
+    Its links are relative to MLflow's page, so that they hold under any address of the server.
+
+    Args:
+        store: Where everything of the lineage lies.
+        layout: Of the lineage.
+        head: The newest head.
+        record: The version.
+        decided: From ``decisions_of``.
+        run: MLflow's run of its update, if there is one.
+        numbers: MLflow's numbers of the versions before it.
+    """
     plan = _plan_or_none(store, layout, record.update)
     report = _report_or_none(store, layout, record.update)
+    has_report = store.exists(report_key(layout, record.update))
     lines = [
         f"**{_state_line(head, record)}** {report.reason if report else record.reason}",
         "",
+        *(_balance(report) if report else []),
+        *_links(layout, record, run, numbers, has_report=has_report),
+        "",
         *_what_changed(record, plan),
         "",
-        *(_table(report.rows) if report else []),
-        *_links(store, layout, record, run),
-        "",
-        "Decisions:",
-        *(
-            f"- head {event.head}, {event.written_at}: {event.action} by {_cell(event.by)}"
-            + (f": {_cell(event.reason)}" if event.reason else "")
-            for event in decided
-        ),
-        "",
         *_way_back(head, record),
+        "",
+        "**Decisions**",
+        "",
+        *(_decision_line(event, known=report.reason if report else "") for event in decided),
+        "",
+        *(_table(report.rows) if report else []),
     ]
     facts = {"code_version": _code_version(store, layout, record.version)}
     if plan is not None:
@@ -104,6 +118,7 @@ def version_page(
         source=f"{store.uri.rstrip('/')}/{layout.model(record.version)}",
         description="\n".join(lines),
         facts=facts,
+        run_id=run.run_id if run else None,
     )
 
 
@@ -119,13 +134,15 @@ def _what_changed(record: VersionRecord, plan: UpdatePlan | None) -> list[str]:
             f"Reference: {', '.join(record.snapshots) or 'none'}.",
         ]
     lines = [
-        f"- parent: {record.parent or 'none, the first version'}",
-        f"- new data: {', '.join(record.snapshots) or 'none'}",
-        f"- replay: {record.replay or 'none'}",
+        "**What went in**",
+        "",
+        f"- new data: {', '.join(map(_short, record.snapshots)) or 'none'}",
+        f"- replay: {_short(record.replay) if record.replay else 'none'}",
     ]
     if plan is not None:
-        lines[1] += f", {plan.new_tokens:,} tokens"
-        lines[2] += f", {plan.replay_share:.1%} of what it was trained on"
+        lines[2] += f", {plan.new_tokens:,} tokens"
+        if record.replay:
+            lines[3] += f", {plan.replay_share:.1%} of what it was trained on"
         lines.append(
             f"- training: {plan.train.num_steps:,} steps, {plan.total_tokens:,} tokens, "
             f"{plan.train.schedule.kind} schedule, eta_max {plan.train.schedule.eta_max:g}"
@@ -143,7 +160,7 @@ def _table(rows: Sequence[DomainRow]) -> list[str]:
     for row in rows:
         shown = "" if row.test == "shown" else "ok" if row.passed else "not shown"
         lines.append(
-            f"| {_cell(row.domain)} | {row.role} | {row.test} | {_cell(row.against)} "
+            f"| {_cell(row.domain)} | {row.role} | {row.test} | {_cell(row.against).split('-')[0]} "
             f"| {_number(row.champion_nats_per_token)} | {_number(row.candidate_nats_per_token)} "
             f"| {_signed(row.difference)} | {_signed(row.upper_bound)} | {_signed(row.margin)} "
             f"| {'VIOLATED' if row.violated else shown} |"
@@ -151,20 +168,69 @@ def _table(rows: Sequence[DomainRow]) -> list[str]:
     return [*lines, "", "Differences in nats per token; below 0 the candidate is better.", ""]
 
 
-def _links(store: ObjectStore, layout: Layout, record: VersionRecord, run: Run | None) -> list[str]:
-    lines: list[str] = []
-    if run is not None:
-        lines.append(f"Run: [{record.update}](#/experiments/{run.experiment_id}/runs/{run.run_id})")
-    if store.exists(report_key(layout, record.update)):
-        lines.append(
-            f"Report: `{report_key(layout, record.update)}`, also among the run's artifacts"
+def _balance(report: VerdictReport) -> list[str]:
+    """What got better and what got worse, against the model in use, with the bounds."""
+    judged = [row for row in report.rows if row.test in ("gain", "loss")]
+    better = [row for row in judged if row.difference is not None and row.difference < 0]
+    worse = [row for row in judged if row.difference is not None and row.difference >= 0]
+    return [
+        *(f"- better: {_balance_of(row, report.config.alpha)}" for row in better),
+        *(f"- worse: {_balance_of(row, report.config.alpha)}" for row in worse),
+        *([] if better else ["- better: nothing"]),
+        *([] if worse else ["- worse: nothing"]),
+        "",
+    ]
+
+
+def _balance_of(row: DomainRow, alpha: float) -> str:
+    known = row.candidate_nats_per_token is not None and row.champion_nats_per_token is not None
+    change = f"{_signed(row.difference)} nats/token"
+    if known:
+        before, now = _number(row.champion_nats_per_token), _number(row.candidate_nats_per_token)
+        change = f"{before} to {now} nats/token ({_signed(row.difference)})"
+    bound = ""
+    if row.upper_bound is not None and row.margin is not None:
+        asked = "required" if row.test == "gain" else "tolerated"
+        bound = (
+            f", {1 - alpha:.0%} sure of at most {_signed(row.upper_bound)}; {asked}: "
+            f"{_signed(row.margin)}"
         )
-    return lines
+    name = _cell(row.domain) if row.domain == ALL_NEW else f"{row.role} {_cell(row.domain)}"
+    return f"{name}, {change}{bound}"
+
+
+def _decision_line(event: Decided, *, known: str) -> str:
+    """One line; the reason is left out where the page begins with it."""
+    reason = f": {_cell(event.reason)}" if event.reason and event.reason != known else ""
+    when = event.written_at[:16].replace("T", " ")
+    return f"- {when} UTC, head {event.head}: {event.action} by {_cell(event.by)}{reason}"
+
+
+def _links(
+    layout: Layout,
+    record: VersionRecord,
+    run: Run | None,
+    numbers: Mapping[str, int],
+    *,
+    has_report: bool,
+) -> list[str]:
+    links: list[str] = []
+    if run is not None:
+        run_page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        if has_report:
+            links.append(f"[Report]({run_page}/artifacts/report.html)")
+        links.append(f"[Curves]({run_page}/model-metrics)")
+    if record.parent is not None and record.parent in numbers:
+        parent = f"#/models/{layout.lineage}/versions/{numbers[record.parent]}"
+        links.append(f"[Parent {record.parent}]({parent})")
+    return [" | ".join(links)] if links else []
 
 
 def _way_back(head: Head, record: VersionRecord) -> list[str]:
     if record.version == head.champion and record.parent:
         return [f"To go back to {record.parent}: `perennial rollback --reason ...`"]
+    if record.decision == "published" and record.version != head.champion:
+        return [f"To use it again: `perennial rollback --to {record.version} --reason ...`"]
     if record.decision in ("awaiting", "refused"):
         return [f"To publish it all the same: `perennial promote {record.version} --reason ...`"]
     return []
@@ -189,6 +255,11 @@ def _report_or_none(store: ObjectStore, layout: Layout, update: str) -> VerdictR
         return load(store, verdict_key(layout, update), VerdictReport)
     except NotFoundError:
         return None
+
+
+def _short(identity: str) -> str:
+    """Enough of a snapshot's or replay version's id to tell it from others."""
+    return f"`{identity[:12]}`"
 
 
 def _cell(text: str) -> str:

@@ -5,7 +5,7 @@ MLflow comes last and is only a picture of the head.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,16 @@ from storage.lease import Lease
 from storage.manifest import readable_json
 from storage.models import fetch_model, is_published, read_model_manifest
 from storage.objects import ObjectStore
-from storage.registry import Run, VersionPage, find_run, finish, log_report, open_run, project
+from storage.registry import (
+    FoundRun,
+    Run,
+    VersionPage,
+    finish,
+    list_runs,
+    log_report,
+    open_run,
+    project,
+)
 from storage.replay import next_replay, publish_replay, read_replay
 from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
@@ -180,20 +189,32 @@ def mirror(
         layout: Of the lineage.
         head: The newest head.
         tracking_uri: MLflow's tracking server and registry.
-        artifact_location: URI under which a new experiment keeps its artifacts.
+        artifact_location: URI under which a new experiment keeps its artifacts; empty to let an
+            MLflow server choose.
     """
-    runs = {
-        record.version: _reported_run(
-            store, layout, record, tracking_uri, artifact_location=artifact_location
+    found = list_runs(tracking_uri, lineage=layout.lineage)
+
+    def opened(update: str) -> Run:
+        return open_run(
+            tracking_uri, lineage=layout.lineage, update=update, artifact_location=artifact_location
         )
+
+    runs = {
+        record.version: _reported_run(store, layout, record, found.get(record.update), opened)
         for record in head.versions
     }
     records = {record.version: record for record in head.versions}
     decided = decisions_of(store, layout)
 
-    def page(version: str) -> VersionPage:
+    def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
         return version_page(
-            store, layout, head, records[version], decided.get(version, ()), runs[version]
+            store,
+            layout,
+            head,
+            records[version],
+            decided.get(version, ()),
+            run=runs[version],
+            numbers=numbers,
         )
 
     project(store, layout, head, tracking_uri, page)
@@ -203,24 +224,20 @@ def _reported_run(
     store: ObjectStore,
     layout: Layout,
     record: VersionRecord,
-    tracking_uri: str,
-    *,
-    artifact_location: str,
+    found: FoundRun | None,
+    opened: Callable[[str], Run],
 ) -> Run | None:
     """The run of the version's update, ended, with its report; None when it has neither."""
-    run = find_run(tracking_uri, lineage=layout.lineage, update=record.update)
     try:
         html = store.get(report_key(layout, record.update)).decode()
     except NotFoundError:
-        return run
-    if run is None:
-        run = open_run(
-            tracking_uri,
-            lineage=layout.lineage,
-            update=record.update,
-            artifact_location=artifact_location,
-        )
-    log_report(run, html)
+        return found.run if found else None
+    if found is not None and found.status == "FINISHED":
+        log_report(found.run, html, known_digest=found.report_digest)
+        return found.run
+    # An update that has a verdict has ended well, whatever became of its run on the way.
+    run = opened(record.update)
+    log_report(run, html, known_digest=found.report_digest if found else "")
     finish(run)
     return run
 

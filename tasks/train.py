@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
+from infra.credentials import hide_credentials
 from infra.progress import Progress
 from training.config import FORBID_UNKNOWN, TrainPlan
 
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
 """One step's metrics by name, as ``training.metrics`` writes them."""
+
+_LONGEST_PAUSE_SECONDS = 240.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +36,12 @@ class ComputeConfig:
     max_failures: Annotated[int, Bounds(ge=0)] = 3
     """Worker groups lost before the training is given up; each starts again from the newest
     checkpoint."""
+    wait_seconds: Annotated[float, Bounds(ge=0, unit="seconds")] = 3600.0
+    """How long to wait for machines, at the start and after one was lost; then the training is
+    given up. Another run goes on from the newest checkpoint, also on fewer workers."""
+    silence_seconds: Annotated[float, Bounds(gt=0, unit="seconds")] = 900.0
+    """How long a worker may wait for another before it counts as lost. Must exceed the time in
+    which one worker stores a checkpoint."""
 
 
 def train(
@@ -73,6 +82,8 @@ def train(
             threads_per_worker=compute.threads_per_worker,
             use_gpu=compute.use_gpu,
             max_failures=compute.max_failures,
+            wait_seconds=compute.wait_seconds,
+            silence_seconds=compute.silence_seconds,
             work_dir=work_dir,
             ray_address=ray_address or None,
             on_metrics=follow,
@@ -80,36 +91,86 @@ def train(
 
 
 class MetricRelay:
-    """Hands batches of metrics to a slow receiver, on a thread of its own.
+    """Hands metrics to a slow receiver that may be away, on a thread of its own.
 
-    ``make_receiver`` runs on that thread too: making the receiver may mean importing MLflow, which
-    takes seconds. An error of the receiver is raised by ``close``; the metrics themselves are safe
-    in the store.
+    ``make_receiver`` runs on that thread: it may import MLflow, which takes seconds, and it hands
+    over what an earlier receiver, of this or of another process, did not get: the metrics lie in
+    the store. So what a failed receiver was given is dropped here, and a new one is made after a
+    pause that grows. Training never waits for any of it.
+
+    Args:
+        make_receiver: Returns what batches are given to; a step may be in two batches.
+        first_pause_seconds: Before the second attempt.
     """
 
-    def __init__(self, make_receiver: Callable[[], Callable[[list[Metrics]], None]]) -> None:
+    def __init__(
+        self,
+        make_receiver: Callable[[], Callable[[list[Metrics]], None]],
+        *,
+        first_pause_seconds: float = 15.0,
+    ) -> None:
+        self._make_receiver = make_receiver
+        self._pause_seconds = first_pause_seconds
         self._queue: queue.Queue[list[Metrics] | None] = queue.Queue()
+        self._closing = threading.Event()
         self._error: Exception | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(make_receiver,), name="metric-relay", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="metric-relay", daemon=True)
         self._thread.start()
 
     def __call__(self, batch: list[Metrics]) -> None:
         """Queue a batch; returns at once."""
         self._queue.put(batch)
 
-    def close(self) -> None:
-        """Wait until everything is delivered; raises what the receiver raised."""
+    def close(self, *, wait_seconds: float = 30.0) -> None:
+        """Wait until everything is delivered, but not longer than ``wait_seconds``.
+
+        Raises:
+            TimeoutError: The receiver is too slow.
+            Exception: What the receiver raised when it was tried last.
+        """
+        self._closing.set()
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(wait_seconds)
         if self._error is not None:
             raise self._error
+        if self._thread.is_alive():
+            raise TimeoutError(f"not everything was taken within {wait_seconds:g} s")
 
-    def _run(self, make_receiver: Callable[[], Callable[[list[Metrics]], None]]) -> None:
-        try:
-            receive = make_receiver()
-            while (batch := self._queue.get()) is not None:
-                receive(batch)
-        except Exception as error:
-            self._error = error
+    def _run(self) -> None:
+        while True:
+            try:
+                receive = self._make_receiver()
+                self._error = None
+                while (batch := self._next_batch()) is not None:
+                    receive(batch)
+            except Exception as error:
+                if self._error is None:
+                    logger.warning(f"no curves for now, training goes on: {_first_line(error)}")
+                self._error = error
+                if self._closing.wait(self._pause_seconds):
+                    return
+                self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
+                self._drop_queue()
+            else:
+                return
+
+    def _next_batch(self) -> list[Metrics] | None:
+        """All that waits as one batch, so that a slow receiver catches up; None at the end."""
+        batch = self._queue.get()
+        while batch is not None and not self._queue.empty():
+            more = self._queue.get()
+            if more is None:
+                self._queue.put(None)
+                break
+            batch = [*batch, *more]
+        return batch
+
+    def _drop_queue(self) -> None:
+        while not self._queue.empty():
+            if self._queue.get() is None:
+                self._queue.put(None)
+                return
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {hide_credentials(str(error)).partition(chr(10))[0]}"

@@ -4,16 +4,15 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Generator
 
-_OWN_CLUSTER = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Whoever reaches a Ray port runs code (CVE-2023-48022): only holders of the token may.
-    "RAY_AUTH_MODE": "token",
+_ON_LOOPBACK = {
     # Ray listens on all interfaces even when its node's address is 127.0.0.1, because it replaces
     # that address by the machine's (ray/_private/services.py, get_node_ip_address). What keeps it
     # on the loopback interface is this switch, made for other systems. Ray reads it when it is
-    # imported. A test looks at the ports, and tells when the switch can go.
+    # imported. A driver that joins such a cluster needs it too, or it looks for the cluster under
+    # the machine's address. Tests look at both, and tell when the switch can go.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
@@ -22,13 +21,16 @@ def prepare_environment(address: str | None) -> None:
     """Set what Ray reads from the environment; call before Ray is imported.
 
     What the user set wins. A cluster of our own gets a token of its own, kept in no file; a running
-    one (``address``) brings the user's.
+    one (``address``) brings the user's, by ``RAY_AUTH_MODE`` and ``RAY_AUTH_TOKEN_PATH``.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
     if address is None:
-        for name, value in _OWN_CLUSTER.items():
-            os.environ.setdefault(name, value)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Whoever reaches a Ray port runs code (CVE-2023-48022): only holders of the token may.
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if address is None or address.startswith(("127.", "localhost:")):
+        settings |= _ON_LOOPBACK
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
@@ -51,6 +53,10 @@ def connected_ray(address: str | None, num_workers: int) -> Generator[None]:
             _node_ip_address="127.0.0.1",
         )
     try:
-        yield
+        # Ray prints what happens to machines ("has been marked dead") on standard output, whatever
+        # log_to_driver says (ray/_private/worker.py, listen_error_messages), and what a command
+        # prints there must stay readable by machines.
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()

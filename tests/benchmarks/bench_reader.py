@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest
-from storage.objects import LocalObjects
 from training.order import permute
 from training.shard_writer import write_train_shards
 from training.shards import MdsReader, TrainShards

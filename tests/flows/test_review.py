@@ -7,7 +7,7 @@ import pytest
 
 from storage.head import Head, history, read_head
 from storage.layout import Layout
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from tests.support.commands import Commands
 from tests.support.mlflow_tables import alias_of
 from tests.support.tiny_lineage import TinyLineage

@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from infra.settings import Settings
+from infra.settings import Settings, use_home
+from infra.stack.credentials import make_credentials, read_credentials
+from infra.stack.state import StackFolder, StackState, write_state
 
 
 def test_everything_lies_under_home_by_default(tmp_path: Path) -> None:
@@ -38,3 +41,83 @@ def test_telemetry_of_the_parts_is_off_unless_the_user_turned_it_on(tmp_path: Pa
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert out.stdout.split() == ["false", "1", "true", str(tmp_path / "prefect")]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home whose servers are up, and an environment that names no other ones."""
+    for name in os.environ:
+        if name.startswith(("PERENNIAL_", "PREFECT_", "MLFLOW_", "RAY_", "PG")):
+            monkeypatch.delenv(name)
+    # What a test exports is taken back with it.
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    folder = StackFolder(tmp_path)
+    folder.make()
+    make_credentials(folder)
+    ports = {"prefect": 4201, "mlflow": 5001, "ray-head": 6380, "ray-dashboard": 8266}
+    write_state(folder, StackState(is_up=True, ports=ports))
+    return tmp_path
+
+
+def test_commands_use_the_servers_that_are_up(home: Path) -> None:
+    settings = Settings(home=home)
+    settings.export()
+    secrets = read_credentials(StackFolder(home))
+    assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4201/api"
+    assert os.environ["PREFECT_API_AUTH_STRING"] == secrets.prefect_login
+    assert settings.ray_cluster == "127.0.0.1:6380"
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text() == secrets.ray_token
+
+
+def test_commands_use_no_server_that_is_down(home: Path) -> None:
+    write_state(StackFolder(home), StackState(is_up=False, ports={"prefect": 4201}))
+    settings = Settings(home=home)
+    settings.export()
+    assert settings.ray_cluster == ""
+    assert "PREFECT_API_URL" not in os.environ
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+def test_mlflow_is_spoken_to_over_http_only_when_the_store_is_elsewhere(home: Path) -> None:
+    assert Settings(home=home).tracking_uri == f"sqlite:///{home}/mlflow/mlflow.db"
+    settings = Settings(home=home, storage_root="s3://bucket/prefix")
+    assert settings.tracking_uri == "http://127.0.0.1:5001"
+    assert settings.artifact_uri == ""
+    settings.export()
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "admin"
+    assert len(os.environ["MLFLOW_TRACKING_PASSWORD"]) > 20
+
+
+def test_what_the_user_names_wins_and_gets_none_of_our_passwords(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere/api")
+    settings = Settings(
+        home=home,
+        storage_root="s3://bucket/prefix",
+        mlflow_uri="http://elsewhere",
+        ray_address="elsewhere:6379",
+    )
+    settings.export()
+    assert settings.tracking_uri == "http://elsewhere"
+    assert settings.ray_cluster == "elsewhere:6379"
+    assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
+    for name in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN_PATH"):
+        assert name not in os.environ
+
+
+def test_a_password_of_the_database_is_in_no_uri(home: Path) -> None:
+    settings = Settings(home=home, mlflow_database_url=SecretStr("postgresql://me:canary@host/db"))
+    assert settings.tracking_uri == "postgresql+psycopg2://me@host/db"
+    assert "canary" not in repr(settings)
+    settings.export()
+    assert os.environ["PGPASSWORD"] == "canary"
+
+
+def test_another_home_does_not_see_the_servers_of_this_one(home: Path, tmp_path: Path) -> None:
+    Settings(home=home).export()
+    other = use_home(tmp_path / "other")
+    assert other.stack is None
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "RAY_AUTH_TOKEN_PATH"):
+        assert name not in os.environ

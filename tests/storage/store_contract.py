@@ -52,13 +52,13 @@ def _count_up(store: ObjectStore, start: _Start) -> None:
             break
 
 
-def _in_threads(fn: Callable[[int, _Start], Any], writers: int) -> list[Any]:
+def in_threads(fn: Callable[[int, _Start], Any], writers: int) -> list[Any]:
     start = threading.Barrier(writers, timeout=60)
     with ThreadPoolExecutor(writers) as pool:
         return list(pool.map(lambda writer: fn(writer, start), range(writers)))
 
 
-def _in_processes(fn: Callable[[int, _Start], Any], writers: int) -> list[Any]:
+def in_processes(fn: Callable[[int, _Start], Any], writers: int) -> list[Any]:
     context = multiprocessing.get_context("fork")
     start, answers = context.Barrier(writers, timeout=60), context.SimpleQueue()
 
@@ -80,7 +80,7 @@ def _in_processes(fn: Callable[[int, _Start], Any], writers: int) -> list[Any]:
     return [found[writer] for writer in range(writers)]
 
 
-RUNNERS = pytest.mark.parametrize("run", [_in_threads, _in_processes])
+RUNNERS = pytest.mark.parametrize("run", [in_threads, in_processes])
 
 
 class StoreContract:

@@ -6,7 +6,7 @@ from storage.errors import CorruptError
 from storage.gc import delete_garbage, find_garbage, find_spare_checkpoints
 from storage.head import Head, commit_change, read_head, read_head_number
 from storage.lease import Lease
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from storage.snapshots import mint
 from storage.transitions import rollback, with_snapshot, with_verdict
 from tests.storage.building import (

@@ -15,8 +15,8 @@ from storage.head import (
     read_head_number,
 )
 from storage.layout import Layout
+from storage.local_objects import LocalObjects
 from storage.manifest import readable_json
-from storage.objects import LocalObjects
 
 LAYOUT = Layout("demo")
 

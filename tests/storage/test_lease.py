@@ -11,8 +11,8 @@ from storage.errors import CorruptError, LeaseHeldError, LeaseLostError
 from storage.head import commit
 from storage.layout import Layout
 from storage.lease import Lease, LeaseRecord, read_lease
+from storage.local_objects import LocalObjects
 from storage.manifest import readable_json
-from storage.objects import LocalObjects
 from tests.storage.building import first_head
 from tests.support.killing_store import KillingObjects, run_killed
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
 from storage.ledger import Exposure, LedgerRow, exposures_of, read_ledger, write_ledger
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from tests.storage.building import LAYOUT
 
 ROWS = st.lists(

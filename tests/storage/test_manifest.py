@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from infra.bounds import Bounds
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
+from storage.local_objects import LocalObjects
 from storage.manifest import (
     FileDigest,
     canonical_json,
@@ -23,7 +24,6 @@ from storage.manifest import (
     unseal,
     verify,
 )
-from storage.objects import LocalObjects
 from tests.support.killing_store import KillingObjects
 
 

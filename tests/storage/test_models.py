@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
+from storage.local_objects import LocalObjects
 from storage.models import (
     ModelManifest,
     fetch_model,
@@ -12,7 +13,6 @@ from storage.models import (
     upload_files,
     verify_directory,
 )
-from storage.objects import LocalObjects
 
 PREFIX = "lineages/demo/models/1-aaaaaaaa"
 

@@ -1,7 +1,7 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 import storage.registry as registry
 from storage.head import Head, VersionRecord
 from storage.layout import Layout
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from storage.registry import MetricPoint, Run, VersionPage
 
 
@@ -60,20 +60,23 @@ def head_of(lineage: str, *records: VersionRecord, champion: str | None) -> Head
     )
 
 
-def pages_of(store: LocalObjects, lineage: str) -> Callable[[str], VersionPage]:
-    def page(version: str) -> VersionPage:
+def pages_of(
+    store: LocalObjects, lineage: str, run_id: str | None
+) -> Callable[[str, Mapping[str, int]], VersionPage]:
+    def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
         return VersionPage(
             source=f"{store.uri}/{Layout(lineage).model(version)}",
             description=f"# {version}",
+            run_id=run_id,
             facts={"recipe": "cosine"},
         )
 
     return page
 
 
-def project(store: LocalObjects, head: Head, tracking_uri: str) -> None:
+def project(store: LocalObjects, head: Head, tracking_uri: str, run_id: str | None = None) -> None:
     layout = Layout(head.lineage)
-    registry.project(store, layout, head, tracking_uri, pages_of(store, head.lineage))
+    registry.project(store, layout, head, tracking_uri, pages_of(store, head.lineage, run_id))
 
 
 def shown(tracking_uri: str, lineage: str) -> tuple[dict[str, dict[str, str]], str | None]:
@@ -131,11 +134,16 @@ def test_metrics_are_logged_once_across_restarts(
         MetricPoint(key="train/loss", step=step, value=1 / (step + 1), timestamp_ms=1000 + step)
         for step in range(2100)
     ]
-    assert registry.last_logged_step(run) == -1
+    assert registry.logged_steps(run, "train/loss") == set()
     registry.log_metrics(run, points[:1500])
-    assert registry.last_logged_step(run) == 1499
-    registry.log_metrics(run, points, after_step=registry.last_logged_step(run))
-    registry.log_metrics(run, points, after_step=registry.last_logged_step(run))
+    assert registry.logged_steps(run, "train/loss") == set(range(1500))
+    found = registry.list_runs(tracking_uri, lineage=lineage)["u1"]
+    assert (found.run, found.last_logged_step) == (run, 1499)
+    # Taken again after a crash, at another time.
+    again = [replace(point, timestamp_ms=9000) for point in points[:1500]]
+    logged = registry.logged_steps(run, "train/loss")
+    registry.log_metrics(run, [*again, *points[1500:]], logged_steps=logged)
+    registry.log_metrics(run, points, logged_steps=registry.logged_steps(run, "train/loss"))
     history = client_of(tracking_uri).get_metric_history(run.run_id, "train/loss")
     assert sorted((m.step, m.value) for m in history) == [(p.step, p.value) for p in points]
 
@@ -146,7 +154,7 @@ def test_a_point_that_is_sent_again_after_a_crash_is_one_row(
     run = open_run(tracking_uri, lineage, tmp_path)
     point = MetricPoint(key="train/loss", step=3, value=math.nan, timestamp_ms=1000)
     registry.log_metrics(run, [point])
-    registry.log_metrics(run, [point], after_step=-1)
+    registry.log_metrics(run, [point])
     assert len(client_of(tracking_uri).get_metric_history(run.run_id, "train/loss")) == 1
 
 
@@ -254,7 +262,8 @@ def test_a_version_is_linked_to_the_run_that_made_it(
     tracking_uri: str, lineage: str, store: LocalObjects, tmp_path: Path
 ) -> None:
     run = open_run(tracking_uri, lineage, tmp_path)
-    project(store, head_of(lineage, record(1, update="u1"), champion="1-aaaaaaaa"), tracking_uri)
+    head = head_of(lineage, record(1, update="u1"), champion="1-aaaaaaaa")
+    project(store, head, tracking_uri, run.run_id)
     found = client_of(tracking_uri).get_model_version(lineage, "1")
     assert found.run_id == run.run_id
     assert found.source == f"{store.uri}/lineages/{lineage}/models/1-aaaaaaaa"

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import CorruptError
+from storage.local_objects import LocalObjects
 from storage.manifest import canonical_json, readable_json
-from storage.objects import LocalObjects
 from storage.replay import ReplayManifest, allocate, next_replay, publish_replay, read_replay
 from tests.storage.building import LAYOUT
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
+from storage.local_objects import LocalObjects
 from storage.manifest import content_hash, digest_bytes, readable_json
-from storage.objects import LocalObjects
 from storage.snapshots import DOCUMENTS, SnapshotManifest, known_documents, mint, read_snapshot
 from tests.storage.building import (
     LAYOUT,

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import CorruptError
+from storage.local_objects import LocalObjects
 from storage.manifest import canonical_json, readable_json
-from storage.objects import LocalObjects
 from storage.suite import publish_suite, read_suite, suite_of, suite_without
 from tests.storage.building import LAYOUT, snapshot_files, snapshot_manifest
 

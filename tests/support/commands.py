@@ -4,7 +4,6 @@ Forked from a server that has imported torch, MLflow and Prefect once: a command
 not fifteen, and it can be killed, limited and made to fail without harm to the tests.
 """
 
-import importlib
 import json
 import multiprocessing
 import os
@@ -12,8 +11,9 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class Commands:
     """Starts commands whose PERENNIAL_HOME is ``home``."""
 
     home: Path
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """More variables, of servers for example; those of the tests' own process were read once."""
 
     def start(self, *arguments: str | Path, prepare: Prepare | None = None) -> Started:
         """Start ``perennial <arguments>``."""
@@ -84,19 +86,26 @@ class Commands:
         out, err = (self.home.parent / f"{number}.{name}" for name in ("out", "err"))
         out.touch()
         argv = ["perennial", *map(str, arguments)]
-        environment = {"PERENNIAL_HOME": str(self.home)}
+        environment = {"PERENNIAL_HOME": str(self.home), **self.environment}
         process = context.Process(target=_run, args=(argv, environment, out, err, prepare))
         process.start()
         return Started(process, out, err)
 
-    def run(self, *arguments: str | Path, prepare: Prepare | None = None) -> Ended:
+    def run(
+        self, *arguments: str | Path, prepare: Prepare | None = None, timeout_seconds: float = 60
+    ) -> Ended:
         """Run ``perennial <arguments>`` to its end."""
-        return self.start(*arguments, prepare=prepare).wait()
+        return self.start(*arguments, prepare=prepare).wait(timeout_seconds)
 
 
 def kill_at(target: str, call: int = 1) -> Prepare:
     """SIGKILL the process when the function ``module.name`` is called for the n-th time."""
     return partial(_replace, target, partial(_Dying, call=call))
+
+
+def fail_at(target: str, message: str) -> Prepare:
+    """Let the function ``module.name`` raise a RuntimeError whenever it is called."""
+    return partial(_replace, target, partial(_Failing, message=message))
 
 
 def pause_at(target: str, reached: Path, release: Path) -> Prepare:
@@ -120,6 +129,14 @@ class _Dying:
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         return self._function(*args, **kwargs)
+
+
+class _Failing:
+    def __init__(self, _function: Callable[..., Any], *, message: str) -> None:
+        self._message = message
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(self._message)
 
 
 class _Pausing:
@@ -146,7 +163,7 @@ def wait_for(path: Path, timeout_seconds: float = 30) -> None:
 
 def _replace(target: str, make: Callable[[Callable[..., Any]], Any]) -> None:
     module_name, _, name = target.rpartition(".")
-    module = importlib.import_module(module_name)
+    module = import_module(module_name)
     setattr(module, name, make(getattr(module, name)))
 
 
@@ -162,6 +179,9 @@ def _run(
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     os.environ.update(environment)
+    if any(name.startswith("PREFECT_") for name in environment):
+        # It was imported before, and reads its environment once.
+        import_module("prefect.context").refresh_global_settings_context()
     sys.argv = argv
     if prepare is not None:
         prepare()

@@ -61,6 +61,9 @@ class KillingObjects:
     def delete(self, key: str) -> None:
         self._count(lambda: self._inner.delete(key))
 
+    def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        return self._count(lambda: self._inner.abort_uploads(prefix, older_than=older_than))
+
     def local_path(self, key: str) -> Path | None:
         return self._inner.local_path(key)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from storage.head import Head
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from storage.replay import read_replay
 from tasks.import_base import identity_of_directory, import_base
 from tasks.publish import replay_extender

@@ -4,7 +4,7 @@ import pytest
 
 from storage.errors import CorruptError
 from storage.layout import Layout
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from tasks.marks import publish_marks, read_marks
 
 _LAYOUT = Layout("demo")

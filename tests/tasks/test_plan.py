@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from storage.head import Head
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from storage.transitions import with_verdict
 from tasks.mix import ReplayConfig
 from tasks.plan import (

@@ -8,8 +8,9 @@ import torch
 from storage.errors import AlreadyExistsError, CorruptError, HeadMovedError, LeaseLostError
 from storage.head import Head, VersionRecord
 from storage.lease import Lease
+from storage.local_objects import LocalObjects
 from storage.models import fetch_model, is_published, read_model_manifest
-from storage.objects import LocalObjects, ObjectStore
+from storage.objects import ObjectStore
 from storage.registry import find_run, is_projected, open_run
 from tasks.page import report_key, verdict_key
 from tasks.publish import commit_verdict, export, mirror, replay_extender
@@ -342,6 +343,10 @@ def test_mlflow_shows_the_head_and_serves_its_champion(
     run = find_run(tracking_uri, lineage="demo", update=champion.tags["perennial.update"])
     assert run is not None
     assert champion.run_id == run.run_id
+    run_page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    assert f"[Report]({run_page}/artifacts/report.html)" in description
+    assert f"[Parent {versions[0]}](#/models/demo/versions/1)" in description
+    assert f"To go back to {versions[0]}: `perennial rollback --reason ...`" in description
     assert {r.info.status for r in client.search_runs([run.experiment_id])} == {"FINISHED"}
     assert len(list((tmp_path / "mlflow").rglob("report.html"))) == 2
 

@@ -13,8 +13,9 @@ import pytest
 from storage.errors import CorruptError, HeadMovedError, LeaseLostError
 from storage.head import Head, commit, next_head, read_head
 from storage.layout import Layout
+from storage.local_objects import LocalObjects
 from storage.manifest import read_verified, verify
-from storage.objects import LocalObjects, ObjectStore
+from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import read_suite
 from tasks.documents import SourceRefusedError

@@ -4,8 +4,9 @@ import pytest
 
 from storage.errors import HeadMovedError, NotFoundError
 from storage.head import Head, commit_change
+from storage.local_objects import LocalObjects
 from storage.models import ModelManifest, publish_model
-from storage.objects import LocalObjects, ObjectStore
+from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.transitions import with_verdict
 from tasks.publish import replay_extender

@@ -7,11 +7,12 @@ from unittest import mock
 import pytest
 import torch
 
-from storage.objects import LocalObjects, open_store
+from storage.local_objects import LocalObjects
+from storage.objects import open_store
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.checkpoint import TrainState, load_weights, save
-from training.checkpoint_index import is_intact, latest, step_prefix
+from training.checkpoint_index import discard_old, is_intact, latest, step_prefix
 from training.config import TrainPlan
 from training.launch import run_training
 from training.metrics import CHECKSUM, LOSS, STEP, read_metrics
@@ -73,6 +74,35 @@ def test_of_two_lives_that_save_a_step_at_once_the_first_wins_whole(
     before = tensors_of(store, saved)
     save(store, plan, second, {}, tmp_path / "second")
     assert tensors_of(store, saved) == before
+
+
+def test_a_life_that_wakes_up_late_changes_nothing_that_is_used(tmp_path: Path) -> None:
+    plan, uri = tiny_plan(tmp_path / "store")
+    run_ranks(plan, uri, tmp_path / "work", world_size=1, stop_at=11)
+    store = open_store(uri)
+
+    def wake_up(late: TrainState) -> None:
+        """What rank 0 does after a step, on a machine that was cut off within it."""
+        save(store, plan, late, {}, tmp_path / "late")
+        discard_old(store, plan)
+
+    # Step 3 was discarded long ago; 9 is what the run will resume from.
+    nine = tensors_of(store, step_prefix(plan.checkpoint_prefix, 9))
+    for step in (3, 6, 9):
+        late = state_of(plan, shift=1e-6)
+        late.step = step
+        wake_up(late)
+        assert latest(store, plan.checkpoint_prefix) == step_prefix(plan.checkpoint_prefix, 9)
+        assert tensors_of(store, step_prefix(plan.checkpoint_prefix, 9)) == nine
+    final = run_training(plan, store_uri=uri, num_workers=0, work_dir=tmp_path / "work")
+    ended = tensors_of(store, final)
+    late = state_of(plan, shift=1e-6)
+    late.step = plan.num_steps
+    wake_up(late)
+    assert tensors_of(store, final) == ended
+    whole, whole_uri = tiny_plan(tmp_path / "whole")
+    run_training(whole, store_uri=whole_uri, num_workers=0, work_dir=tmp_path / "work-whole")
+    assert tensors_of(open_store(whole_uri), final) == ended
 
 
 def test_a_damaged_checkpoint_is_saved_again(

@@ -19,8 +19,9 @@ from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.checkpoint_index import committed_steps
 from training.config import TrainPlan
 from training.errors import PlanMismatchError, TrainingDivergedError, TrainingError
-from training.launch import _repeat, run_training
+from training.launch import run_training
 from training.metrics import MEASURED, STEP, read_metrics
+from training.ray_run import repeat
 
 DRIVER = """
 import sys
@@ -96,7 +97,7 @@ LOST = RuntimeError("Connection closed by peer [127.0.0.1]:1234\n\nand a wall of
 def test_an_error_that_must_come_again_ends_the_run_at_once_as_it_is(error: Exception) -> None:
     attempts = Attempts({0: LOST}, {0: LOST, 1: error})
     with pytest.raises(type(error), match=f"^{error}$") as raised:
-        _repeat(attempts, "u1", 3)
+        repeat(attempts, "u1", 3)
     assert raised.value is error
     assert raised.value.__cause__ is None
     assert attempts.made == 2
@@ -104,8 +105,8 @@ def test_an_error_that_must_come_again_ends_the_run_at_once_as_it_is(error: Exce
 
 def test_dead_workers_are_replaced_as_often_as_allowed(caplog: pytest.LogCaptureFixture) -> None:
     dead = OSError("the actor died unexpectedly\nbecause of a long story")
-    with caplog.at_level(logging.WARNING, "training.launch"):
-        _repeat(Attempts({0: LOST, 1: dead}, {}, {0: LOST}), "u1", 3)
+    with caplog.at_level(logging.WARNING, "training.ray_run"):
+        repeat(Attempts({0: LOST, 1: dead}, {}, {0: LOST}), "u1", 3)
     reasons = [
         record.getMessage().removesuffix(NEXT).split(": ", 1)[1] for record in caplog.records
     ]
@@ -116,7 +117,7 @@ def test_dead_workers_are_replaced_as_often_as_allowed(caplog: pytest.LogCapture
     ]
     attempts = Attempts(*[{0: dead}] * 9)
     with pytest.raises(TrainingError, match=r"at most 3 .*rank 0 .* unexpectedly; run it again"):
-        _repeat(attempts, "u1", 3)
+        repeat(attempts, "u1", 3)
     assert attempts.made == 4
 
 

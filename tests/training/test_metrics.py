@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from training.metrics import LOSS, STEP, TIME, MetricJournal, read_metrics
 
 PREFIX = "updates/u/metrics"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from storage.errors import CorruptError
+from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest, digest_file
-from storage.objects import LocalObjects
 from tests.training.tiny_run import SEQ_LEN, put_train_shards, random_rows
 from training.shards import MdsReader, TrainShards, read_holdout
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Encoder
 
 from storage.errors import CorruptError, NotFoundError
 from storage.layout import Layout
-from storage.objects import LocalObjects
+from storage.local_objects import LocalObjects
 from training.tokenizer import (
     END_OF_TEXT,
     Tokenizer,

@@ -13,7 +13,8 @@ from safetensors.torch import load
 
 from storage.errors import CorruptError, NotFoundError
 from storage.layout import Layout
-from storage.objects import LocalObjects, ObjectStore, open_store
+from storage.local_objects import LocalObjects
+from storage.objects import ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.batches import Batches, RankBatch

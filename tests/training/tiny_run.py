@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from storage.layout import Layout
+from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest, content_hash, digest_bytes, identity_of
-from storage.objects import LocalObjects, ObjectStore
+from storage.objects import ObjectStore
 from storage.snapshots import DomainSlice, SnapshotManifest, mint
 from training.checkpoint_index import is_intact, read_manifest
 from training.config import (
@@ -131,6 +132,11 @@ def mint_tiny(store: ObjectStore, seed: int, count: int) -> str:
 def tiny_plan(root: Path, *, num_steps: int = 12, update: str = "u1") -> tuple[TrainPlan, str]:
     """A plan over two snapshots, 3 parts new and 1 part replay, and the URI of its store."""
     store = LocalObjects(root)
+    return plan_in(store, num_steps=num_steps, update=update), store.uri
+
+
+def plan_in(store: ObjectStore, *, num_steps: int = 12, update: str = "u1") -> TrainPlan:
+    """The same plan, its snapshots minted in any store."""
     new, old = mint_tiny(store, 1, 40), mint_tiny(store, 2, 30)
     streams = tuple(
         Stream(
@@ -144,7 +150,7 @@ def tiny_plan(root: Path, *, num_steps: int = 12, update: str = "u1") -> tuple[T
         )
         for snapshot, parts, samples, available in ((new, 3, 40, 40), (old, 1, 20, 30))
     )
-    plan = TrainPlan(
+    return TrainPlan(
         lineage=LAYOUT.lineage,
         update=update,
         checkpoint_prefix=LAYOUT.checkpoints(update),
@@ -164,7 +170,6 @@ def tiny_plan(root: Path, *, num_steps: int = 12, update: str = "u1") -> tuple[T
         checkpoint_every_steps=3,
         trunk_step=num_steps,
     )
-    return plan, store.uri
 
 
 def tensors_of(store: ObjectStore, checkpoint: str) -> tuple[str, str]:

@@ -1,0 +1,53 @@
+"""Whether a server answers, asked over HTTP with its password."""
+
+import base64
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+_SECONDS = 5.0
+
+
+def get(url: str, headers: Mapping[str, str]) -> bytes | None:
+    """Body of the answer when it is 200, else None."""
+    parts = urlsplit(url)
+    # Not urllib.request: it follows proxies of the environment, and a server here needs none.
+    connection = http.client.HTTPConnection(parts.netloc, timeout=_SECONDS)
+    try:
+        path = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers=dict(headers))
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return body if answer.status == http.client.OK else None
+
+
+def basic(login: str) -> dict[str, str]:
+    """The header of HTTP basic authentication for ``user:password``."""
+    return {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+
+
+def bearer(token: str) -> dict[str, str]:
+    """The header that carries Ray's token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def ray_nodes(dashboard_url: str, token: str) -> set[str]:
+    """Names of the living nodes; empty when Ray's control store does not answer."""
+    if get(f"{dashboard_url}/api/gcs_healthz", {}) is None:
+        return set()
+    body = get(f"{dashboard_url}/nodes?view=summary", bearer(token))
+    if body is None:
+        return set()
+    try:
+        nodes: list[dict[str, Any]] = json.loads(body)["data"]["summary"]
+        return {
+            node["raylet"]["nodeName"] for node in nodes if node["raylet"].get("state") == "ALIVE"
+        }
+    except (ValueError, KeyError, TypeError):
+        return set()

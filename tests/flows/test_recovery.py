@@ -1,0 +1,54 @@
+"""What becomes of a run that crashed."""
+
+from datetime import UTC, datetime, timedelta
+
+from prefect import State
+from prefect.states import AwaitingRetry, Crashed, Running, Scheduled
+
+from flows.recovery import RESUMING, RESUMPTIONS, next_state
+
+NOW = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
+
+
+def history(*states: State, minutes_apart: float = 5) -> list[State]:
+    """The states of a run, oldest first, the last one now."""
+    return [
+        state.model_copy(update={"timestamp": NOW - timedelta(minutes=minutes_apart * age)})
+        for age, state in zip(reversed(range(len(states))), states, strict=True)
+    ]
+
+
+def crash(times: int) -> list[State]:
+    resumed = [state for _ in range(times - 1) for state in (Scheduled(name=RESUMING), CRASHED)]
+    return [Scheduled(), Running(), CRASHED, *resumed]
+
+
+CRASHED = Crashed(message="Process exited with status code: -9.")
+
+
+def test_a_crashed_run_goes_on_at_once_and_says_why() -> None:
+    state = next_state(history(*crash(1)), NOW)
+    assert (state.name, state.state_details.scheduled_time) == (RESUMING, NOW)
+    assert state.message == (
+        "crashed: Process exited with status code: -9. Goes on from the newest checkpoint, by "
+        "itself (1 of at most 3 times a day)."
+    )
+
+
+def test_what_crashes_again_waits_longer_and_in_the_end_for_a_person() -> None:
+    states = [next_state(history(*crash(times)), NOW) for times in range(1, RESUMPTIONS + 2)]
+    waits = [state.state_details.scheduled_time for state in states[:-1]]
+    assert waits == sorted(set(waits), key=lambda wait: wait or NOW)
+    assert states[-1].is_failed()
+    assert "crashed 4 times within a day" in (states[-1].message or "")
+    assert "press Retry" in (states[-1].message or "")
+
+
+def test_a_person_who_retries_gives_all_attempts_back() -> None:
+    states = history(*crash(RESUMPTIONS + 1), AwaitingRetry(), Running(), CRASHED)
+    assert next_state(states, NOW).name == RESUMING
+
+
+def test_crashes_of_another_day_do_not_count() -> None:
+    states = history(*crash(RESUMPTIONS + 1), minutes_apart=25 * 60)
+    assert next_state(states, NOW).name == RESUMING
