@@ -243,6 +243,10 @@ def up(
             help="What 'perennial serve' is to serve; default: the same as the last time.",
         ),
     ] = None,
+    no_serve: Annotated[
+        bool,
+        typer.Option("--no-serve", help="Serve no lineage, and forget those of the last time."),
+    ] = False,
     ray_workers: Annotated[
         int | None,
         typer.Option(
@@ -255,8 +259,10 @@ def up(
     """Start the servers that are missing or sick: Prefect, MLflow, Ray; on this machine only."""
     from flows.servers import start_servers
 
+    if no_serve and lineages:
+        raise typer.BadParameter("name lineages to serve, or --no-serve, not both")
     files = [file if file.is_dir() else _checked(file) for file in lineages or ()]
-    start_servers(files, ray_workers=ray_workers)
+    start_servers(files if files or no_serve else None, ray_workers=ray_workers)
 
 
 @app.command()

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 def link_report(ground: "Ground", outcome: Outcome) -> None:
     """Put the verdict, and where report and model version are found, on the flow run's page."""
     name = ground.lineage.name
-    address = hide_credentials(ground.settings.tracking_uri)
     create_markdown_artifact(
         key=f"{name}-verdict".replace(".", "-").replace("_", "-"),
         description=f"{outcome.kind}: version {outcome.version} of {name}",
@@ -24,10 +23,17 @@ def link_report(ground: "Ground", outcome: Outcome) -> None:
                 "",
                 outcome.message,
                 "",
-                f"- report: `{outcome.report}`, also `report.html` among the artifacts of the run",
-                f"- model version: the one with the tag `perennial.version = {outcome.version}` of "
-                f"the registered model `{name}` in MLflow (`{address}`); "
-                "it links to its run",
+                f"- model version: {_where(ground)}, the one with the tag `perennial.version = "
+                f"{outcome.version}`; its page links to report, curves and parent",
+                f"- report: `{outcome.report}`",
             ]
         ),
     )
+
+
+def _where(ground: "Ground") -> str:
+    """Where the lineage's registered model is seen, as a link if a server shows it."""
+    name, settings = ground.lineage.name, ground.settings
+    if pages := settings.mlflow_pages:
+        return f"[{name} in MLflow]({hide_credentials(pages).rstrip('/')}/#/models/{name})"
+    return f"`{name}` in MLflow (`{hide_credentials(settings.tracking_uri)}`)"

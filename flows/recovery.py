@@ -1,19 +1,22 @@
 """Runs that crashed go on by themselves, a bounded number of times.
 
-The rules are in ``next_state``, which is pure; ``recover`` applies them to what Prefect's server
-has. Every run of ours is safe to start again: an update goes on from its newest checkpoint, what is
-finished is found, and the lease keeps a process that was cut off from doing harm.
+The rules are in ``next_state``, ``refusal`` and ``end_of_stuck``, which are pure; ``recover``
+applies them to what Prefect's server has. Every run of ours is safe to start again: an update goes
+on from its newest checkpoint, what is finished is found, and the lease keeps a process that was cut
+off from doing harm.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterDeploymentId,
+    FlowRunFilterId,
     FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -57,6 +60,35 @@ def next_state(history: Sequence[State], now: datetime) -> State:
     )
 
 
+def refusal(parameters: Collection[str], form: Mapping[str, Any]) -> State | None:
+    """How a run ends whose parameters its flow does not have; None when it has them all.
+
+    Prefect's server lets such a run in: its schemas cannot say that there are no other parameters.
+    The run dies before it begins, however often it is started.
+
+    Args:
+        parameters: Names that the run was asked for with.
+        form: The deployment's schema of parameters.
+    """
+    unknown = sorted(set(parameters) - set(form.get("properties", {})))
+    if not unknown:
+        return None
+    known = ", ".join(sorted(form.get("properties", {})))
+    return Failed(
+        message=f"parameters must be of {known}; found {', '.join(unknown)} as well: start another "
+        "run without them."
+    )
+
+
+def end_of_stuck(state: State, now: datetime) -> State | None:
+    """How a run ends that has stood between two states for too long; None when it has not."""
+    longest = _STUCK.get(state.type)
+    if longest is None or now - state.timestamp < longest:
+        return None
+    end = Crashed if state.type is StateType.PENDING else Cancelled
+    return end(message="its runner died meanwhile.")
+
+
 def _resumptions(history: Sequence[State], now: datetime) -> int:
     """How often the run went on by itself, since a person retried it, within a day."""
     count = 0
@@ -82,14 +114,11 @@ async def recover(
         return
     for run in await runs_in(client, deployments, StateType.CRASHED):
         if run.id not in mine and not await _is_superseded(client, run):
-            await _move(client, run, next_state(await client.read_flow_run_states(run.id), now))
-    for kind, longest in _STUCK.items():
+            await _move(client, run, await _after_crash(client, run, now))
+    for kind in _STUCK:
         for run in await runs_in(client, deployments, kind):
-            if run.id in mine or run.state is None or now - run.state.timestamp < longest:
-                continue
-            message = "its runner died meanwhile."
-            end = Crashed if kind is StateType.PENDING else Cancelled
-            await _move(client, run, end(message=message))
+            if run.id not in mine and run.state and (end := end_of_stuck(run.state, now)):
+                await _move(client, run, end)
 
 
 async def interrupt(client: PrefectClient, runs: Collection[UUID]) -> None:
@@ -115,14 +144,24 @@ async def runs_in(
     )
 
 
+async def _after_crash(client: PrefectClient, run: FlowRun, now: datetime) -> State:
+    assert run.deployment_id is not None  # the run was found by its deployment
+    deployment = await client.read_deployment(run.deployment_id)
+    refused = refusal(run.parameters, deployment.parameter_openapi_schema or {})
+    return refused or next_state(await client.read_flow_run_states(run.id), now)
+
+
 async def _is_superseded(client: PrefectClient, run: FlowRun) -> bool:
     """Whether a later run of the same deployment has started: it took over what was unfinished."""
     assert run.state is not None  # the run was found by its state
     assert run.deployment_id is not None  # and by its deployment
     crashed_at = run.state.timestamp
     later = FlowRunFilter(
+        # One that crashed before it ran counts as started when it crashed.
+        id=FlowRunFilterId(not_any_=[run.id]),
         deployment_id=FlowRunFilterDeploymentId(any_=[run.deployment_id]),
-        start_time=FlowRunFilterStartTime.model_validate({"after_": crashed_at}),
+        # Without is_null_, runs that a timetable has planned for other days count as started.
+        start_time=FlowRunFilterStartTime.model_validate({"after_": crashed_at, "is_null_": False}),
     )
     return await client.count_flow_runs(flow_run_filter=later) > 0
 

@@ -94,7 +94,7 @@ def reject_version(
     )
 
 
-@flow(name="rollback", flow_run_name=run_name, persist_result=False)
+@flow(name="rollback-lineage", flow_run_name=run_name, persist_result=False)
 def rollback_lineage(
     lineage_file: Path, *, reason: Reason, to: Name | None = None, by: Person = ""
 ) -> Outcome:

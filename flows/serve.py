@@ -7,6 +7,7 @@ changes, crashed runs go on, and a stop of the service interrupts its runs witho
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,6 @@ from uuid import UUID
 
 import anyio
 import httpx
-from anyio.abc import TaskGroup
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
@@ -28,6 +28,7 @@ from flows.lineage import LineageError, load_lineage
 from flows.recovery import interrupt, recover, runs_in
 from infra.log import set_up_logging
 from infra.settings import Settings
+from infra.stack.state import StackFolder, write_private
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ MAX_RUNS = 16
 """Flow runs at once; each is a process."""
 _MISSED = timedelta(seconds=10)
 """After which a cancellation that the runner has not begun is begun here."""
+_STARTING_SECONDS = 0.1
+"""Between two looks whether the runner, which can be stopped only then, has started."""
 _PATTERNS = ("*.yaml", "*.yml")
 
 
@@ -140,16 +143,17 @@ class _Service:
         self._paths = paths
         self._runner = _Runner()
         self._deployments: set[UUID] = set()
-        self._contents: dict[Path, bytes] = {}
-        self._cancelled: set[UUID] = set()
+        self._registered: dict[Path, bytes] = {}
+        self._seen: dict[Path, bytes] = {}
         self._interrupted: set[UUID] = set()
 
     async def run(self) -> None:
         await ensure_automations()
         await self._register()
+        _tell_stack()
         signal.signal(signal.SIGINT, self._runner.handle_sigterm)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._look_after, group)
+            group.start_soon(self._look_after)
             group.start_soon(self._stop_when_asked)
             await self._runner.start()
             group.cancel_scope.cancel()
@@ -158,13 +162,14 @@ class _Service:
 
     async def _register(self) -> None:
         """Make Prefect show the lineages as their files are now."""
+        # Read before the lineages are: what changes in between is registered again.
+        before, after = self._registered, _contents(self._paths)
         lineages = find_lineages(self._paths)
-        before, self._contents = self._contents, _contents(self._paths)
         files = [served.file for served in lineages]
         for served in lineages:
             # Every form offers all files, so that a new one concerns them all.
-            is_same = before.get(served.file) == self._contents.get(served.file)
-            if is_same and before.keys() == self._contents.keys():
+            is_same = before.get(served.file) == after.get(served.file)
+            if is_same and before.keys() == after.keys():
                 continue
             for deployment in deployments_of(served, files):
                 deployment_id = await self._runner.aadd_deployment(deployment)
@@ -173,46 +178,59 @@ class _Service:
                     await _drop_timetable(deployment_id)
             if not is_same:
                 logger.info(f"serving {served.lineage.name} ({served.file}): {_when(served)}")
+        # Not before: what a server that was away did not hear of is registered again.
+        self._registered = self._seen = after
 
-    async def _look_after(self, group: TaskGroup) -> None:
+    async def _look_after(self) -> None:
         async with get_client() as client:
             while True:
                 await anyio.sleep(POLL_SECONDS)
-                await self._register_changes()
                 try:
-                    await self._cancel_what_was_missed(client, group)
+                    await self._register_changes()
+                    await self._cancel_what_was_missed(client)
                     mine = self._runner.runs() | self._interrupted
                     await recover(client, self._deployments, mine, datetime.now(UTC))
                 except Exception as error:  # whatever a server that is away makes the client raise
-                    logger.warning(f"could not look for crashed runs: {error or type(error)}")
+                    why = str(error) or type(error).__name__
+                    logger.warning(f"could not look for changed files and crashed runs: {why}")
 
-    async def _cancel_what_was_missed(self, client: PrefectClient, group: TaskGroup) -> None:
+    async def _cancel_what_was_missed(self, client: PrefectClient) -> None:
         """Cancel what a person asked for and the runner did not hear of.
 
         Prefect 3.8's runner stops listening for good when its server was away for some seconds
-        (``FlowRunCancellingObserver``: three failed polls end it).
+        (``FlowRunCancellingObserver``: three failed polls end it). A test tells when it does not.
         """
         for run in await runs_in(client, self._deployments, StateType.CANCELLING):
             is_late = run.state and datetime.now(UTC) - run.state.timestamp > _MISSED
-            if is_late and run.id in self._runner.runs() and run.id not in self._cancelled:
-                self._cancelled.add(run.id)
-                group.start_soon(self._runner.cancel, run.id)
+            if is_late and run.id in self._runner.runs():
+                logger.info(f"{run.name}: cancelled here, for the runner did not hear of it")
+                await self._runner.cancel(run.id)
 
     async def _register_changes(self) -> None:
-        if _contents(self._paths) == self._contents:
+        found = _contents(self._paths)
+        if found == self._seen:
             return
         try:
             await self._register()
         except LineageError as error:
-            self._contents = _contents(self._paths)
+            self._seen = found
             logger.warning(f"{error}; until that is mended, what was registered before stays")
 
     async def _stop_when_asked(self) -> None:
         await self._runner.stop_asked.wait()
+        while not self._runner.started:
+            await anyio.sleep(_STARTING_SECONDS)
         self._interrupted = self._runner.runs()
         count = len(self._interrupted)
         logger.info(f"stopping; {count} runs are interrupted, and go on with the next start")
         await self._runner.astop()
+
+
+def _tell_stack() -> None:
+    """Let ``perennial up`` in this home see that the lineages are registered."""
+    folder = StackFolder(Settings().home_path)
+    if folder.path.is_dir():
+        write_private(folder.serving, str(os.getpid()))
 
 
 async def _drop_timetable(deployment_id: UUID) -> None:

@@ -18,8 +18,12 @@ from infra.stack.status import PartStatus, inspect, require
 from infra.versions import check_security_floors
 
 
-def start_servers(lineages: Sequence[Path], *, ray_workers: int | None) -> None:
+def start_servers(lineages: Sequence[Path] | None, *, ray_workers: int | None) -> None:
     """Start what is missing or sick, then say where everything is.
+
+    Args:
+        lineages: What is to be served, which may be nothing; None for that of the last time.
+        ray_workers: Ray nodes beside the head; None for as many as the last time.
 
     Raises:
         StackError: Something does not start.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.ground import Ground, open_ground, whoami
 from infra.settings import Settings
-from storage.gc import abort_unfinished, delete_garbage, find_garbage
+from storage.gc import abort_unfinished, delete_garbage, find_garbage, find_unfinished
 from storage.head import Head, VersionRecord, history, read_head
 from storage.layout import Layout
 from storage.lease import Lease, is_held, read_lease
@@ -57,26 +57,31 @@ def status_of(lineage_file: Path) -> dict[str, Any]:
 def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_json: bool) -> None:
     """List, or delete, what no head refers to and is older than the grace time."""
     ground = open_ground(lineage_file)
-    grace_seconds = grace_hours * 3600
+    store, layout, grace_seconds = ground.store, ground.layout, grace_hours * 3600
     if delete:
         # Nobody may adopt what is being removed; an unfinished update stays named, and so is kept.
-        with Lease.acquire(ground.store, ground.layout, whoami()) as lease:
+        with Lease.acquire(store, layout, whoami()) as lease:
             lease.set_note(lease.previous_note)
-            garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
-            delete_garbage(ground.store, garbage)
-            abort_unfinished(ground.store, ground.layout, grace_seconds=grace_seconds)
+            garbage = find_garbage(store, layout, grace_seconds=grace_seconds)
+            uploads = find_unfinished(store, layout, grace_seconds=grace_seconds)
+            delete_garbage(store, garbage)
+            abort_unfinished(store, layout, grace_seconds=grace_seconds)
     else:
-        garbage = find_garbage(ground.store, ground.layout, grace_seconds=grace_seconds)
+        garbage = find_garbage(store, layout, grace_seconds=grace_seconds)
+        uploads = find_unfinished(store, layout, grace_seconds=grace_seconds)
     size = sum(info.size for info in garbage)
     if as_json:
-        typer.echo(
-            json.dumps({"deleted": delete, "bytes": size, "keys": [info.key for info in garbage]})
-        )
+        keys = [info.key for info in garbage]
+        found = {"deleted": delete, "bytes": size, "keys": keys, "unfinished_uploads": uploads}
+        typer.echo(json.dumps(found))
         return
     for info in garbage:
         typer.echo(f"{info.size:>14,}  {info.key}")
+    for key in uploads:
+        typer.echo(f"{'unfinished':>14}  {key}")
     done = "deleted" if delete else "would be deleted with --delete"
-    typer.echo(f"{len(garbage):,} objects, {size / 1e6:,.1f} MB {done}")
+    also = f" and {len(uploads):,} unfinished uploads" if uploads else ""
+    typer.echo(f"{len(garbage):,} objects, {size / 1e6:,.1f} MB{also} {done}")
 
 
 def print_demo_summary(lineage_file: Path, settings: Settings) -> None:

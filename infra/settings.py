@@ -144,6 +144,13 @@ class Settings(BaseSettings):
         return self.mlflow_database_uri
 
     @cached_property
+    def mlflow_pages(self) -> str:
+        """URL of the MLflow server whose pages show the tracking URI; empty when there is none."""
+        if self.tracking_uri.startswith("http"):
+            return self.tracking_uri
+        return "" if self.mlflow_uri or self.stack is None else self.stack.mlflow_url
+
+    @cached_property
     def mlflow_database_uri(self) -> str:
         """Where MLflow's tables are, for SQLAlchemy; holds no password, see ``export``."""
         if url := self.mlflow_database_url.get_secret_value():

@@ -8,7 +8,7 @@
   - HeadMovedError          somebody else committed first, and it matters
   - LeaseHeldError          somebody else is updating the lineage
   - LeaseLostError          our lease was taken over while we slept
-  - UnsafeStoreError        the store ignores conditional writes
+  - UnsafeStoreError        the store has no conditional writes to rely on
   - AccessError             the store refuses us: credentials, rights, clock, bucket
   - StoreFullError          the store has no room left
   - UnavailableError        the store did not answer in time; a retry may mend it
@@ -51,7 +51,7 @@ class LeaseLostError(StorageError):
 
 
 class UnsafeStoreError(StorageError):
-    """The store ignores conditional writes, so two writers could both win."""
+    """The store has no conditional writes that can be relied on, so two writers could both win."""
 
 
 class AccessError(StorageError):

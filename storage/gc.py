@@ -81,13 +81,22 @@ def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
     return freed_bytes
 
 
-def abort_unfinished(
+def find_unfinished(
     store: ObjectStore, layout: Layout, *, grace_seconds: float, now: float | None = None
-) -> int:
-    """Drop uploads of killed writers older than the grace time; returns how many. Safe to retry.
+) -> list[str]:
+    """Keys of the uploads that ``abort_unfinished`` drops.
 
     A listing does not show them, yet the store keeps, and charges for, the parts that arrived.
     """
+    oldest = (time.time() if now is None else now) - grace_seconds
+    found = store.list_uploads(layout.root)
+    return sorted(info.key for info in found if info.modified_at < oldest)
+
+
+def abort_unfinished(
+    store: ObjectStore, layout: Layout, *, grace_seconds: float, now: float | None = None
+) -> int:
+    """Drop uploads of killed writers older than the grace time; returns how many. Safe to retry."""
     oldest = (time.time() if now is None else now) - grace_seconds
     return store.abort_uploads(layout.root, older_than=oldest)
 

@@ -333,7 +333,13 @@ def _swap(store: ObjectStore, layout: Layout, record: LeaseRecord, etag: str) ->
     try:
         return store.put_if_match(layout.lease, readable_json(record), etag)
     except (ConflictError, NotFoundError):
-        return _own_etag(store, layout, record)
+        stored = _read(store, layout)
+        if stored is None or stored[0].nonce != record.nonce:
+            return None
+        if stored[0] == record:
+            return stored[1]
+        # An earlier write of ours, given up without an answer, has come through after all.
+        return _swap(store, layout, record, stored[1])
 
 
 def _own_etag(store: ObjectStore, layout: Layout, record: LeaseRecord) -> str | None:

@@ -140,6 +140,11 @@ class LocalObjects:
         path = self._path(key)
         return path if path.is_file() else None
 
+    def list_uploads(self, prefix: str) -> Iterator[ObjectInfo]:
+        """None: what is not written whole is a temporary file."""
+        self._path(prefix)
+        return iter(())
+
     def abort_uploads(self, prefix: str, *, older_than: float) -> int:  # noqa: ARG002  a verb
         """None: temporary files of dead writers are removed when the store is opened."""
         self._path(prefix)

@@ -106,10 +106,16 @@ def unseal(body: bytes, key: str, cls: type[_T]) -> _T:
             f"{key} was altered: it has no {_SEAL} of its own fields, which every object is "
             "written with; restore it from a copy"
         )
-    if seal != identity_of(fields) or body != _indented({**fields, _SEAL: seal}):
+    try:
+        found = identity_of(fields)
+        is_same = seal == found and body == _indented({**fields, _SEAL: seal})
+    except ValueError as error:
+        # JSON can spell infinity (1e999) and half a character, which no object is written with.
+        raise CorruptError(f"{key} was altered: {error}; restore it from a copy") from error
+    if not is_same:
         raise CorruptError(
             f"{key} was altered: it promises SHA-256 {str(seal)[:12]} of its fields, found "
-            f"{identity_of(fields)[:12]} or another layout; restore it from a copy"
+            f"{found[:12]} or another layout; restore it from a copy"
         )
     return rebuild(fields, key, cls)
 

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import socket
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -76,19 +75,16 @@ def mlflow_client(tracking_uri: str) -> "MlflowClient":
         os.environ.setdefault(name, value)
     # Every retry would be a line; who gives up tells it once.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # MLflow's own use of SQLAlchemy 2.1; it concerns nobody who runs Perennial.
-        warnings.filterwarnings("ignore", "The ``noload`` loader strategy", DeprecationWarning)
-        from mlflow import MlflowClient  # noqa: PLC0415  heavy
+    from mlflow import MlflowClient  # noqa: PLC0415  heavy
 
-        path = _sqlite_file(tracking_uri)
-        if path is not None and not path.exists():
-            _create_database(path)
-        if path is None and not is_server(tracking_uri):
-            _reach_database(tracking_uri)
-        # SQLAlchemy 2.1 would load psycopg 3 for a URI that names no driver.
-        uri = re.sub("^postgresql://", "postgresql+psycopg2://", tracking_uri)
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    path = _sqlite_file(tracking_uri)
+    if path is not None and not path.exists():
+        _create_database(path)
+    if path is None and not is_server(tracking_uri):
+        _reach_database(tracking_uri)
+    # So that SQLAlchemy takes the driver that is installed.
+    uri = re.sub("^postgresql://", "postgresql+psycopg2://", tracking_uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def _reach_database(tracking_uri: str) -> None:

@@ -96,6 +96,13 @@ class ObjectStore(Protocol):
         """The object as a local file that needs no copy, or None when it has to be fetched."""
         ...
 
+    def list_uploads(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Uploads under ``prefix`` that began and did not end, which ``list`` does not show.
+
+        ``modified_at`` is when they began. What of them has arrived is not told: ``size`` is 0.
+        """
+        ...
+
     def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         """Drop what dead writers began to upload under ``prefix``; returns how many uploads.
 
@@ -151,13 +158,13 @@ def open_store(uri: str) -> ObjectStore:
 
 
 def probe(store: ObjectStore) -> None:
-    """Refuse a store whose conditional writes are not conditional.
+    """Refuse a store whose conditional writes are not conditional, or never succeed.
 
     Writes one small object of a fresh name and removes it again, so it is cheap and safe to repeat.
     The writers of a lineage's first head and of its first lease call it.
 
     Raises:
-        UnsafeStoreError: A second writer would have won.
+        UnsafeStoreError: A second writer would have won, or the first one was refused.
     """
     key = f"probe/{os.urandom(16).hex()}"
     try:
@@ -166,11 +173,9 @@ def probe(store: ObjectStore) -> None:
         with contextlib.suppress(AlreadyExistsError):
             store.put_if_absent(key, b"second")
         if store.get(key) == b"first":
-            # Suppressed here too: a client that lost the first answer asks again and is refused.
-            with contextlib.suppress(ConflictError):
-                store.put_if_match(key, b"third", etag)
-            with contextlib.suppress(ConflictError):
-                store.put_if_match(key, b"fourth", etag)
+            for body in (b"third", b"fourth"):
+                with contextlib.suppress(ConflictError):
+                    store.put_if_match(key, body, etag)
         found = store.get(key)
     finally:
         _delete_probes(store, key)
@@ -179,6 +184,11 @@ def probe(store: ObjectStore) -> None:
         raise UnsafeStoreError(
             f"the store {store.uri} lets a second writer win: {ignored} of a taken key succeeds, "
             "so two updates could both commit; use a store with conditional writes"
+        )
+    if found != b"third":
+        raise UnsafeStoreError(
+            f"the store {store.uri} refuses put-if-match with the entity tag that it has just "
+            "given, so no lease could be renewed; use a store with conditional writes"
         )
 
 

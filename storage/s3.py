@@ -15,7 +15,7 @@ from typing import Any
 from storage import s3_transfer
 from storage.errors import AlreadyExistsError, ConflictError, NotFoundError, UnavailableError
 from storage.objects import ObjectInfo, check_key, check_range
-from storage.s3_bucket import Bucket, content_md5
+from storage.s3_bucket import Bucket, content_md5, etag_of
 from storage.s3_errors import TryAgainError, code_of
 from storage.s3_retry import Retry
 
@@ -133,8 +133,8 @@ class S3Objects:
                     **place,
                     Body=body,
                     ContentMD5=md5,
-                    # Ceph's gateway (16) compares the quotes too, which its tags do not have;
-                    # Amazon's own examples are without them.
+                    # HTTP wants quotes around it. Ceph's gateway (16) takes them for a part of the
+                    # tag and refuses it; Amazon takes both; ``probe`` finds who takes neither.
                     IfMatch=old.etag,
                     Metadata={_WRITES: " ".join(writes)},
                 )
@@ -143,7 +143,7 @@ class S3Objects:
                     raise
                 new = _Tag("", writes)
                 return self._settle(client, key, new, old, is_lost=num_attempts > 1)
-            return str(_Tag(answer["ETag"].strip('"'), writes))
+            return str(_Tag(etag_of(answer, key), writes))
 
         return self._bucket.run(f"replace {key}", attempt)
 
@@ -181,6 +181,10 @@ class S3Objects:
         """None: every object has to be fetched."""
         check_key(key)
         return None
+
+    def list_uploads(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Uploads under ``prefix`` that began and did not end."""
+        return s3_transfer.list_uploads(self._bucket, prefix)
 
     def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         """Drop uploads under ``prefix`` that began before a time and never ended; how many."""

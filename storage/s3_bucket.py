@@ -5,10 +5,11 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from storage.errors import NotFoundError
+from infra.credentials import hide_credentials
+from storage.errors import AccessError, NotFoundError
 from storage.objects import check_key
 from storage.s3_client import current_client
 from storage.s3_errors import AlteredError, code_of, failures, sentence_of
@@ -17,7 +18,7 @@ from storage.s3_retry import Retry
 _T = TypeVar("_T")
 
 _MD5_ETAG = re.compile(r"[0-9a-f]{32}")
-_TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ class Bucket:
     ) -> Found | None:
         """One attempt to read an object or a range of it, checked as far as the store tells how.
 
-        None means that the range begins behind the end. Raises NotFoundError, TryAgainError.
+        None means that the range begins behind the end. Raises NotFoundError, AccessError,
+        TryAgainError.
         """
         from botocore.exceptions import ClientError  # noqa: PLC0415  see s3_client
 
@@ -93,16 +95,22 @@ class Bucket:
         except ClientError as error:
             if code_of(error) in ("NoSuchKey", "404"):
                 raise self.missing(key) from error
-            if code_of(error) == "InvalidRange":
+            if code_of(error) in ("InvalidRange", "416"):
                 return None
             raise
         # Not "with": botocore's body would hand out urllib3's, whose errors are not translated.
         with contextlib.closing(answer["Body"]) as stream:
             body = stream.read()
-        return _checked(answer, body, key)
+        found = _checked(answer, body, key)
+        return _cut(found, answer, key, start, length) if span else found
 
     def _described(self) -> str:
-        return f"{self.uri} at {current_client().meta.endpoint_url}"
+        try:
+            endpoint = current_client().meta.endpoint_url
+        except failures():
+            # There are no credentials to make a client of, which is what the sentence is about.
+            return self.uri
+        return hide_credentials(f"{self.uri} at {endpoint}")
 
 
 def content_md5(body: bytes | memoryview) -> str:
@@ -111,12 +119,24 @@ def content_md5(body: bytes | memoryview) -> str:
     return base64.b64encode(digest).decode()
 
 
+def etag_of(answer: dict[str, Any], key: str) -> str:
+    """The entity tag that an answer about ``key`` brought, without quotes. Raises AccessError."""
+    etag = (answer.get("ETag") or "").strip('"')
+    if not etag:
+        raise AccessError(
+            f"what answered for {key} told no entity tag, so it is no S3 store; correct "
+            "AWS_ENDPOINT_URL_S3"
+        )
+    return etag
+
+
 def _checked(answer: dict[str, Any], body: bytes, key: str) -> Found:
-    total = _TOTAL.fullmatch(answer.get("ContentRange") or "")
-    size = int(total[1]) if total else len(body)
-    etag = answer["ETag"].strip('"')
-    if len(body) != answer["ContentLength"]:
-        raise AlteredError(f"{key} came with {len(body)} of {answer['ContentLength']} bytes")
+    """What an answer brought, compared with what it promised."""
+    span = _RANGE.fullmatch(answer.get("ContentRange") or "")
+    size = int(span[2]) if span else len(body)
+    etag, promised_bytes = etag_of(answer, key), answer.get("ContentLength", len(body))
+    if len(body) != promised_bytes:
+        raise AlteredError(f"{key} came with {len(body)} of {promised_bytes} bytes")
     # With a key of its own a store may give something else than an MD5 as the tag.
     encryption = answer.get("ServerSideEncryption") or ""
     is_md5 = not encryption.startswith("aws:kms") and "SSECustomerAlgorithm" not in answer
@@ -125,3 +145,17 @@ def _checked(answer: dict[str, Any], body: bytes, key: str) -> Found:
         if digest != etag:
             raise AlteredError(f"{key} came with MD5 {digest[:12]}, the store has {etag[:12]}")
     return Found(body, size, etag, answer.get("Metadata") or {}, is_md5)
+
+
+def _cut(
+    found: Found, answer: dict[str, Any], key: str, start: int, length: int | None
+) -> Found | None:
+    """The range that was asked for; a server may answer with another one, or with the whole."""
+    end = found.size if length is None else min(start + length, found.size)
+    told = answer.get("ContentRange")
+    if not told:
+        return replace(found, body=found.body[start:end]) if start < found.size else None
+    span = _RANGE.fullmatch(told)
+    if span is None or int(span[1]) != start or len(found.body) != end - start:
+        raise AlteredError(f"{key} came with {told!r}, asked for were {start} to {end}")
+    return found

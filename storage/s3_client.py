@@ -8,6 +8,7 @@ import os
 import threading
 from typing import Any
 
+from infra.credentials import hide_credentials
 from storage.errors import AccessError
 from storage.s3_errors import may_pass
 
@@ -63,8 +64,8 @@ def _new_client() -> Any:
         if may_pass(error):
             raise
         raise AccessError(
-            f"cannot talk to S3 as configured: {error}; correct AWS_ENDPOINT_URL_S3, "
-            "AWS_DEFAULT_REGION or the profile"
+            f"cannot talk to S3 as configured: {hide_credentials(str(error))}; correct "
+            "AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION or the profile"
         ) from error
 
 

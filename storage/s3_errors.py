@@ -7,6 +7,7 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from infra.credentials import hide_credentials
 from storage.errors import (
     AccessError,
     CorruptError,
@@ -50,12 +51,16 @@ _SIGN_AGAIN = (
 _ADVICE = {
     "AccessDenied": "these credentials may not do this; grant the right (docs/operating.md has the "
     "policies), or get new credentials if they are temporary and have expired",
+    "AuthorizationHeaderMalformed": "it takes requests for another region; correct "
+    "AWS_DEFAULT_REGION (or the profile)",
     "ExpiredToken": f"the temporary credentials have expired; {_SIGN_AGAIN}",
     "InvalidAccessKeyId": "the access key is unknown there; correct AWS_ACCESS_KEY_ID (or the "
     "profile), or AWS_ENDPOINT_URL_S3",
     "InvalidToken": f"the session token is not valid; {_SIGN_AGAIN}",
     "NoSuchBucket": "there is no such bucket; create it, or correct the name or "
     "AWS_ENDPOINT_URL_S3",
+    "NoSuchUpload": "the upload was dropped before it ended, as 'perennial gc --delete' with a "
+    "short grace time does; run the same again",
     "SignatureDoesNotMatch": "the secret key does not fit the access key; correct "
     "AWS_SECRET_ACCESS_KEY (or the profile)",
     "TokenRefreshRequired": f"the temporary credentials have expired; {_SIGN_AGAIN}",
@@ -109,11 +114,12 @@ def may_pass(error: Exception) -> bool:
 
 
 def cause_of(error: Exception) -> str:
-    """A few words about an error that may pass."""
+    """A few words about an error."""
     status = _status_of(error)
     if status:
         return f"it answered {status} {code_of(error)}"
-    return str(error) or type(error).__name__
+    # An answer that is no XML is quoted on the lines below the first.
+    return hide_credentials(str(error)).partition("\n")[0] or type(error).__name__
 
 
 def sentence_of(error: Exception, what: str, store: str) -> StorageError:
@@ -153,10 +159,7 @@ def _local_advice(error: Exception) -> str:
         )
     if isinstance(error, known.ClientError):
         return f"it answered {_status_of(error)} {code_of(error)}; look it up in the store's manual"
-    return (
-        f"{str(error) or type(error).__name__}; correct AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION "
-        "or the profile"
-    )
+    return f"{cause_of(error)}; correct AWS_ENDPOINT_URL_S3, AWS_DEFAULT_REGION or the profile"
 
 
 def _skew_of(error: Exception) -> str:

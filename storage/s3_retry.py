@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+# Of its own: who has seeded Python's generator shall draw the same from it, whatever S3 does.
+_jitter = random.SystemRandom()
 
 # An object that is damaged where it lies stays so: the way to it does not take a minute to mend.
 _MAX_ALTERED = 4
@@ -68,7 +70,7 @@ class Retry:
 
     def _wait_seconds(self, failures: int) -> float:
         doubled = self.first_wait_seconds * 2.0 ** min(failures - 1, 30)
-        return random.uniform(0, min(self.longest_wait_seconds, doubled))
+        return _jitter.uniform(0, min(self.longest_wait_seconds, doubled))
 
 
 def _log(store: str, error: Exception, failures: int, deadline: float) -> None:

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from infra.progress import Progress
-from storage.errors import StorageError
+from storage.errors import NotFoundError, StorageError
+from storage.objects import ObjectInfo
 from storage.s3_bucket import Bucket, Found, content_md5
 from storage.s3_errors import AlteredError, TryAgainError, code_of
 
 logger = logging.getLogger(__name__)
 
-PART_BYTES = 16 << 20
+PART_BYTES = 8 << 20
 """Size of a part, and of the largest file that is sent in one request."""
 # S3 allows 10,000 parts.
 _MAX_PARTS = 9_000
-_NUM_AT_ONCE = 4
+_NUM_AT_ONCE = 8
 _UPLOAD = "perennial-upload"
 _PART_SIZE = "perennial-part-bytes"
 _SHOW_FROM_BYTES = 256 << 20
@@ -62,7 +63,7 @@ def upload(bucket: Bucket, key: str, path: Path) -> None:
         is_complete = True
     finally:
         if not is_complete:
-            _abort(bucket, place["Key"], upload_id)
+            _try_to_drop(bucket, place["Key"], upload_id)
 
 
 def download(bucket: Bucket, key: str, path: Path) -> None:
@@ -76,12 +77,19 @@ def download(bucket: Bucket, key: str, path: Path) -> None:
         temp.unlink(missing_ok=True)
 
 
+def list_uploads(bucket: Bucket, prefix: str) -> Iterator[ObjectInfo]:
+    """Uploads under ``prefix`` that began and did not end."""
+    cut = len(bucket.full_key(prefix)) - len(prefix)
+    for row in _unfinished(bucket, bucket.full_key(prefix) + "/"):
+        yield ObjectInfo(row["Key"][cut:], 0, row["Initiated"].timestamp())
+
+
 def abort_uploads(bucket: Bucket, prefix: str, *, older_than: float) -> int:
     """Drop uploads under ``prefix`` that began before a time (seconds since the epoch)."""
     found = list(_unfinished(bucket, bucket.full_key(prefix) + "/"))
     old = [row for row in found if row["Initiated"].timestamp() < older_than]
     for row in old:
-        _abort(bucket, row["Key"], row["UploadId"])
+        _drop(bucket, row["Key"], row["UploadId"])
     return len(old)
 
 
@@ -118,16 +126,29 @@ def _complete(
             )
         except ClientError as error:
             # Answered to a repetition, too: is what stands there now this very upload?
-            if code_of(error) != "NoSuchUpload":
-                raise
-            found = bucket.fetch(client, key, length=1)
-            if found is None or found.metadata.get(_UPLOAD) != identity:
+            if code_of(error) != "NoSuchUpload" or _upload_of(bucket, client, key) != identity:
                 raise
 
     bucket.run(f"end the upload of {key}", attempt)
 
 
-def _abort(bucket: Bucket, full_key: str, upload_id: str) -> None:
+def _upload_of(bucket: Bucket, client: Any, key: str) -> str | None:
+    """The identity of the upload that made the object, None when there is none."""
+    with contextlib.suppress(NotFoundError):
+        if found := bucket.fetch(client, key, length=1):
+            return found.metadata.get(_UPLOAD)
+    return None
+
+
+def _try_to_drop(bucket: Bucket, full_key: str, upload_id: str) -> None:
+    try:
+        _drop(bucket, full_key, upload_id)
+    except StorageError as error:
+        # The failure that brought us here matters more; gc drops the upload later.
+        logger.warning(f"an unfinished upload stays until the next gc: {error}")
+
+
+def _drop(bucket: Bucket, full_key: str, upload_id: str) -> None:
     from botocore.exceptions import ClientError  # noqa: PLC0415  see s3_client
 
     def attempt(client: Any) -> None:
@@ -137,11 +158,7 @@ def _abort(bucket: Bucket, full_key: str, upload_id: str) -> None:
             if code_of(error) != "NoSuchUpload":
                 raise
 
-    try:
-        bucket.run(f"drop the upload of {full_key}", attempt)
-    except StorageError as error:
-        # The failure that brought us here matters more; gc drops the upload later.
-        logger.warning(f"an unfinished upload stays until the next gc: {error}")
+    bucket.run(f"drop the upload of {full_key}", attempt)
 
 
 def _unfinished(bucket: Bucket, prefix: str) -> Iterator[dict[str, Any]]:
@@ -169,7 +186,7 @@ def _download_once(bucket: Bucket, key: str, temp: Path) -> None:
         return
     part_bytes = int(first.metadata.get(_PART_SIZE, PART_BYTES))
     num_parts = max(1, -(-first.size // part_bytes))
-    with temp.open("wb") as file:
+    with temp.open("wb", buffering=0) as file:
 
         def receive(number: int) -> bytes:
             start = number * part_bytes
@@ -179,7 +196,7 @@ def _download_once(bucket: Bucket, key: str, temp: Path) -> None:
                 part = _fetch(bucket, key, start, min(part_bytes, first.size - start))
             if part is None or part.etag != first.etag:
                 raise TryAgainError(f"{key} was replaced while it was read")
-            os.pwrite(file.fileno(), part.body, start)
+            _write(file.fileno(), part.body, start)
             return hashlib.md5(part.body, usedforsecurity=False).digest()
 
         with _progress("download", key, first.size) as on_part:
@@ -226,6 +243,14 @@ def _progress(verb: str, key: str, size: int) -> Generator[Callable[[int], None]
         return
     with Progress(f"{verb} {key.rsplit('/', 1)[-1]}", size >> 20, "MiB") as progress:
         yield lambda done: progress.update(min(done, size) >> 20)
+
+
+def _write(descriptor: int, body: bytes, start: int) -> None:
+    """All of ``body`` at ``start``: a disk that gets full in the middle takes a part of a write."""
+    left = memoryview(body)
+    while left:
+        written = os.pwrite(descriptor, left, start)
+        start, left = start + written, left[written:]
 
 
 def _read(path: Path, start: int, length: int) -> bytes:

@@ -4,9 +4,14 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Generator
 
+from training.errors import TrainingError
+
+_HEAD_SECONDS = 10.0
+"""For the first connection to a running cluster's head."""
 _ON_LOOPBACK = {
     # Ray listens on all interfaces even when its node's address is 127.0.0.1, because it replaces
     # that address by the machine's (ray/_private/services.py, get_node_ip_address). What keeps it
@@ -33,16 +38,58 @@ def prepare_environment(address: str | None) -> None:
         os.environ.setdefault(name, value)
 
 
+def require_head(address: str) -> None:
+    """Fail at once where Ray itself would try for minutes, and then end the process.
+
+    Raises:
+        TrainingError: Nobody listens at ``address``, or it is one of Ray's client, which is not for
+            training: the process that watches the workers would live on the head, and for a while
+            outlive its driver.
+    """
+    if "://" in address:
+        raise TrainingError(
+            f"the Ray address must be host:port of the head, or auto, found {address}; start a "
+            "node on this machine with 'ray start --address=host:port --num-cpus=0' and set "
+            "PERENNIAL_RAY_ADDRESS to auto"
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_HEAD_SECONDS).close()
+    except OSError as error:
+        raise TrainingError(
+            f"Ray's head must answer at {address}, and does not: {error.strerror or error}; start "
+            "it, or set PERENNIAL_RAY_ADDRESS to another"
+        ) from None
+
+
+def _join(address: str) -> None:
+    import ray  # noqa: PLC0415  heavy
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        raise TrainingError(
+            f"this machine must be a node of the Ray cluster {address}, and have its token: "
+            f"{error}; compare RAY_AUTH_TOKEN, or the file of RAY_AUTH_TOKEN_PATH, with the head's"
+        ) from None
+
+
 @contextlib.contextmanager
 def connected_ray(address: str | None, num_workers: int) -> Generator[None]:
-    """A connection to Ray; what was started here is stopped here."""
+    """A connection to Ray; what was started here is stopped here.
+
+    Raises:
+        TrainingError: There is no cluster at ``address`` that takes this machine's token.
+    """
     import ray  # noqa: PLC0415  heavy
 
     if ray.is_initialized():
         yield
         return
     if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        _join(address)
     else:
         ray.init(
             address="local",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from storage.errors import StorageError
 from training.config import TrainPlan
 from training.errors import TrainingError
-from training.ray_cluster import connected_ray, prepare_environment
+from training.ray_cluster import connected_ray, prepare_environment, require_head
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -76,8 +76,11 @@ def run_on_ray(job: Job, num_workers: int, address: str | None, patience: Patien
     after ``silence_seconds``.
 
     Raises:
-        TrainingError: There were more failures than ``patience`` allows, or no room in time.
+        TrainingError: There were more failures than ``patience`` allows, no room in time, or no
+            such cluster.
     """
+    if address is not None:
+        require_head(address)
     prepare_environment(address)
     # A cluster of our own has all the room it will ever have.
     wait_seconds = patience.wait_seconds if address else 0.0

@@ -35,7 +35,7 @@ _NUM_ATTEMPTS = 3
 def start(
     settings: Settings,
     *,
-    lineages: Sequence[Path] = (),
+    lineages: Sequence[Path] | None = None,
     ray_workers: int | None = None,
     tell: Tell = logger.info,
 ) -> list[PartStatus]:
@@ -43,7 +43,8 @@ def start(
 
     Args:
         settings: Home, databases and store.
-        lineages: What ``perennial serve`` is to serve; empty for those of the last time.
+        lineages: What ``perennial serve`` is to serve; without any it does not run; None for those
+            of the last time.
         ray_workers: Ray nodes beside the head; None for as many as the last time.
         tell: Called with lines for people.
 
@@ -100,7 +101,7 @@ def stop(settings: Settings, *, tell: Tell = logger.info) -> list[str]:
 
 
 def _wanted(
-    settings: Settings, before: StackState, lineages: Sequence[Path], ray_workers: int | None
+    settings: Settings, before: StackState, lineages: Sequence[Path] | None, ray_workers: int | None
 ) -> StackState:
     databases = {
         "prefect": settings.prefect_database_url.get_secret_value(),
@@ -118,7 +119,9 @@ def _wanted(
                 f"{'unset' if shown[name] == 'sqlite' else shown[name]}; set it as before, or use "
                 "another PERENNIAL_HOME"
             )
-    files = tuple(str(file.resolve()) for file in lineages) or before.lineages
+    files = before.lineages
+    if lineages is not None:
+        files = tuple(str(file.resolve()) for file in lineages)
     workers = before.ray_workers if ray_workers is None else ray_workers
     return replace(before, databases=shown, lineages=files, ray_workers=workers)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from importlib.util import find_spec
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from infra.stack.state import StackError
 
@@ -11,7 +11,13 @@ _CONNECT_SECONDS = 10
 
 def with_driver(url: str, driver: str) -> str:
     """``url`` for SQLAlchemy with this driver, e.g. ``asyncpg``."""
-    return f"postgresql+{driver}://{urlsplit(url).netloc}{_rest(url)}"
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    if driver == "asyncpg":
+        # SQLAlchemy hands the query to asyncpg's connect, which has another word for it.
+        query = [("ssl" if name == "sslmode" else name, value) for name, value in query]
+    rest = parts.path + (f"?{urlencode(query)}" if query else "")
+    return f"postgresql+{driver}://{parts.netloc}{rest}"
 
 
 def without_password(url: str) -> str:

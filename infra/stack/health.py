@@ -1,4 +1,4 @@
-"""Whether a server answers, asked over HTTP with its password."""
+"""Whether a server answers, asked over HTTP with its password, or by the file that it writes."""
 
 import base64
 import http.client
@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from infra.stack.state import PartRecord, StackFolder
 
 _SECONDS = 5.0
 
@@ -25,6 +27,18 @@ def get(url: str, headers: Mapping[str, str]) -> bytes | None:
     finally:
         connection.close()
     return body if answer.status == http.client.OK else None
+
+
+def all_answer(urls: tuple[str, ...], headers: Mapping[str, str]) -> bool:
+    """Whether every page answers with 200."""
+    return all(get(url, headers) is not None for url in urls)
+
+
+def has_registered(folder: StackFolder, record: PartRecord | None) -> bool:
+    """Whether ``perennial serve``, which listens nowhere, has registered its lineages."""
+    if record is None or not folder.serving.exists():
+        return False
+    return folder.serving.read_text(encoding="ascii") == str(record.pid)
 
 
 def basic(login: str) -> dict[str, str]:

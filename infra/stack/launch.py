@@ -12,8 +12,6 @@ from infra.stack.status import is_alive
 START_SECONDS = 120.0
 _PATIENCE_SECONDS = 20.0
 """How long a living server may be silent before it is started anew."""
-_SETTLE_SECONDS = 2.0
-"""How long a part that listens nowhere must live to count as started."""
 _POLL_SECONDS = 0.25
 
 Tell = Callable[[str], None]
@@ -47,11 +45,10 @@ def wait(
     while waiting:
         seconds = time.monotonic() - begun
         for part in list(waiting):
-            has_settled = bool(part.url or part.falls_with) or seconds > _SETTLE_SECONDS
             if not is_alive(state.parts[part.name]):
                 why = _last_words(folder, part)
                 failures[part.name] = f"{part.title} must run, and ended: {why}"
-            elif has_settled and part.answers():
+            elif part.answers():
                 where = f" at {part.url}" if part.url else ""
                 tell(f"{part.title} is running{where} after {seconds:.1f} s")
             elif seconds > START_SECONDS:

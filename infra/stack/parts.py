@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from infra.stack.credentials import Credentials
 from infra.stack.databases import with_driver
-from infra.stack.health import basic, get, ray_nodes
+from infra.stack.health import all_answer, basic, has_registered, ray_nodes
 from infra.stack.state import LOOPBACK, StackError, StackFolder, StackState, write_private
 
 if TYPE_CHECKING:
@@ -27,12 +27,11 @@ PREFERRED_PORTS = {
     "mlflow": 5000,
     "ray-head": 6379,
     "ray-dashboard": 8265,
-    "ray-client": 10001,
 }
 PORTS_OF = {
     "prefect": ("prefect",),
     "mlflow": ("mlflow",),
-    "ray-head": ("ray-head", "ray-dashboard", "ray-client"),
+    "ray-head": ("ray-head", "ray-dashboard"),
 }
 """Ports that a part listens on at a number of ours; Ray's others are random."""
 
@@ -157,7 +156,7 @@ def _prefect(settings: "Settings", state: StackState, credentials: Credentials) 
         environment=_environment(settings, values),
         url=url,
         answers=partial(
-            _all_answer,
+            all_answer,
             (f"{url}/api/ready", f"{url}/api/admin/version"),
             basic(credentials.prefect_login),
         ),
@@ -193,7 +192,7 @@ def _mlflow(settings: "Settings", state: StackState, credentials: Credentials) -
         environment=_environment(settings, values),
         url=url,
         answers=partial(
-            _all_answer,
+            all_answer,
             (f"{url}/health", f"{url}/api/2.0/mlflow/experiments/search?max_results=1"),
             basic(f"{credentials.mlflow_username}:{credentials.mlflow_password}"),
         ),
@@ -214,7 +213,6 @@ def _ray_head(settings: "Settings", state: StackState, credentials: Credentials)
         f"--port={state.ports['ray-head']}",
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={state.ports['ray-dashboard']}",
-        f"--ray-client-server-port={state.ports['ray-client']}",
         "--include-dashboard=true",
         f"--temp-dir={ray_folder(settings.home_path) / 'ray'}",
     )
@@ -272,6 +270,7 @@ def _ray_node(
 
 
 def _serve(settings: "Settings", state: StackState) -> Part:
+    record = state.parts.get("serve")
     values = {
         "PERENNIAL_STORAGE_ROOT": settings.storage_root,
         # Commands, which it runs, reach MLflow's tables beside the server.
@@ -283,8 +282,8 @@ def _serve(settings: "Settings", state: StackState) -> Part:
         command=(sys.executable, "-m", "flows.cli", "serve", *state.lineages),
         environment=_environment(settings, {k: v for k, v in values.items() if v}),
         url="",
-        # It listens nowhere; Prefect's page shows its deployments.
-        answers=lambda: True,
+        # It listens nowhere.
+        answers=partial(has_registered, StackFolder(settings.home_path), record),
         follows="prefect",
     )
 
@@ -292,7 +291,3 @@ def _serve(settings: "Settings", state: StackState) -> Part:
 def _environment(settings: "Settings", values: Mapping[str, str]) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     return {**inherited, "PERENNIAL_HOME": str(settings.home_path), **values}
-
-
-def _all_answer(urls: tuple[str, ...], headers: Mapping[str, str]) -> bool:
-    return all(get(url, headers) is not None for url in urls)

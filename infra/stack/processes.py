@@ -128,6 +128,8 @@ def stop(belongs: Callable[[str], bool], *, grace_seconds: float) -> int:
         children = {entry.process for entry in entries if entry.parent in pids}
         for process in living - asked - children:
             _signal(process, signal.SIGTERM)
+            # A suspended one would not hear it.
+            _signal(process, signal.SIGCONT)
             asked.add(process)
         if now > kill_at:
             for process in living:

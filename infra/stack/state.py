@@ -60,6 +60,11 @@ class StackFolder:
         """Held by whoever starts or stops."""
         return self.path / "lock"
 
+    @property
+    def serving(self) -> Path:
+        """Pid of the ``perennial serve`` that has registered its lineages."""
+        return self.path / "serving"
+
     def log(self, part: str) -> Path:
         """What a part writes to standard output and error."""
         return self.path / "logs" / f"{part}.log"

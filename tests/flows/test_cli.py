@@ -177,6 +177,25 @@ def test_a_replayed_shard_with_a_flipped_byte_is_not_trained_on(
     assert_one_sentence(perennial.run("update", lineage.file), 1, r"prose/train/.*was altered")
 
 
+def test_gc_lists_and_then_deletes_what_nothing_needs(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    orphan = perennial.home / LINEAGE / "orphan"
+    orphan.write_bytes(b"one")
+    young = perennial.run("gc", lineage.file, "--json").json
+    assert young == {"deleted": False, "bytes": 0, "keys": [], "unfinished_uploads": []}
+    listed = perennial.run("gc", lineage.file, "--grace-hours", "0", "--json").json
+    assert "lineages/tiny/orphan" in listed["keys"]
+    assert not listed["deleted"]
+    assert orphan.exists()
+    deleted = perennial.run("gc", lineage.file, "--grace-hours", "0", "--delete")
+    assert f"{len(listed['keys'])} objects, " in deleted.out
+    assert "             3  lineages/tiny/orphan\n" in deleted.out
+    assert not orphan.exists()
+    assert perennial.run("gc", lineage.file, "--grace-hours", "0", "--json").json["keys"] == []
+    assert perennial.run("update", lineage.file, "--json").json["kind"] == "nothing to do"
+
+
 def test_a_full_disk_is_told_at_once_and_the_update_goes_on_when_there_is_room(
     lineage: TinyLineage, perennial: Commands
 ) -> None:

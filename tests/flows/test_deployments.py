@@ -1,9 +1,13 @@
 """What people see of a lineage in Prefect, before any server is there."""
 
+import asyncio
 import inspect
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 from prefect.deployments.runner import RunnerDeployment
 from prefect.utilities.callables import parameter_schema
@@ -22,6 +26,21 @@ def deployments(tmp_path: Path, **changes: Any) -> dict[str, RunnerDeployment]:
     served = Served(lineage.file, load_lineage(lineage.file))
     made = deployments_of(served, [lineage.file, OTHER])
     return {str(deployment.flow_name): deployment for deployment in made}
+
+
+def test_the_server_plans_the_runs_of_a_timetable(tmp_path: Path, prefect_server: str) -> None:
+    # Prefect 3.8 cannot with SQLAlchemy 2.1, which wants setters of its hybrid properties.
+    timetable = {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
+    deployment = asyncio.run(deployments(tmp_path, schedule=timetable)["update-model"].aapply())
+    asked = httpx.post(
+        f"{prefect_server}/deployments/{deployment}/schedule", json={"min_runs": 3}, timeout=30
+    )
+    assert asked.status_code == 200, asked.text
+    body = {"flow_runs": {"deployment_id": {"any_": [str(deployment)]}}}
+    runs = httpx.post(f"{prefect_server}/flow_runs/filter", json=body, timeout=30).json()
+    starts = [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
+    assert len(starts) >= 3
+    assert {start.astimezone(ZoneInfo("Europe/Berlin")).hour for start in starts} == {2}
 
 
 def test_every_flow_has_a_deployment_named_after_the_lineage(tmp_path: Path) -> None:

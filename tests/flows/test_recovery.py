@@ -2,10 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from prefect import State
-from prefect.states import AwaitingRetry, Crashed, Running, Scheduled
+from prefect.client.schemas.objects import StateType
+from prefect.states import AwaitingRetry, Cancelling, Crashed, Pending, Running, Scheduled
+from prefect.utilities.callables import parameter_schema
 
-from flows.recovery import RESUMING, RESUMPTIONS, next_state
+from flows.recovery import RESUMING, RESUMPTIONS, end_of_stuck, next_state, refusal
+from flows.update import update_model
 
 NOW = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 
@@ -52,3 +56,37 @@ def test_a_person_who_retries_gives_all_attempts_back() -> None:
 def test_crashes_of_another_day_do_not_count() -> None:
     states = history(*crash(RESUMPTIONS + 1), minutes_apart=25 * 60)
     assert next_state(states, NOW).name == RESUMING
+
+
+@pytest.mark.parametrize(
+    ("state", "patience", "end"),
+    [
+        (Pending(), timedelta(minutes=5), StateType.CRASHED),
+        (Cancelling(), timedelta(minutes=2), StateType.CANCELLED),
+    ],
+)
+def test_a_run_whose_runner_died_between_two_states_ends(
+    state: State, patience: timedelta, end: StateType
+) -> None:
+    begun = state.model_copy(update={"timestamp": NOW})
+    assert end_of_stuck(begun, NOW + patience - timedelta(seconds=1)) is None
+    ended = end_of_stuck(begun, NOW + patience)
+    assert ended is not None
+    assert (ended.type, ended.message) == (end, "its runner died meanwhile.")
+
+
+@pytest.mark.parametrize("state", [Scheduled(), Running(), AwaitingRetry()])
+def test_a_run_may_wait_and_work_as_long_as_it_likes(state: State) -> None:
+    assert end_of_stuck(state, datetime.now(UTC) + timedelta(days=30)) is None
+
+
+def test_a_run_with_parameters_that_its_flow_has_not_is_not_started_again() -> None:
+    form = parameter_schema(update_model).model_dump()
+    assert refusal(["lineage_file", "dry_run"], form) is None
+    refused = refusal(["lineage_file", "epochs", "color"], form)
+    assert refused is not None
+    assert refused.is_failed()
+    assert refused.message == (
+        "parameters must be of dry_run, lineage_file, wait_seconds, when_busy; found color, epochs "
+        "as well: start another run without them."
+    )

@@ -29,7 +29,7 @@ PATH = INFRA / "compose.yaml"
 COMPOSE: dict[str, Any] = load_yaml(PATH)[0]
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 HEALTH_PATHS = {"prefect": "/api/health", "mlflow": "/health", "ray-head": "/api/healthz"}
-"""That these answer without a login, tests/integration/test_deployed_servers.py sees."""
+"""That these answer without a login, test_deployed_servers.py and test_nodes.py see."""
 
 
 def environment_of(service: str) -> dict[str, str]:
@@ -143,7 +143,6 @@ def test_urls_name_services_on_a_shared_network_and_the_ports_that_they_listen_o
         "postgres": 5432,
         "prefect": int(option("prefect", "--port")),
         "mlflow": int(option("mlflow", "--port")),
-        "ray-head": int(option("ray-head", "--ray-client-server-port")),
     }
     seen: set[tuple[str, str]] = set()
     for name in SERVICES:
@@ -158,9 +157,15 @@ def test_urls_name_services_on_a_shared_network_and_the_ports_that_they_listen_o
         ("mlflow", "postgres"),
         ("serve", "prefect"),
         ("serve", "mlflow"),
-        ("serve", "ray-head"),
     }
-    assert option("ray-worker", "--address") == f"ray-head:{option('ray-head', '--port')}"
+    head = f"ray-head:{option('ray-head', '--port')}"
+    assert option("ray-worker", "--address") == head
+    assert SERVICES["serve"]["command"][:3] == ["on-ray-node", head, "perennial"]
+    assert environment_of("serve")["PERENNIAL_RAY_ADDRESS"] == "auto"
+    module, _, function = environment_of("ray-head")["RAY_START_HOOK"].rpartition(".")
+    assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()
+    for name in ("ray-head", "ray-worker", "serve"):
+        assert "ray" in SERVICES[name]["networks"]
     assert f"mlflow:{ports['mlflow']}" in option("mlflow", "--allowed-hosts").split(",")
 
 
@@ -188,7 +193,7 @@ def test_whoever_is_waited_for_says_when_it_is_ready() -> None:
 def stack_parts(home: Path) -> Mapping[str, Any]:
     state = StackState(
         is_up=True,
-        ports={"prefect": 1, "mlflow": 2, "ray-head": 3, "ray-dashboard": 4, "ray-client": 5},
+        ports={"prefect": 1, "mlflow": 2, "ray-head": 3, "ray-dashboard": 4},
     )
     made = Credentials(
         prefect_login="a:b",

@@ -163,6 +163,66 @@ def test_every_secret_that_is_read_from_a_file_is_a_secret_that_a_program_reads(
     assert unknown_variables(read_from_files()) == []
 
 
+def beside_a_node(
+    tmp_path: Path, node: str, *command: str, health: str = "exit 0"
+) -> "subprocess.Popen[str]":
+    """Runs on-ray-node with a ``ray`` that is the shell script ``node``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    # Python asks for the node's health.
+    for name, text in {"ray": node, "python": health}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    return subprocess.Popen(
+        ["bash", str(IMAGES / "on-ray-node.sh"), "head:6379", *command],
+        env={"PATH": f"{folder}:/usr/bin:/bin"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+LASTING_NODE = "trap 'echo \"$@\" > node-ended; exit' TERM; while :; do sleep 0.1; done"
+LASTING_COMMAND = (
+    "trap 'echo command ended; exit 5' TERM; echo started; while :; do sleep 0.1; done"
+)
+
+
+def test_a_command_beside_a_node_takes_the_node_along_when_it_ends(tmp_path: Path) -> None:
+    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", "exit 7")
+    started.communicate(timeout=60)
+    assert started.returncode == 7
+    arguments = (tmp_path / "node-ended").read_text().split()
+    assert {"--address=head:6379", "--num-cpus=0", "--block"} < set(arguments)
+    check_command(["ray", *arguments])
+
+
+def test_a_command_beside_a_node_ends_when_the_node_does(tmp_path: Path) -> None:
+    started = beside_a_node(tmp_path, "sleep 1", "sh", "-c", LASTING_COMMAND)
+    out, err = started.communicate(timeout=60)
+    assert out == "started\ncommand ended\n"
+    assert "error: the Ray node beside 'sh' ended with code 0" in err
+    assert started.returncode == 1
+
+
+def test_a_command_beside_a_node_is_ended_before_the_node(tmp_path: Path) -> None:
+    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", LASTING_COMMAND)
+    assert started.stdout is not None
+    assert started.stdout.readline() == "started\n"
+    started.terminate()
+    assert started.communicate(timeout=60)[0] == "command ended\n"
+    assert started.returncode == 143
+    assert (tmp_path / "node-ended").exists()
+
+
+def test_without_a_cluster_the_command_is_not_started(tmp_path: Path) -> None:
+    started = beside_a_node(tmp_path, "exit 3", "echo", "started", health="exit 1")
+    out, err = started.communicate(timeout=60)
+    assert (out, started.returncode) == ("", 1)
+    assert "error: there must be a Ray cluster at head:6379 that takes" in err
+
+
 def run_postgres_init(tmp_path: Path, password: str) -> "subprocess.CompletedProcess[str]":
     """Runs it with a ``psql`` that writes down its arguments and what it reads."""
     psql = tmp_path / "psql"
@@ -212,6 +272,7 @@ def test_a_password_that_would_need_quoting_is_refused(tmp_path: Path, password:
         ("perennial update a.yaml b.yaml", "does not take"),
         ("perennial rollback", "needs \\['reason'\\]"),
         ("ray start --nothing", "does not take"),
+        ("on-ray-node head:6379 perennial nothing", "no command 'nothing'"),
         ("mlflow server --nothing=1", "does not take"),
     ],
 )
@@ -222,4 +283,6 @@ def test_a_command_that_does_not_exist_is_found(command: str, complaint: str) ->
 
 def test_a_variable_that_nothing_reads_is_found() -> None:
     names = ["PERENNIAL_NOTHING", "PREFECT_NOTHING", "MLFLOW_NOTHING", "RAY_NOTHING", "AWS_NOTHING"]
-    assert unknown_variables([*names, "PERENNIAL_HOME", "PREFECT_API_URL"]) == sorted(names)
+    names += ["RAY_health_check_nothing", "RAY_health_check_period"]
+    known = ["PERENNIAL_HOME", "PREFECT_API_URL", "RAY_health_check_period_ms"]
+    assert unknown_variables(names + known) == sorted(names)

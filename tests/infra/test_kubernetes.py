@@ -146,6 +146,15 @@ def test_every_mount_has_its_volume(name: str) -> None:
             one("PersistentVolumeClaim", claim["claimName"])
 
 
+def test_sources_are_where_compose_has_them() -> None:
+    volumes = load_yaml(KUBERNETES.parent / "compose.yaml")[0]["services"]["serve"]["volumes"]
+    bound = [volume for volume in volumes if isinstance(volume, dict)]
+    (target,) = [v["target"] for v in bound if "SOURCES_FOLDER" in v["source"]]
+    for name in ("Deployment/serve", "RayJob/update-/head"):
+        mounts = CONTAINERS[name]["volumeMounts"]
+        assert {"name": "sources", "mountPath": target, "readOnly": True} in mounts
+
+
 @pytest.mark.parametrize("name", PODS)
 def test_no_service_links_set_variables_that_look_like_settings(name: str) -> None:
     # A service called prefect would set PREFECT_PORT in every pod.
@@ -241,7 +250,9 @@ def test_commands_and_places_are_those_of_compose(name: str) -> None:
     container = CONTAINERS[name]
     check_command(container["args"])
     service = load_yaml(KUBERNETES.parent / "compose.yaml")[0]["services"][name.split("/")[1]]
-    assert container["args"] == service["command"]
+    # KubeRay names the head.
+    args = [arg.replace("perennial-head-svc", "ray-head") for arg in container["args"]]
+    assert args == service["command"]
     assert container["image"] == service["image"]
     files = {"RAY_AUTH_TOKEN_PATH": "RAY_AUTH_TOKEN"}
     given = {files.get(v, v.removesuffix("_FILE")) for v in service["environment"]}
@@ -270,7 +281,9 @@ def test_urls_name_services_and_their_ports_and_services_name_ports_of_container
     ports = {
         p["name"]: p["containerPort"] for p in CONTAINERS["RayCluster/perennial/head"]["ports"]
     }
-    known.add((head, ports["client"]))
+    assert ports["gcs-server"] == 6379
+    serve = CONTAINERS["Deployment/serve"]
+    assert serve["args"][:3] == ["on-ray-node", f"{head}:6379", "perennial"]
     urls = {
         (url.hostname, url.port)
         for name in PODS
@@ -293,6 +306,7 @@ def test_probes_ask_what_answers_without_a_login() -> None:
         ("mlflow", "/health", "http"),
         ("head", "/api/healthz", 52365),
         ("workers", "/api/healthz", 52365),
+        ("serve", "/api/healthz", "agent"),
     }
     for name in ("StatefulSet/postgres", "Deployment/prefect", "Deployment/mlflow"):
         assert {"readinessProbe", "livenessProbe"} <= set(CONTAINERS[name])
@@ -325,7 +339,14 @@ def test_a_ray_cluster_is_what_kuberay_expects(name: str) -> None:
     head = spec["headGroupSpec"]
     assert all(isinstance(value, str) for value in head["rayStartParams"].values())
     ports = {port["name"] for port in head["template"]["spec"]["containers"][0]["ports"]}
-    assert {"gcs-server", "dashboard", "client"} <= ports
+    assert {"gcs-server", "dashboard", "agent"} <= ports
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    compose = load_yaml(KUBERNETES.parent / "compose.yaml")[0]["services"]["ray-head"]
+    settings = {
+        k: v for k, v in compose["environment"].items() if re.match("RAY_(health|START)", k)
+    }
+    assert len(settings) == 4
+    assert settings.items() <= variables_of(f"{name}/head").items()
     for role in ("head", "workers"):
         container = CONTAINERS[f"{name}/{role}"]
         assert container["image"] == f"perennial:{project()['version']}"
@@ -341,6 +362,16 @@ def test_the_job_is_what_kuberay_accepts() -> None:
     assert spec["shutdownAfterJobFinishes"] is True
     assert "clusterSelector" not in spec
     assert spec["submitterPodTemplate"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_serve_has_room_in_memory_for_rays_object_store() -> None:
+    # KubeRay gives its own pods what this one has to ask for.
+    container, pod = CONTAINERS["Deployment/serve"], PODS["Deployment/serve"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}}
+    assert shm in pod["spec"]["volumes"]
+    script = (IMAGES / "on-ray-node.sh").read_text(encoding="utf-8")
+    assert "--object-store-memory=268435456 " in script
 
 
 def may_talk(source: Mapping[str, str], target: Mapping[str, str], port: int) -> bool:
@@ -378,7 +409,9 @@ def test_nobody_talks_to_anybody_unless_a_policy_says_so() -> None:
 
 
 def test_every_pod_reaches_what_it_needs_and_nothing_else() -> None:
-    ports = (4200, 5000, 5432, 6379, 8265, 10001, 52365)
+    ports = (4200, 5000, 5432, 6379, 8265, 10001, 52365, 30000)
+    ray_nodes = {name for name in PODS if "Ray" in name and "submitter" not in name}
+    ray_nodes.add("Deployment/serve")
     labels = {name: pod["metadata"]["labels"] for name, pod in PODS.items()}
     open_ways = {
         (source.split("/", 1)[1], target.split("/", 1)[1], port)
@@ -388,10 +421,7 @@ def test_every_pod_reaches_what_it_needs_and_nothing_else() -> None:
         if source != target
         and may_talk(labels[source], labels[target], port)
         # Ray's nodes are one thing here.
-        and not ("Ray" in source and "Ray" in target and "submitter" not in source)
-    }
-    heads_and_workers = {
-        name.split("/", 1)[1] for name in PODS if "Ray" in name and "submitter" not in name
+        and not {source, target} <= ray_nodes
     }
     assert open_ways == {
         ("prefect", "postgres", 5432),
@@ -400,9 +430,11 @@ def test_every_pod_reaches_what_it_needs_and_nothing_else() -> None:
         ("serve", "mlflow", 5000),
         ("update-/head", "prefect", 4200),
         ("update-/head", "mlflow", 5000),
-        *(("serve", node, 10001) for node in heads_and_workers),
-        *(("update-/submitter", node, 8265) for node in heads_and_workers),
+        *(("update-/submitter", node.split("/", 1)[1], 8265) for node in ray_nodes),
     }
+    for source in ray_nodes:
+        for target in ray_nodes:
+            assert all(may_talk(labels[source], labels[target], port) for port in ports)
 
 
 def test_only_what_reads_or_writes_the_store_reaches_s3() -> None:

@@ -1,6 +1,8 @@
 """What the manual says, held against the code."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,28 @@ def test_every_file_that_the_manual_names_is_there() -> None:
     ]
     assert not missing
     assert len(paths) > 10
+
+
+def said_by_the_code() -> Iterator[str]:
+    """Every string of the packages; what a format string fills in is left out."""
+    for package in ("flows", "tasks", "training", "storage", "infra"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [v.value if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                    yield "".join(map(str, parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_the_sentences_of_a_bad_day_are_those_of_the_code() -> None:
+    bad_day = TEXT.split("## Bad day")[1].split("\n## ")[0]
+    seen = [line.split("|")[1] for line in bad_day.splitlines() if line.startswith("| ")]
+    quoted = [words for cell in seen for words in re.findall(r'"([^"]+)"', cell)]
+    parts = [part.strip() for words in quoted for part in words.split("...") if part.strip()]
+    assert len(parts) > 20
+    said = "\n".join(said_by_the_code())
+    assert [part for part in parts if part not in said] == []
 
 
 def bytes_in(store: LocalObjects, key: str) -> int:

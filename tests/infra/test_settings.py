@@ -80,9 +80,11 @@ def test_commands_use_no_server_that_is_down(home: Path) -> None:
 
 
 def test_mlflow_is_spoken_to_over_http_only_when_the_store_is_elsewhere(home: Path) -> None:
-    assert Settings(home=home).tracking_uri == f"sqlite:///{home}/mlflow/mlflow.db"
+    settings = Settings(home=home)
+    assert settings.tracking_uri == f"sqlite:///{home}/mlflow/mlflow.db"
+    assert settings.mlflow_pages == "http://127.0.0.1:5001"
     settings = Settings(home=home, storage_root="s3://bucket/prefix")
-    assert settings.tracking_uri == "http://127.0.0.1:5001"
+    assert settings.tracking_uri == settings.mlflow_pages == "http://127.0.0.1:5001"
     assert settings.artifact_uri == ""
     settings.export()
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "admin"
@@ -100,7 +102,8 @@ def test_what_the_user_names_wins_and_gets_none_of_our_passwords(
         ray_address="elsewhere:6379",
     )
     settings.export()
-    assert settings.tracking_uri == "http://elsewhere"
+    assert settings.tracking_uri == settings.mlflow_pages == "http://elsewhere"
+    assert Settings(home=home, mlflow_uri="sqlite:///elsewhere.db").mlflow_pages == ""
     assert settings.ray_cluster == "elsewhere:6379"
     assert os.environ["PREFECT_API_URL"] == "http://elsewhere/api"
     for name in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN_PATH"):

@@ -1,15 +1,14 @@
 """The command lines and variables of compose.yaml, run outside of containers."""
 
 import os
-import shutil
+import re
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -20,22 +19,11 @@ import pytest
 from tests.integration.servers.gateway import Gateway
 from tests.integration.servers.postgres import Postgres
 from tests.support.deployment import IMAGES, INFRA, load_yaml
-from tests.training.tiny_run import tiny_plan
 
 pytestmark = pytest.mark.integration
 
 SERVICES: dict[str, dict[str, Any]] = load_yaml(INFRA / "compose.yaml")[0]["services"]
 SECONDS = 180.0
-DRIVER = """
-import sys
-from pathlib import Path
-from tests.training.tiny_run import tiny_plan
-from training.launch import run_training
-folder, address = Path(sys.argv[1]), sys.argv[2]
-plan, uri = tiny_plan(folder / "store", num_steps=3)
-print(run_training(plan, store_uri=uri, num_workers=2, work_dir=folder / "work",
-                   threads_per_worker=1, ray_address=address, wait_seconds=60))
-"""
 
 
 def free_port() -> int:
@@ -68,18 +56,18 @@ def running(
     folder: Path,
     replaced: Mapping[str, str],
     is_ready: Callable[[], bool],
-    command: Sequence[str] = (),
 ) -> Generator[None]:
     """A service's own command with its own variables, some of their words replaced."""
 
+    # At once, and the longest first: what was put in is not looked through again.
+    words_of_compose = re.compile("|".join(map(re.escape, sorted(replaced, key=len)[::-1])))
+
     def adapted(text: str) -> str:
-        for old, new in replaced.items():
-            text = text.replace(old, new)
-        return text
+        return words_of_compose.sub(lambda found: replaced[found[0]], text)
 
     variables = {k: adapted(v) for k, v in SERVICES[service]["environment"].items()}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    words = [adapted(word) for word in command or SERVICES[service]["command"]]
+    words = [adapted(word) for word in SERVICES[service]["command"]]
     log = (folder / f"{service}.log").open("wb")
     process = subprocess.Popen(
         ["sh", str(IMAGES / "with-secrets.sh"), *words],
@@ -191,61 +179,3 @@ def test_mlflow_runs_on_postgresql_and_wants_a_password(
             assert answer.status == 200
     kept = gateway.client().get_object(Bucket=bucket, Key="mlflow/0/run/artifacts/page.html")
     assert kept["Body"].read() == b"a page"
-
-
-def test_a_driver_outside_of_the_cluster_trains_on_it_through_the_client_port(
-    tmp_path: Path,
-) -> None:
-    # Ray's sockets need a short path.
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    secrets_in(tmp_path / "secrets", ray_token="d" * 64)
-    health, client = free_port(), free_port()
-    replaced = {
-        "/run/secrets/ray_token": str(tmp_path / "secrets" / "ray_token"),
-        "6379": str(free_port()),
-        "10001": str(client),
-        "52365": str(health),
-        # Alone, and so a node that works as well.
-        "--num-cpus=0": "--num-cpus=2",
-    }
-    command = [
-        # Keeps Ray on loopback (training/ray_cluster.py).
-        *("env", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"),
-        *SERVICES["ray-head"]["command"],
-        *("--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"),
-        *(f"--temp-dir={folder}", f"--dashboard-port={free_port()}"),
-        "--object-store-memory=100000000",
-    ]
-
-    def is_healthy() -> bool:
-        return status_of(f"http://127.0.0.1:{health}/api/healthz") == 200
-
-    try:
-        with running("ray-head", tmp_path, replaced, is_healthy, command):
-            address = f"ray://127.0.0.1:{client}"
-            ended = drive(tmp_path, address, token="d" * 64)
-            assert ended.returncode == 0, ended.stderr
-            plan, _ = tiny_plan(tmp_path / "store", num_steps=3)
-            assert ended.stdout.strip() == f"{plan.checkpoint_prefix}/step-3"
-            refused = drive(tmp_path, address, token="e" * 64)
-            assert refused.returncode != 0
-            # All that Ray's client says of a token that is refused.
-            assert "ray client connection timeout" in refused.stderr
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def drive(folder: Path, address: str, *, token: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", DRIVER, str(folder), address],
-        env={
-            **os.environ,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": token,
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )

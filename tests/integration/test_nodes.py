@@ -16,6 +16,7 @@ import pytest
 from storage.objects import ObjectStore, open_store
 from tests.integration.servers.gateway import Gateway
 from tests.integration.servers.nodes import Node, NodeCluster, remove_leftovers
+from tests.support.deployment import IMAGES
 from tests.support.tiny_lineage import SEQ_LEN, TinyLineage
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, plan_in, tensors_of, tiny_plan
@@ -107,12 +108,25 @@ def work_dir(node: Node) -> Path:
 
 def start(cluster: NodeCluster, plan: TrainPlan, store: ObjectStore, **options: object) -> Run:
     """Start a training on the head."""
-    job = cluster.head.scratch / f"{plan.update}.pickle"
     options = {"store_uri": store.uri, "ray_address": cluster.ray_address, **options}
+    return start_on(cluster.head, [], cluster, plan, store, options)
+
+
+def start_on(
+    node: Node,
+    before: list[str],
+    cluster: NodeCluster,
+    plan: TrainPlan,
+    store: ObjectStore,
+    options: dict[str, object],
+    **more: str,
+) -> Run:
+    """Start a training on a machine, by a command that is put before the driver's own."""
+    job = node.scratch / f"{plan.update}.pickle"
     job.write_bytes(pickle.dumps((plan, options)))
-    command = [sys.executable, "-c", DRIVER, f"/tmp/{job.name}"]
+    command = [*before, sys.executable, "-c", DRIVER, f"/tmp/{job.name}"]
     log = job.with_suffix(".log")
-    return Run(cluster, plan, store, log, cluster.start(cluster.head, command, log))
+    return Run(cluster, plan, store, log, cluster.start(node, command, log, **more))
 
 
 def for_three(plan: TrainPlan) -> TrainPlan:
@@ -164,13 +178,13 @@ def test_a_machine_that_was_cut_off_and_comes_back_does_no_harm(
     assert run.process.returncode == 0, text
     assert "1 of at most 3 times" in text
     record_property("seconds_to_next_step", seconds_until_next_step(run, lost_at))
+    whole = undisturbed(tmp_path, 3, plan)
     # What still ran over there hears that it is dead, and ends.
     deadline = time.monotonic() + PATIENCE_SECONDS
     while cluster.ray_processes(lost):
         assert time.monotonic() < deadline, cluster.ray_processes(lost)
         time.sleep(0.1)
     cluster.kill(lost)
-    whole = undisturbed(tmp_path, 3, plan)
     assert tensors_of(store, run.final) == tensors_of(whole.store, run.final)
     assert without_clock(run.rows) == without_clock(whole.rows)
 
@@ -190,9 +204,9 @@ def test_without_a_replacement_the_training_ends_and_goes_on_with_fewer_workers(
     done = run.rows[-1][STEP]
     assert SOME_STEPS <= done < NUM_STEPS
     run = start(cluster, plan, store, num_workers=2)
+    whole = undisturbed(tmp_path, 3, plan)
     text = run.wait()
     assert run.process.returncode == 0, text
-    whole = undisturbed(tmp_path, 3, plan)
     # The same samples in every step, so the same sums of other order: the first rows have the same
     # bits, later ones differ by rounding, which AdamW carries on.
     assert [row[CHECKSUM] for row in run.rows] == [row[CHECKSUM] for row in whole.rows]
@@ -203,24 +217,56 @@ def test_without_a_replacement_the_training_ends_and_goes_on_with_fewer_workers(
     assert 0 < worst < 1e-4
 
 
-def start_update(cluster: NodeCluster, name: str, root: str) -> "subprocess.Popen[bytes]":
-    """Start the whole command on the head, with a store and a home of this name."""
-    perennial = Path(sys.executable).with_name("perennial")
-    command = f"{perennial} update /tmp/lineage/lineage.yaml --json 2> /tmp/{name}.err"
+def test_who_has_another_token_neither_becomes_a_node_nor_trains(
+    cluster: NodeCluster, s3_root: str
+) -> None:
+    store = open_store(s3_root)
+    plan = plan_in(store, num_steps=3)
+    stranger = cluster.add_machine()
+    (stranger.scratch / "other-token").write_text("e" * 64)
+    other = {"RAY_AUTH_TOKEN_PATH": "/tmp/other-token"}
+    options: dict[str, object] = {"store_uri": store.uri, "num_workers": 2}
+    options["ray_address"] = cluster.ray_address
+    try:
+        refused = start_on(stranger, beside_a_node(cluster), cluster, plan, store, options, **other)
+        second = replace(plan, update="u2")
+        driver = start_on(stranger, [], cluster, second, store, options, **other)
+        text = refused.wait()
+        assert refused.process.returncode == 1, text
+        assert f"there must be a Ray cluster at {cluster.ray_address} that takes this" in text
+        text = driver.wait()
+        assert driver.process.returncode == 1, text
+        assert "given up: this machine must be a node of the Ray cluster" in text
+    finally:
+        cluster.kill(stranger)
+
+
+def beside_a_node(cluster: NodeCluster) -> list[str]:
+    """What deployments put before a command that starts trainings."""
+    return ["bash", str(IMAGES / "on-ray-node.sh"), cluster.ray_address]
+
+
+def start_update(
+    cluster: NodeCluster, machine: Node, name: str, root: str
+) -> "subprocess.Popen[bytes]":
+    """Start the whole command on a machine, with a store and a home of this name."""
+    is_node = machine in cluster.nodes
+    update = "exec perennial update /tmp/lineage/lineage.yaml --json"
+    command = f"{update} > /tmp/{name}.out 2> /tmp/{name}.err"
     return cluster.start(
-        cluster.head,
-        ["sh", "-c", f"exec {command}"],
-        cluster.head.scratch / f"{name}.out",
+        machine,
+        [*([] if is_node else beside_a_node(cluster)), "sh", "-c", command],
+        machine.scratch / f"{name}.log",
         PERENNIAL_STORAGE_ROOT=f"{root}/{name}",
         PERENNIAL_HOME=f"/tmp/{name}",
-        PERENNIAL_RAY_ADDRESS=cluster.ray_address,
+        PERENNIAL_RAY_ADDRESS=cluster.ray_address if is_node else "auto",
     )
 
 
-def outcome_of(cluster: NodeCluster, name: str, update: "subprocess.Popen[bytes]") -> Any:
+def outcome_of(machine: Node, name: str, update: "subprocess.Popen[bytes]") -> Any:
     """What the command printed, without what names its store."""
     code = update.wait(PATIENCE_SECONDS)
-    out, err = ((cluster.head.scratch / f"{name}.{end}").read_text() for end in ("out", "err"))
+    out, err = ((machine.scratch / f"{name}.{end}").read_text() for end in ("out", "err"))
     assert code == 0, err
     return {key: value for key, value in json.loads(out).items() if key != "report"}
 
@@ -239,12 +285,15 @@ def test_an_update_that_loses_a_machine_ends_as_if_nothing_had_happened(
     lineage.add("ledger")
     steps = {"first_tokens": 240 * 16 * SEQ_LEN}
     lineage.write(compute={"num_workers": 2}, budget=steps)
-    whole = outcome_of(cluster, "whole", start_update(cluster, "whole", s3_root))
-    for node in cluster.nodes:
-        shutil.rmtree(node.scratch / "whole", ignore_errors=True)
+    # The undisturbed one is started where deployments start theirs: beside a node without room.
+    machine = cluster.add_machine()
+    shutil.copytree(lineage.folder, machine.scratch / "lineage")
+    whole = outcome_of(machine, "whole", start_update(cluster, machine, "whole", s3_root))
+    assert not any((machine.scratch / "whole/work").rglob("rank-*"))
+    cluster.kill(machine)
 
     store = open_store(f"{s3_root}/lost")
-    update = start_update(cluster, "lost", s3_root)
+    update = start_update(cluster, cluster.head, "lost", s3_root)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not any("/checkpoints/" in key and "manifest" in key for key in lasting_keys(store)):
         assert update.poll() is None
@@ -256,7 +305,7 @@ def test_an_update_that_loses_a_machine_ends_as_if_nothing_had_happened(
     assert not any("/step-240/" in key for key in lasting_keys(store))
     lost_at = time.time()
     cluster.kill(lost)
-    outcome = outcome_of(cluster, "lost", update)
+    outcome = outcome_of(cluster.head, "lost", update)
     assert "1 of at most 3 times" in (cluster.head.scratch / "lost.err").read_text()
     assert outcome == whole
     assert outcome["kind"] == "PASS"
@@ -276,7 +325,7 @@ def test_an_update_that_loses_a_machine_ends_as_if_nothing_had_happened(
     record_property("seconds_to_next_step", after)
 
     # Credentials are in the environment of the machines, and nowhere else.
-    for node in [*cluster.nodes, lost]:
+    for node in [*cluster.nodes, lost, machine]:
         assert len([*node.scratch.rglob("*.log")]) > 5
         assert files_with(gateway.owner.secret_key, node.scratch) == []
         assert [file.name for file in files_with(cluster.token, node.scratch)] == ["ray-token"]

@@ -39,6 +39,8 @@ def test_a_timetable_follows_the_yaml_and_leaves_the_switch_to_people(serving: S
     deployment = serving.deployment("update-model/nightly")
     assert deployment["tags"] == ["perennial", "lineage:nightly"]
     assert serving.deployment("refresh-data/nightly")["schedules"] == []
+    planned = serving.wait_for(lambda: serving.planned("update-model/nightly"), 60, "planned runs")
+    assert {run["expected_start_time"][14:19] for run in planned} == {"00:00"}
     path = f"/deployments/{deployment['id']}/schedules/{schedules()[0]['id']}"
     serving.call("PATCH", path, {"active": False})
     lineage.write(name="nightly", schedule={**timetable, "cron": "30 4 * * *"})
@@ -73,6 +75,19 @@ def test_the_server_refuses_what_does_not_fit_the_form(
     with pytest.raises(urllib.error.HTTPError, match=r"409|422") as raised:
         serving.trigger(f"{flow}/first", **parameters)
     assert refused in raised.value.read().decode()
+
+
+def test_a_run_with_parameters_that_its_flow_has_not_fails_with_a_sentence(
+    serving: Serving,
+) -> None:
+    run = serving.trigger("refresh-data/first", epochs=3)
+    serving.wait_for_state(run, "Failed")
+    state = serving.run(run)["state"]
+    assert state["message"] == (
+        "parameters must be of lineage_file, wait_seconds, when_busy; found epochs as well: start "
+        "another run without them."
+    )
+    assert serving.states(run).count("Crashed") == 1
 
 
 def test_the_same_trigger_ten_times_and_three_more_make_one_update(serving: Serving) -> None:

@@ -1,9 +1,13 @@
-"""Processes killed in the middle of an update: it is noticed, and goes on by itself, once."""
+"""Processes killed in the middle of an update: it is noticed, and goes on by itself, once.
+
+The lineages have timetables, whose planned runs must not be taken for runs that took over.
+"""
 
 import os
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,8 +31,10 @@ def serving(prefect: PrefectServer, tmp_path: Path) -> Iterator[Serving]:
 
 def start_training(serving: Serving, name: str) -> str:
     """Start an update, and wait until it has saved its first checkpoint."""
-    serving.add(name, budget=LONG).add("prose")
+    far = datetime.now(UTC) + timedelta(hours=12)
+    serving.add(name, budget=LONG, schedule={"cron": f"0 {far.hour} * * *"}).add("prose")
     serving.start()
+    serving.wait_for(lambda: serving.planned(f"update-model/{name}"), 60, "planned runs")
     run = serving.trigger(f"update-model/{name}")
     serving.wait_for_checkpoint(name, 90)
     return run
@@ -67,12 +73,22 @@ def test_a_killed_flow_goes_on_by_itself_and_a_killed_server_is_waited_for(
     saved = serving.checkpoints("killed")
     serving.wait_for(lambda: serving.checkpoints("killed").keys() - saved.keys(), 60, "more")
     prefect.kill()
-    time.sleep(10)
+    deaf = "Failed the last 3 attempts"
+    serving.wait_for(lambda: deaf in serving.said, 60, "the runner to stop listening")
     prefect.start()
     assert serving.end_of(run, 120)["name"] == "PASS"
     states = serving.states(run)
     assert [states.count(name) for name in ("Crashed", "Resuming", "Running")] == [1, 1, 2], states
     assert_one_update(serving, "killed")
+    # The runner will not hear of any cancellation any more; its service does.
+    longer = {**LONG, "first_tokens": 10 * LONG["first_tokens"]}
+    serving.add("unheard", budget=longer).add("prose")
+    run = serving.trigger("update-model/unheard")
+    serving.wait_for_checkpoint("unheard", 60)
+    serving.set_state(run, "CANCELLING", "Cancelling")
+    assert serving.end_of(run)["name"] == "Cancelled"
+    assert "cancelled here, for the runner did not hear of it" in serving.said
+    serving.wait_for_free_lease("unheard")
 
 
 def test_a_run_whose_machine_is_gone_is_marked_within_90_seconds_and_resumed(

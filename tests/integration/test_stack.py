@@ -17,11 +17,20 @@ from tests.support.tiny_lineage import TinyLineage
 
 pytestmark = pytest.mark.integration
 
-PARTS = {"prefect", "mlflow", "ray-head", "ray-worker-1"}
+PARTS = {"prefect", "mlflow", "ray-head", "ray-worker-1", "serve"}
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def lineage(tmp_path_factory: pytest.TempPathFactory) -> TinyLineage:
+    """For two Ray workers."""
+    lineage = TinyLineage(tmp_path_factory.mktemp("lineage"))
+    lineage.add("prose")
+    lineage.write(compute={"num_workers": 2}, recipe={"micro_batch_size": 8})
+    return lineage
+
+
+@pytest.fixture(scope="module")
+def stack(lineage: TinyLineage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Started by two commands at once, while a server of somebody else has Prefect's usual port."""
     with (
         socket.socket() as stranger,
@@ -33,19 +42,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             stranger.close()
             stranger = socket.create_server(("127.0.0.1", 4200))
         with stranger:
-            both = [stack.start("up", "--ray-workers", "1") for _ in range(2)]
+            both = [stack.start("up", lineage.file, "--ray-workers", "1") for _ in range(2)]
             ended = [process.communicate(timeout=300) for process in both]
             assert [process.returncode for process in both] == [0, 0], ended
         yield stack
 
 
 @pytest.fixture(scope="module")
-def updated(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> TinyLineage:
-    """A lineage whose first update ran through the servers, on two Ray workers."""
-    lineage = TinyLineage(tmp_path_factory.mktemp("lineage"))
-    lineage.add("prose")
-    lineage.write(compute={"num_workers": 2}, recipe={"micro_batch_size": 8})
-    stack.succeed("update", lineage.file)
+def updated(stack: Stack, lineage: TinyLineage) -> TinyLineage:
+    """The lineage, whose first update was asked for by button, and ran on two Ray workers."""
+    run = stack.trigger("update-model/tiny")
+    deadline = time.monotonic() + 120
+    while (state := stack.flow_run(run)["state"])["type"] not in ("COMPLETED", "FAILED"):
+        assert time.monotonic() < deadline, (state, stack.log("serve"))
+        time.sleep(0.2)
+    assert state["name"] == "PASS", (state, stack.log("serve"))
     return lineage
 
 
@@ -148,9 +159,17 @@ def test_ray_refuses_jobs_without_the_token(stack: Stack) -> None:
     assert stack.ask("ray-dashboard", "/api/jobs/", headers=login).status == 200
 
 
-def test_an_update_runs_through_prefect_ray_and_mlflow(stack: Stack, updated: TinyLineage) -> None:
-    runs = stack.flow_runs()
-    assert [(run["state_type"], run["name"] != "") for run in runs] == [("COMPLETED", True)]
+def test_no_server_of_rays_client_is_started(stack: Stack) -> None:
+    said = [" ".join(process.cmdline()) for process in stack.processes()]
+    assert [line for line in said if "gcs_server" in line]
+    assert [line for line in said if "ray.util.client" in line] == []
+
+
+def test_an_update_by_button_runs_through_prefect_ray_and_mlflow(
+    stack: Stack, updated: TinyLineage
+) -> None:
+    (run,) = stack.flow_runs()
+    assert (run["state_name"], run["tags"]) == ("PASS", ["perennial", "lineage:tiny"])
     (version,) = stack.model_versions()
     assert version["name"] == "tiny"
     jobs = stack.ask("ray-dashboard", "/api/jobs/", headers=stack.login("ray")).json
@@ -177,20 +196,22 @@ def test_only_the_owner_can_read_what_lies_beside_the_secrets(stack: Stack) -> N
         assert (folder / name).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_killed_part_is_told_and_mended_alone(stack: Stack, updated: TinyLineage) -> None:
-    for name in ("mlflow", "ray-worker-1", "prefect", "ray-head"):
+def test_killed_parts_are_told_and_mended_alone(stack: Stack, updated: TinyLineage) -> None:
+    for names in ({"serve", "mlflow"}, {"ray-worker-1"}, {"prefect"}, {"ray-head"}):
         before = stack.pids()
-        os.kill(before[name], signal.SIGKILL)
-        wait_until_dead(before[name])
-        assert stack.conditions()[name] == "dead"
-        if name == "prefect":
+        for name in names:
+            os.kill(before[name], signal.SIGKILL)
+            wait_until_dead(before[name])
+        conditions = stack.conditions()
+        assert {conditions[name] for name in names} == {"dead"}
+        if "prefect" in names:
             refused = stack.run("update", updated.file)
             assert refused.returncode == 1
             assert refused.stderr.startswith("error: the Prefect server of 'perennial up' does not")
             assert "run 'perennial up', or 'perennial down'" in refused.stderr
-        stack.succeed("up")
+        assert "all 5 parts are running" in stack.succeed("up")
         # Ray's other nodes do not survive a new head.
-        gone = {name, "ray-worker-1"} if name == "ray-head" else {name}
+        gone = {*names, "ray-worker-1"} if "ray-head" in names else names
         after = stack.pids()
         assert {part for part in PARTS if before[part] != after[part]} == gone
         assert stack.conditions() == dict.fromkeys(PARTS, "running")
@@ -205,6 +226,14 @@ def test_a_part_that_does_not_answer_is_told_and_mended(stack: Stack) -> None:
     assert "does not answer: it is started anew" in stack.succeed("up")
     assert stack.pids()["mlflow"] != pid
     assert [process for process in children if is_living(process)] == []
+
+
+def test_lineages_are_served_as_the_last_time_until_none_are_to_be(stack: Stack) -> None:
+    lineages = stack.state["lineages"]
+    assert len(lineages) == 1
+    stack.succeed("up", "--no-serve")
+    assert stack.conditions() == dict.fromkeys(PARTS - {"serve"}, "running")
+    assert stack.state["lineages"] == []
 
 
 def test_down_leaves_no_process_and_up_finds_everything_again(

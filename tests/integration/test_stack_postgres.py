@@ -20,16 +20,17 @@ def stack(
     variables = {
         **gateway.environment(),
         "PERENNIAL_STORAGE_ROOT": f"s3://{gateway.new_bucket()}/perennial",
-        "PERENNIAL_PREFECT_DATABASE_URL": postgres.url("prefect"),
-        "PERENNIAL_MLFLOW_DATABASE_URL": postgres.url("mlflow"),
+        "PERENNIAL_PREFECT_DATABASE_URL": postgres.new_database("prefect"),
+        "PERENNIAL_MLFLOW_DATABASE_URL": postgres.new_database("mlflow"),
     }
     with stack_in(tmp_path_factory.mktemp("stack") / "home", variables) as stack:
         yield stack
 
 
 def test_a_wrong_password_is_one_sentence(stack: Stack, postgres: Postgres) -> None:
-    wrong = {"PERENNIAL_MLFLOW_DATABASE_URL": postgres.url("mlflow", password="canary")}
-    ended = Stack(stack.home, {**stack.variables, **wrong}).run("up")
+    name = "PERENNIAL_MLFLOW_DATABASE_URL"
+    wrong = stack.variables[name].replace(postgres.password, "canary")
+    ended = Stack(stack.home, {**stack.variables, name: wrong}).run("up")
     assert ended.returncode == 1
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
     assert "PERENNIAL_MLFLOW_DATABASE_URL" in line

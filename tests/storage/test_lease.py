@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import CorruptError, LeaseHeldError, LeaseLostError
+from storage.errors import CorruptError, LeaseHeldError, LeaseLostError, UnavailableError
 from storage.head import commit
 from storage.layout import Layout
 from storage.lease import Lease, LeaseRecord, read_lease
@@ -165,6 +165,37 @@ def test_a_write_whose_answer_was_lost_is_our_own(store: LocalObjects) -> None:
         lease.set_note("x")
         lease.check()
     assert stored(store).holder == ""
+
+
+class _AwayAfter(KillingObjects):
+    """Does one write, and is away before it can say so."""
+
+    is_next = False
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        answer = super().put_if_match(key, body, etag)
+        if self.is_next:
+            self.is_next = False
+            raise UnavailableError("no answer for as long as we tried")
+        return answer
+
+
+def test_a_renewal_that_was_given_up_and_came_through_costs_no_lease(store: LocalObjects) -> None:
+    away = _AwayAfter(store)
+    with Lease.acquire(away, LAYOUT, "me") as lease:
+        away.is_next = True
+        with pytest.raises(UnavailableError, match="no answer"):
+            lease.set_note("lost")
+        assert stored(store).note == "lost"
+        lease.set_note("known")
+        lease.check()
+        assert stored(store).note == "known"
+        away.is_next = True
+        with pytest.raises(UnavailableError, match="no answer"):
+            lease.set_note("lost again")
+        take_over(store)
+        with pytest.raises(LeaseLostError, match="taken over"):
+            lease.set_note("mine")
 
 
 def damage(store: LocalObjects) -> bytes:

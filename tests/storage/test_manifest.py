@@ -187,6 +187,13 @@ def test_no_flipped_byte_is_accepted(value: Outer, data: st.DataObject) -> None:
         body[at] ^= flip
 
 
+@pytest.mark.parametrize("altered", [b"1e999", b"-1e999", b'"\\ud800"'])
+def test_what_no_object_is_written_with_was_altered(altered: bytes) -> None:
+    body = readable_json(Inner(number=1, ratio=0.5, kind="old")).replace(b"0.5", altered)
+    with pytest.raises(CorruptError, match=r"^key was altered: .*restore it from a copy"):
+        unseal(body, "key", Inner)
+
+
 def test_a_value_without_its_hash_is_refused(store: LocalObjects) -> None:
     store.put("key", canonical_json(GOOD))
     with pytest.raises(CorruptError, match="key was altered: it has no sha256"):

@@ -182,6 +182,19 @@ def test_a_store_that_ignores_conditions_is_refused(store: LocalObjects, ignored
     assert list(store.list("probe")) == []
 
 
+class _RefusingTags(KillingObjects):
+    """As a server does that wants entity tags in another form than we send."""
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        return super().put_if_match(key, body, f"not {etag}")
+
+
+def test_a_store_that_never_takes_a_tag_is_refused(store: LocalObjects) -> None:
+    with pytest.raises(UnsafeStoreError, match="refuses put-if-match with the entity tag that it"):
+        probe(_RefusingTags(store))
+    assert list(store.list("probe")) == []
+
+
 def test_heads_leases_and_objects_load_without_heavy_libraries() -> None:
     heavy = {"boto3", "numpy", "pyarrow", "mlflow", "pydantic", "torch", "prefect"}
     code = (

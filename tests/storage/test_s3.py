@@ -1,85 +1,25 @@
 """What of the S3 store needs no server; tests/integration/test_s3*.py run it on a real one."""
 
-import os
 import pickle
-import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import (
-    ClientError,
-    ConnectionClosedError,
-    EndpointConnectionError,
-    SSLError,
-)
-from moto import mock_aws
 
-from storage.errors import AccessError, ConflictError, StoreFullError, UnavailableError
+from storage.errors import AccessError, ConflictError, CorruptError, UnavailableError
 from storage.objects import ObjectStore, open_store
 from storage.s3 import _NUM_WRITES_KEPT, _WRITES, open_bucket
-from storage.s3_bucket import Bucket
 from storage.s3_client import current_client, forget_client
-from storage.s3_errors import AlteredError, may_pass, sentence_of
 from storage.s3_retry import Retry
-from storage.s3_transfer import _part_bytes_of
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a server that is made up inside this process."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    variables = {
-        "AWS_ACCESS_KEY_ID": "AKTEST",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws():
-        current_client().create_bucket(Bucket="bucket")
-        yield "bucket"
-        forget_client(current_client())
+from tests.storage.made_up_s3 import answer_by, lose_answers, quick
 
 
 @pytest.fixture
 def store(bucket: str) -> ObjectStore:
     return open_store(f"s3://{bucket}/prefix")
-
-
-class LosingAnswers:
-    """A client whose first puts arrive, and whose answers do not."""
-
-    def __init__(self, client: Any, num_lost: int, meanwhile: Callable[[], object]) -> None:
-        self._client = client
-        self._num_lost = num_lost
-        self._meanwhile = meanwhile
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    def put_object(self, **arguments: Any) -> Any:
-        answer = self._client.put_object(**arguments)
-        if self._num_lost:
-            self._num_lost -= 1
-            self._meanwhile()
-            raise ConnectionClosedError(endpoint_url="http://store")
-        return answer
-
-
-def lose_answers(
-    monkeypatch: pytest.MonkeyPatch, num_lost: int, meanwhile: Callable[[], object] = lambda: None
-) -> None:
-    client = current_client()
-    losing = LosingAnswers(client, num_lost, meanwhile)
-    monkeypatch.setattr("storage.s3_retry.current_client", lambda: losing)
 
 
 def other_counts(times: int) -> Callable[[], None]:
@@ -149,6 +89,64 @@ def test_a_creation_whose_answer_was_lost_is_our_own(
     assert store.get("a") == b"one"
 
 
+def send_the_whole(get_object: Callable[..., Any], arguments: Any) -> Any:
+    arguments.pop("Range", None)
+    return get_object(**arguments)
+
+
+def test_a_range_is_cut_from_the_whole_that_a_server_sends_instead(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store.put("a", b"0123456789")
+    store.put("empty", b"")
+    answer_by(monkeypatch, "get_object", send_the_whole)
+    assert store.get("a", start=3, length=4) == b"3456"
+    assert store.get("a", start=8, length=100) == b"89"
+    assert store.get("a", start=10, length=1) == b""
+    assert store.get("a", length=0) == b""
+    assert store.exists("empty")
+    for key in ("a", "empty"):
+        store.get_file(key, tmp_path / key)
+        assert (tmp_path / key).read_bytes() == store.get(key)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [("bytes=4-7", {}), ("bytes=3-5", {}), ("", {"ContentRange": "bytes 3-6/*"})]
+)
+def test_another_range_than_the_one_asked_for_is_found(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, wrong: str, told: dict[str, str]
+) -> None:
+    store.put("a", b"0123456789")
+    num_calls = 0
+
+    def send_another(get_object: Callable[..., Any], arguments: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        return {**get_object(**{**arguments, "Range": wrong or arguments["Range"]}), **told}
+
+    answer_by(monkeypatch, "get_object", send_another)
+    with pytest.raises(CorruptError, match=r"a came with ('bytes .*', asked for were 3 to 7|MD5)"):
+        quick(store).get("a", start=3, length=4)
+    assert num_calls == 5
+
+
+@pytest.mark.parametrize("verb", ["get", "exists", "get_with_etag", "put_if_match"])
+def test_what_tells_no_entity_tag_is_no_s3(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store.put("a", b"one")
+    _, etag = store.get_with_etag("a")
+
+    def without_tag(call: Callable[..., Any], arguments: Any) -> Any:
+        return {**call(**arguments), "ETag": ""}
+
+    name = "put_object" if verb == "put_if_match" else "get_object"
+    answer_by(monkeypatch, name, without_tag)
+    arguments = ("a", b"two", etag) if verb == "put_if_match" else ("a",)
+    with pytest.raises(AccessError, match=r"answered for a told no entity tag, .*correct AWS"):
+        getattr(store, verb)(*arguments)
+
+
 @pytest.mark.parametrize(
     "uri",
     [
@@ -184,118 +182,6 @@ def test_a_store_is_pickled_as_its_uri(uri: str) -> None:
     assert len(body) < 200
 
 
-class Clock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        self.waits: list[float] = []
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(time, "sleep", self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now += seconds
-
-
-def answer(code: str, status: int, headers: dict[str, str] | None = None) -> ClientError:
-    told: Any = {
-        "Error": {"Code": code, "Message": "told by the store"},
-        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}},
-    }
-    return ClientError(told, "PutObject")
-
-
-def test_waits_grow_with_full_jitter_and_end_with_the_budget(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(monkeypatch)
-    upper: list[float] = []
-
-    def highest(low: float, high: float) -> float:
-        assert low == 0
-        upper.append(high)
-        return high
-
-    monkeypatch.setattr("random.uniform", highest)
-    calls: list[float] = []
-
-    def attempt(_: Any) -> None:
-        calls.append(clock.now)
-        raise answer("SlowDown", 503)
-
-    with pytest.raises(ClientError, match="SlowDown"):
-        Retry(budget_seconds=60).run(attempt, "s3://bucket")
-    assert upper[:7] == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0])
-    assert set(upper[7:]) == {5.0}
-    assert 55 < clock.now <= 60
-    assert len(calls) == len(clock.waits) + 1 < 25
-
-
-def test_a_slow_attempt_costs_nothing_of_the_budget(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(monkeypatch)
-    results = iter([answer("SlowDown", 503), None])
-
-    def attempt(_: Any) -> str:
-        clock.now += 1000.0
-        error = next(results)
-        if error is not None:
-            raise error
-        return "done"
-
-    assert Retry(budget_seconds=60).run(attempt, "s3://bucket") == "done"
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (answer("InternalError", 500), True),
-        (answer("502", 502), True),
-        (answer("SlowDown", 503), True),
-        (answer("504", 504), True),
-        (answer("TooManyRequests", 429), True),
-        (answer("ConditionalRequestConflict", 409), True),
-        (answer("RequestTimeout", 400), True),
-        (answer("BadDigest", 400), True),
-        (ConnectionClosedError(endpoint_url="x"), True),
-        (EndpointConnectionError(endpoint_url="x"), True),
-        (AlteredError("other bytes"), True),
-        (SSLError(endpoint_url="x", error="EOF occurred"), True),
-        (SSLError(endpoint_url="x", error="CERTIFICATE_VERIFY_FAILED"), False),
-        (answer("AccessDenied", 403), False),
-        (answer("NoSuchKey", 404), False),
-        (answer("NoSuchBucket", 404), False),
-        (answer("PreconditionFailed", 412), False),
-        (answer("QuotaExceeded", 403), False),
-        (answer("InvalidArgument", 400), False),
-    ],
-)
-def test_what_may_pass_is_tried_again_and_nothing_else(error: Exception, expected: bool) -> None:
-    assert may_pass(error) is expected
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "sentence"),
-    [
-        (answer("InvalidToken", 400), AccessError, "the session token is not valid; get new ones"),
-        (answer("InsufficientStorage", 507), StoreFullError, "full .* make room .* run the same"),
-        (answer("XMinioStorageFull", 507), StoreFullError, "the bucket is full"),
-        (answer("Teapot", 418), AccessError, "it answered 418 Teapot; look it up"),
-        (answer("RequestTimeTooSkewed", 403), AccessError, "the clocks .* differ .* set the clock"),
-        (answer("SlowDown", 503), UnavailableError, "the last time it answered 503 SlowDown; look"),
-    ],
-)
-def test_other_errors_are_told_in_one_sentence(
-    error: Exception, kind: type[Exception], sentence: str
-) -> None:
-    found = sentence_of(error, "read a", "s3://bucket at http://store")
-    assert type(found) is kind
-    assert re.search(sentence, str(found))
-    assert str(found).startswith("cannot read a in s3://bucket at http://store: ")
-
-
 def test_the_client_is_one_a_process_until_the_environment_changes(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,34 +192,6 @@ def test_the_client_is_one_a_process_until_the_environment_changes(
     assert second is not first
     forget_client(first)
     assert current_client() is second
-
-
-def test_a_file_that_changes_while_it_is_uploaded_is_refused(
-    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("storage.s3_transfer.PART_BYTES", 5 << 20)
-    path = tmp_path / "growing"
-    path.write_bytes(bytes(11 << 20))
-    run = Bucket.run
-
-    def grow(self: Bucket, what: str, attempt: Callable[[Any], Any]) -> Any:
-        if what.startswith("upload part 2"):
-            with path.open("ab") as file:
-                file.write(b"more")
-        return run(self, what, attempt)
-
-    monkeypatch.setattr(Bucket, "run", grow)
-    with pytest.raises(ValueError, match="growing changed while it was uploaded"):
-        store.put_file("a", path)
-    assert not store.exists("a")
-    assert store.abort_uploads("a", older_than=9e12) == 0
-
-
-@pytest.mark.parametrize("size", [17 << 20, 100 << 30, 5 << 40])
-def test_parts_are_few_enough_for_s3(size: int) -> None:
-    part_bytes = _part_bytes_of(size)
-    assert -(-size // part_bytes) <= 10_000
-    assert 5 << 20 <= part_bytes <= 5 << 30
 
 
 def test_opening_a_bucket_loads_no_boto3() -> None:

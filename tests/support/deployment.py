@@ -103,6 +103,11 @@ def _is_empty(values: dict[str, Any], param: Any) -> bool:
 def check_command(argv: Sequence[str]) -> None:
     """Fail unless the program, its command and its options exist in what is installed."""
     program, *rest = argv
+    if program == "on-ray-node":
+        # infra/images/on-ray-node.sh ADDRESS COMMAND...
+        assert rest[0].count(":") == 1, argv
+        check_command(rest[1:])
+        return
     if program == "perennial":
         check_perennial(rest)
         return
@@ -135,8 +140,20 @@ def _is_spelled(name: str) -> bool:
     """Whether the modules that read variables of this prefix spell it."""
     # botocore appends the service's name.
     spelled = "AWS_ENDPOINT_URL" if name == "AWS_ENDPOINT_URL_S3" else name
+    if re.fullmatch(r"RAY_[a-z_]+", name):
+        return _is_setting_of_rays_core(name.removeprefix("RAY_"))
     modules = next((of for prefix, of in _SOURCES.items() if name.startswith(prefix)), ())
     return any(f'"{spelled}"' in text or f"'{spelled}'" in text for text in map(_source, modules))
+
+
+@cache
+def _is_setting_of_rays_core(name: str) -> bool:
+    """Settings in lower case are compiled in; each is a word of its own there."""
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    core = Path(spec.origin).with_name("_raylet.so").read_bytes()
+    return re.search(rb"(?<!\w)" + name.encode() + rb"(?!\w)", core) is not None
 
 
 @cache

@@ -61,6 +61,9 @@ class KillingObjects:
     def delete(self, key: str) -> None:
         self._count(lambda: self._inner.delete(key))
 
+    def list_uploads(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self._count(lambda: iter([*self._inner.list_uploads(prefix)]))
+
     def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         return self._count(lambda: self._inner.abort_uploads(prefix, older_than=older_than))
 

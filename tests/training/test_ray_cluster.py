@@ -1,12 +1,14 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from unittest import mock
 
 import pytest
 
-from training.ray_cluster import prepare_environment
+from training.errors import TrainingError
+from training.ray_cluster import prepare_environment, require_head
 
 CODE = """
 import json, os, sys
@@ -78,6 +80,17 @@ def test_a_running_cluster_keeps_the_users_token_and_its_own_address() -> None:
         prepare_environment("127.0.0.1:6379")
         assert os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == "0"
         assert os.environ == {**theirs, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def test_a_head_that_does_not_answer_and_an_address_of_rays_client_are_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        require_head(address)
+    with pytest.raises(TrainingError, match=f"must answer at {address}, and does not: .*refused"):
+        require_head(address)
+    with pytest.raises(TrainingError, match="found ray://head:10001; start a node"):
+        require_head("ray://head:10001")
+    require_head("auto")
 
 
 @pytest.mark.ray

@@ -1,4 +1,9 @@
+import inspect
+
+import asyncpg
 import pytest
+from sqlalchemy import make_url
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from infra.stack.databases import (
     check_database,
@@ -13,9 +18,18 @@ URL = "postgresql://user:p%40ss@127.0.0.1:5432/name?sslmode=require"
 
 
 def test_a_url_is_written_in_the_dialect_of_each_server() -> None:
-    rest = "://user:p%40ss@127.0.0.1:5432/name?sslmode=require"
-    assert with_driver(URL, "asyncpg") == f"postgresql+asyncpg{rest}"
-    assert with_driver(f"postgresql+psycopg2{rest}", "asyncpg").startswith("postgresql+asyncpg:")
+    rest = "://user:p%40ss@127.0.0.1:5432/name"
+    prefect = f"postgresql+asyncpg{rest}?ssl=require"
+    assert with_driver(URL, "asyncpg") == prefect
+    assert with_driver(f"postgresql+psycopg2{rest}?sslmode=require", "asyncpg") == prefect
+    assert with_driver(URL, "psycopg2") == f"postgresql+psycopg2{rest}?sslmode=require"
+
+
+def test_each_driver_takes_what_the_url_says_of_encryption() -> None:
+    parameters = inspect.signature(asyncpg.connect).parameters
+    _, options = PGDialect_asyncpg().create_connect_args(make_url(with_driver(URL, "asyncpg")))
+    assert [name for name in options if name not in parameters] == []
+    assert options["ssl"] == "require"
 
 
 def test_a_url_is_shown_without_its_password() -> None:

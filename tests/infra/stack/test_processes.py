@@ -70,6 +70,23 @@ def test_stopping_ends_those_that_ignore_sigterm_and_those_that_moved_away(
     assert stop(mark.__eq__, grace_seconds=0.3) == 0
 
 
+def test_a_suspended_process_is_stopped_without_being_killed(tmp_path: Path, mark: str) -> None:
+    code = """
+import signal, sys, time
+def end(*_):
+    print("ended well", flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+time.sleep(600)
+"""
+    process = start(tmp_path, mark, code)
+    wait_until(lambda: "ready" in (tmp_path / "part.log").read_text())
+    os.kill(process.pid, signal.SIGSTOP)
+    stop(mark.__eq__, grace_seconds=10)
+    assert "ended well" in (tmp_path / "part.log").read_text()
+
+
 def test_what_is_not_ours_is_never_found(tmp_path: Path, mark: str) -> None:
     other = {**os.environ, MARK: f"{mark}-of-another"}
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=other) as one:

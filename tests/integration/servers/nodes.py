@@ -58,7 +58,9 @@ class NodeCluster:
     environment: dict[str, str] = field(default_factory=dict[str, str])
     """Of every process on every node, beside what makes it a node."""
     nodes: list[Node] = field(default_factory=list[Node])
+    """Machines that Ray was started on."""
     token: str = field(default_factory=lambda: secrets.token_hex(32))
+    _machines: list[Node] = field(default_factory=list[Node])
     _started: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(2))
 
@@ -74,12 +76,41 @@ class NodeCluster:
 
     def add_nodes(self, count: int, *, num_cpus: int = 1) -> list[Node]:
         """Start ``count`` more Ray nodes and wait until the head knows them."""
-        added = [self._add_machine() for _ in range(count)]
+        added = [self.add_machine() for _ in range(count)]
+        self.nodes += added
         if self.head in added:
             # The others would give up before it listens.
             self._start_ray([self.head], num_cpus)
         self._start_ray([node for node in added if node is not self.head], num_cpus)
         return added
+
+    def add_machine(self) -> Node:
+        """Start a machine on the bridge that is no Ray node."""
+        number = next(self._numbers)
+        name = f"{_PREFIX}{os.getpid()}-{number}"
+        address = f"{_subnet()}.{number}"
+        _ip("netns", "add", name)
+        _ip("link", "add", _cable(name), "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", _cable(name), "master", _bridge(), "up")
+        _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            _ip("-n", name, "link", "set", device, "up")
+        scratch = self.folder / name
+        (scratch / "home").mkdir(parents=True)
+        token = scratch / "ray-token"
+        token.touch(0o600)
+        token.write_text(self.token)
+        mounts = (
+            f"mount --bind '{scratch}' /tmp && mount -t tmpfs -o size=512m tmpfs /dev/shm && "
+            "touch /tmp/is-up && exec sleep infinity"
+        )
+        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        init = subprocess.Popen(["ip", "netns", "exec", name, *unshare, "sh", "-c", mounts])
+        _wait((scratch / "is-up").exists, f"the namespaces of {name}")
+        children = Path(f"/proc/{init.pid}/task/{init.pid}/children").read_text().split()
+        node = Node(name, address, scratch, init, int(children[0]))
+        self._machines.append(node)
+        return node
 
     def start(
         self, node: Node, command: list[str], log: Path, **more: str
@@ -118,7 +149,9 @@ class NodeCluster:
 
     def kill(self, node: Node) -> None:
         """SIGKILL every process of the node in one moment; the machine is gone then."""
-        self.nodes.remove(node)
+        self._machines.remove(node)
+        if node in self.nodes:
+            self.nodes.remove(node)
         _tear_down(node)
 
     @contextlib.contextmanager
@@ -133,40 +166,12 @@ class NodeCluster:
                 relay.kill()
 
     def close(self) -> None:
-        """Remove all nodes and the bridge."""
-        for node in self.nodes:
-            _tear_down(node)
-        self.nodes.clear()
+        """Remove all machines and the bridge."""
+        for node in [*self._machines]:
+            self.kill(node)
         for process in self._started:
             process.wait()
         remove_leftovers(os.getpid())
-
-    def _add_machine(self) -> Node:
-        number = next(self._numbers)
-        name = f"{_PREFIX}{os.getpid()}-{number}"
-        address = f"{_subnet()}.{number}"
-        _ip("netns", "add", name)
-        _ip("link", "add", _cable(name), "type", "veth", "peer", "name", "eth0", "netns", name)
-        _ip("link", "set", _cable(name), "master", _bridge(), "up")
-        _ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-        for device in ("lo", "eth0"):
-            _ip("-n", name, "link", "set", device, "up")
-        scratch = self.folder / name
-        (scratch / "home").mkdir(parents=True)
-        token = scratch / "ray-token"
-        token.touch(0o600)
-        token.write_text(self.token)
-        mounts = (
-            f"mount --bind '{scratch}' /tmp && mount -t tmpfs -o size=512m tmpfs /dev/shm && "
-            "touch /tmp/is-up && exec sleep infinity"
-        )
-        unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        init = subprocess.Popen(["ip", "netns", "exec", name, *unshare, "sh", "-c", mounts])
-        _wait((scratch / "is-up").exists, f"the namespaces of {name}")
-        children = Path(f"/proc/{init.pid}/task/{init.pid}/children").read_text().split()
-        node = Node(name, address, scratch, init, int(children[0]))
-        self.nodes.append(node)
-        return node
 
     def _start_ray(self, nodes: list[Node], num_cpus: int) -> None:
         """Start Ray on the nodes at once and wait for all.
@@ -193,13 +198,16 @@ class NodeCluster:
 
     def _environment_of_a_node(self) -> dict[str, str]:
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": "/tmp/home",
             "PERENNIAL_HOME": "/tmp/home",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": "/tmp/ray-token",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
+            # One process less a training; of announced ends there are none here.
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+            "RAY_START_HOOK": "training.ray_node.without_client",
             **HEALTH_CHECK,
             **self.environment,
         }
@@ -212,6 +220,9 @@ def node_cluster(folder: Path) -> Generator[NodeCluster]:
     _ip("link", "add", _bridge(), "type", "bridge")
     cluster = NodeCluster(folder)
     try:
+        # Its own, or it would change with every cable, and nodes would send to the old one for
+        # half a minute.
+        _ip("link", "set", _bridge(), "address", "02:00:00:00:00:01")
         _ip("addr", "add", f"{_subnet()}.1/24", "dev", _bridge())
         _ip("link", "set", _bridge(), "up")
         yield cluster

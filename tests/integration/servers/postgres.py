@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _OWNER = "postgres"
@@ -22,11 +22,17 @@ class Postgres:
     port: int
     password: str
     """Of each of the roles mlflow and prefect."""
+    admin_password: str = field(repr=False)
 
-    def url(self, database: str, *, password: str | None = None) -> str:
-        """Of the database ``mlflow`` or ``prefect``, whose owner has the same name."""
-        password = self.password if password is None else password
-        return f"postgresql://{database}:{password}@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str) -> str:
+        """Of the database ``mlflow`` or ``prefect``, which tests share."""
+        return f"postgresql://{database}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, owner: str) -> str:
+        """URL of an empty database that belongs to the role ``mlflow`` or ``prefect``."""
+        name = f"{owner}_{secrets.token_hex(4)}"
+        _sql(self, f"create database {name} owner {owner}")
+        return f"postgresql://{owner}:{self.password}@127.0.0.1:{self.port}/{name}"
 
 
 @contextlib.contextmanager
@@ -37,10 +43,10 @@ def running_postgres() -> Generator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     folder.chmod(0o755)
     data = folder / "data"
-    admin, server = secrets.token_hex(12), Postgres(_free_port(), secrets.token_hex(12))
+    server = Postgres(_free_port(), secrets.token_hex(12), secrets.token_hex(12))
     try:
         password_file = folder / "password"
-        password_file.write_text(admin)
+        password_file.write_text(server.admin_password)
         shutil.chown(password_file, _OWNER)
         shutil.chown(folder, _OWNER)
         _as_owner(
@@ -57,8 +63,8 @@ def running_postgres() -> Generator[Postgres]:
         _as_owner(*control, "-l", folder / "server.log", "start")
         try:
             for name in ("mlflow", "prefect"):
-                _sql(server, admin, f"create role {name} login password '{server.password}'")
-                _sql(server, admin, f"create database {name} owner {name}")
+                _sql(server, f"create role {name} login password '{server.password}'")
+                _sql(server, f"create database {name} owner {name}")
             yield server
         finally:
             _as_owner(*control, "-m", "fast", "stop")
@@ -66,9 +72,10 @@ def running_postgres() -> Generator[Postgres]:
         shutil.rmtree(folder)
 
 
-def _sql(server: Postgres, password: str, statement: str) -> None:
+def _sql(server: Postgres, statement: str) -> None:
     call = ["psql", "-qXh", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-c", statement]
-    subprocess.run(call, check=True, timeout=60, env={**os.environ, "PGPASSWORD": password})
+    environment = {**os.environ, "PGPASSWORD": server.admin_password}
+    subprocess.run(call, check=True, timeout=60, env=environment)
 
 
 def _as_owner(*command: str | Path) -> None:

@@ -102,6 +102,8 @@ class Serving:
             **self.prefect.environment(),
             "PERENNIAL_HOME": str(self.home),
             "OMP_NUM_THREADS": "1",
+            # What Prefect prints must be seen when it is.
+            "PYTHONUNBUFFERED": "1",
         }
 
     def start(self) -> None:
@@ -188,6 +190,17 @@ class Serving:
     def run(self, run: str) -> dict[str, Any]:
         """A flow run."""
         return self.call("GET", f"/flow_runs/{run}")
+
+    def planned(self, name: str) -> list[dict[str, Any]]:
+        """The runs of a deployment that a timetable will start."""
+        body = {
+            "flow_runs": {
+                "deployment_id": {"any_": [self.deployment(name)["id"]]},
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+            }
+        }
+        runs = self.call("POST", "/flow_runs/filter", body)
+        return [run for run in runs if run["auto_scheduled"]]
 
     def states(self, run: str) -> list[str]:
         """The names of the states that a run went through."""

@@ -143,6 +143,21 @@ class Stack:
         """All flow runs that Prefect knows."""
         return self.ask("prefect", "/api/flow_runs/filter", headers=self.csrf(), body={}).json
 
+    def flow_run(self, run: str) -> dict[str, Any]:
+        """One flow run."""
+        return self.ask("prefect", f"/api/flow_runs/{run}", headers=self.login("prefect")).json
+
+    def trigger(self, deployment: str) -> str:
+        """Start a run of ``<flow>/<lineage>``, as the button does; returns the run's id."""
+        path = f"/api/deployments/name/{deployment}"
+        found = self.ask("prefect", path, headers=self.login("prefect")).json
+        path = f"/api/deployments/{found['id']}/create_flow_run"
+        return self.ask("prefect", path, headers=self.csrf(), body={}).json["id"]
+
+    def log(self, part: str) -> str:
+        """What a part wrote."""
+        return (self.home / "stack" / "logs" / f"{part}.log").read_text(errors="replace")
+
     def model_versions(self) -> list[dict[str, Any]]:
         """All model versions that MLflow shows."""
         path = "/api/2.0/mlflow/model-versions/search"
