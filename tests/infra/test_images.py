@@ -183,14 +183,17 @@ def beside_a_node(
     )
 
 
-LASTING_NODE = "trap 'echo \"$@\" > node-ended; exit' TERM; while :; do sleep 0.1; done"
+LASTING_NODE = (
+    "trap 'echo \"$@\" > node-ended; exit' TERM; touch node-up; while :; do sleep 0.1; done"
+)
+NODE_IS_UP = "test -e node-up"
 LASTING_COMMAND = (
     "trap 'echo command ended; exit 5' TERM; echo started; while :; do sleep 0.1; done"
 )
 
 
 def test_a_command_beside_a_node_takes_the_node_along_when_it_ends(tmp_path: Path) -> None:
-    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", "exit 7")
+    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", "exit 7", health=NODE_IS_UP)
     started.communicate(timeout=60)
     assert started.returncode == 7
     arguments = (tmp_path / "node-ended").read_text().split()
@@ -207,7 +210,7 @@ def test_a_command_beside_a_node_ends_when_the_node_does(tmp_path: Path) -> None
 
 
 def test_a_command_beside_a_node_is_ended_before_the_node(tmp_path: Path) -> None:
-    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", LASTING_COMMAND)
+    started = beside_a_node(tmp_path, LASTING_NODE, "sh", "-c", LASTING_COMMAND, health=NODE_IS_UP)
     assert started.stdout is not None
     assert started.stdout.readline() == "started\n"
     started.terminate()

@@ -32,8 +32,7 @@ def page(browser: Browser, prefect: PrefectServer) -> Page:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.set_default_timeout(60 * SECONDS)
     expect.set_options(timeout=60 * SECONDS)
-    page.goto(prefect.url)
-    page.wait_for_url(re.compile("/login"))
+    page.goto(f"{prefect.url}/login")
     password = page.locator("input").first
     password.fill(prefect.auth_string)
     password.press("Enter")

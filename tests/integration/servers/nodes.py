@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_CHECKOUT = Path(__file__).resolve().parents[3]
 _PREFIX = "perennial"
 """Of the names of namespaces and bridges: ``perennial<pid>-<n>``, so that leftovers are known."""
 _BRIDGE = "pnl"
@@ -101,8 +102,8 @@ class NodeCluster:
         token.touch(0o600)
         token.write_text(self.token)
         mounts = (
-            f"mount --bind '{scratch}' /tmp && mount -t tmpfs -o size=512m tmpfs /dev/shm && "
-            "touch /tmp/is-up && exec sleep infinity"
+            f"{_keep_the_code(scratch)}mount --rbind '{scratch}' /tmp && "
+            "mount -t tmpfs -o size=512m tmpfs /dev/shm && touch /tmp/is-up && exec sleep infinity"
         )
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         init = subprocess.Popen(["ip", "netns", "exec", name, *unshare, "sh", "-c", mounts])
@@ -284,6 +285,14 @@ def _subnet() -> str:
 
 def _script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
+
+
+def _keep_the_code(scratch: Path) -> str:
+    """Shell commands that let a node see this checkout when it lies in the /tmp it has not."""
+    if not _CHECKOUT.is_relative_to("/tmp"):
+        return ""
+    inside = scratch / _CHECKOUT.relative_to("/tmp")
+    return f"mkdir -p '{inside}' && mount --bind '{_CHECKOUT}' '{inside}' && "
 
 
 def _ip(*arguments: str) -> None:
