@@ -32,7 +32,7 @@ def page(browser: Browser, prefect: PrefectServer) -> Page:
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.set_default_timeout(60 * SECONDS)
     expect.set_options(timeout=60 * SECONDS)
-    page.goto(f"{prefect.url}/login")
+    page.goto(f"{prefect.url}/v2/login?redirectTo=%2Fdashboard")
     password = page.locator("input").first
     password.fill(prefect.auth_string)
     password.press("Enter")
