@@ -241,7 +241,9 @@ def test_down_leaves_no_process_and_up_finds_everything_again(
 ) -> None:
     ports, secrets = stack.state["ports"], stack.secrets
     updated.add("prose", 2)
-    stack.succeed("update", updated.file)
+    ended = stack.run("update", updated.file)
+    # Judged either way: what is held out, and so the verdict, depends on where the files lie.
+    assert ended.returncode in (0, 3, 4), ended.stdout + ended.stderr
     runs, versions = stack.flow_runs(), stack.model_versions()
     assert len(versions) == 2
     stack.succeed("down")
