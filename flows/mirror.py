@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.ground import Ground
-from infra.credentials import hide_credentials
+from infra.credentials import first_line_of
 from storage import registry
 from storage.head import Head
 from storage.lease import is_held, read_lease
@@ -46,8 +46,8 @@ def show_head(ground: Ground, head: Head, *, repair: bool) -> None:
     except Exception as error:  # whatever MLflow and its database raise
         raise MirrorError(
             f"head {head.number} of {head.lineage} is committed, champion "
-            f"{head.champion or 'none'}, but MLflow could not be told ({_first_line(error)}); mend "
-            "what PERENNIAL_MLFLOW_URI points at, or move its database away; the next command "
+            f"{head.champion or 'none'}, but MLflow could not be told ({first_line_of(error)}); "
+            "mend what PERENNIAL_MLFLOW_URI points at, or move its database away; the next command "
             "shows everything again"
         ) from error
 
@@ -69,7 +69,7 @@ def told_how_it_ends(ground: Ground, plan: UpdatePlan) -> Generator[None]:
     try:
         yield
     except Exception as error:
-        _end_run(ground, plan, "FAILED", f"failed: {_first_line(error)}")
+        _end_run(ground, plan, "FAILED", f"failed: {first_line_of(error)}")
         raise
     except BaseException:  # Ctrl-C, a cancelled flow, the end of the process
         _end_run(ground, plan, "KILLED", "interrupted; the next update goes on with it")
@@ -82,7 +82,7 @@ def close_relay(relay: MetricRelay) -> None:
         relay.close()
     except Exception as error:  # whatever MLflow and its database raise
         logger.warning(
-            f"MLflow did not get all curves ({_first_line(error)}); they are in the store, and "
+            f"MLflow did not get all curves ({first_line_of(error)}); they are in the store, and "
             "are shown when MLflow works again"
         )
 
@@ -193,9 +193,4 @@ def _end_run(
         if run is not None:
             registry.finish(run, status, reason=reason)
     except Exception as error:  # whatever MLflow and its database raise
-        logger.warning(f"MLflow was not told that the update ended ({_first_line(error)})")
-
-
-def _first_line(error: BaseException) -> str:
-    text = hide_credentials(str(error)).partition("\n")[0]
-    return f"{type(error).__name__}: {text}"
+        logger.warning(f"MLflow was not told that the update ended ({first_line_of(error)})")

@@ -16,3 +16,8 @@ def hide_credentials(text: str) -> str:
 def holds_credentials(uri: str) -> bool:
     """Whether a URI names a user or a password."""
     return _USER_INFO.search(uri) is not None
+
+
+def first_line_of(error: BaseException) -> str:
+    """Class and first line of an error, for a log; no credentials in it."""
+    return f"{type(error).__name__}: {hide_credentials(str(error)).partition(chr(10))[0]}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
-from infra.credentials import hide_credentials
+from infra.credentials import first_line_of
 from infra.progress import Progress
 from training.config import FORBID_UNKNOWN, TrainPlan
 
@@ -145,7 +145,7 @@ class MetricRelay:
                     receive(batch)
             except Exception as error:
                 if self._error is None:
-                    logger.warning(f"no curves for now, training goes on: {_first_line(error)}")
+                    logger.warning(f"no curves for now, training goes on: {first_line_of(error)}")
                 self._error = error
                 if self._closing.wait(self._pause_seconds):
                     return
@@ -170,7 +170,3 @@ class MetricRelay:
             if self._queue.get() is None:
                 self._queue.put(None)
                 return
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {hide_credentials(str(error)).partition(chr(10))[0]}"
