@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the integration tests need beside .venv: Debian packages, where it may, and Python's.
-# CI=true makes a missing part an error here and not a skipped test later.
+# Installs the Debian packages that the integration tests need beside .venv, where it may.
+# What is missing is an error here and not a skipped test later.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PACKAGES=(ceph-common ceph-mon ceph-osd chromium fonts-dejavu-core iproute2 postgresql radosgw)
@@ -18,11 +18,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "[integration] installing ${missing[*]}"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
-fi
-want=$(cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
-stamp=.venv/.integration
-if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$want" ]; then
-  echo "[integration] installing the Python packages of the integration tests"
-  .venv/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[integration]'
-  echo "$want" > "$stamp"
 fi
