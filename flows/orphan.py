@@ -10,6 +10,8 @@ from prefect.runtime import deployment
 
 logger = logging.getLogger(__name__)
 
+RUNNER_PID = "_PERENNIAL_RUNNER_PID"
+"""Variable in which ``perennial serve`` tells the runs that it starts who watches them."""
 _POLL_SECONDS = 1.0
 
 
@@ -21,7 +23,8 @@ def end_with_runner() -> None:
     """
     if deployment.id is None:
         return
-    parent = os.getppid()
+    # One that died while this process was still importing has left us another parent.
+    parent = int(os.environ.get(RUNNER_PID, os.getppid()))
     threading.Thread(target=_watch, args=(parent,), name="runner-watch", daemon=True).start()
 
 

@@ -2,7 +2,8 @@
 
 Built on Prefect's runner, which starts each flow run in a process of its own, watches it, and
 cancels it when a person asks for that. Added here: lineages are registered again when their YAML
-changes, crashed runs go on, and a stop of the service interrupts its runs without cancelling them.
+changes and withdrawn when it is gone, crashed runs go on, and a stop of the service interrupts its
+runs without cancelling them.
 """
 
 import asyncio
@@ -25,7 +26,9 @@ from prefect.settings import PREFECT_API_URL
 from flows.automations import HEARTBEAT_SECONDS, ensure_automations
 from flows.deployments import TIMETABLE, Served, deployments_of
 from flows.lineage import LineageError, load_lineage
+from flows.orphan import RUNNER_PID
 from flows.recovery import interrupt, recover, runs_in
+from flows.retirement import find_obsolete
 from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.stack.state import StackFolder, write_private
@@ -51,6 +54,7 @@ def serve(paths: Sequence[Path]) -> None:
         ValueError: No Prefect server is configured, or it stays away.
     """
     set_up_logging(Settings().log_level)
+    os.environ[RUNNER_PID] = str(os.getpid())
     # Pages of tracebacks when the server is away for a moment; what they mean is seen to here.
     logging.getLogger("prefect.FlowRunCancellingObserver").setLevel(logging.CRITICAL)
     if not PREFECT_API_URL.value():
@@ -146,6 +150,9 @@ class _Service:
         self._registered: dict[Path, bytes] = {}
         self._seen: dict[Path, bytes] = {}
         self._interrupted: set[UUID] = set()
+        self._names: dict[Path, str] = {}
+        self._obsolete: set[UUID] = set()
+        self._tidied: dict[Path, str] | None = None
 
     async def run(self) -> None:
         await ensure_automations()
@@ -180,6 +187,7 @@ class _Service:
                 logger.info(f"serving {served.lineage.name} ({served.file}): {_when(served)}")
         # Not before: what a server that was away did not hear of is registered again.
         self._registered = self._seen = after
+        self._names = {served.file: served.lineage.name for served in lineages}
 
     async def _look_after(self) -> None:
         async with get_client() as client:
@@ -187,6 +195,7 @@ class _Service:
                 await anyio.sleep(POLL_SECONDS)
                 try:
                     await self._register_changes()
+                    await self._withdraw(client)
                     await self._cancel_what_was_missed(client)
                     mine = self._runner.runs() | self._interrupted
                     await recover(client, self._deployments, mine, datetime.now(UTC))
@@ -215,6 +224,20 @@ class _Service:
         except LineageError as error:
             self._seen = found
             logger.warning(f"{error}; until that is mended, what was registered before stays")
+
+    async def _withdraw(self, client: PrefectClient) -> None:
+        """Take lineages that were renamed or removed off Prefect's pages; their runs stay there."""
+        if self._names == self._tidied:
+            return
+        found = await find_obsolete(client, [path.absolute() for path in self._paths], self._names)
+        # Seen twice: a file that is just being replaced is missing for a moment.
+        for deployment_id in found.keys() & self._obsolete:
+            await client.delete_deployment(deployment_id)
+            self._deployments.discard(deployment_id)
+            logger.info(f"{found[deployment_id]} is not served any more: it was withdrawn")
+        self._obsolete = set(found)
+        if not found:
+            self._tidied = self._names
 
     async def _stop_when_asked(self) -> None:
         await self._runner.stop_asked.wait()

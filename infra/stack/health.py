@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -51,17 +52,25 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def ray_nodes(dashboard_url: str, token: str) -> set[str]:
-    """Names of the living nodes; empty when Ray's control store does not answer."""
-    if get(f"{dashboard_url}/api/gcs_healthz", {}) is None:
-        return set()
+def has_ray_node(dashboard_url: str, token: str, name: str, record: PartRecord | None) -> bool:
+    """Whether Ray's control store answers, and knows the living node that ``record`` is of.
+
+    A node that was killed counts as living for some seconds; its successor has the same name, and
+    a later start.
+    """
+    if record is None or get(f"{dashboard_url}/api/gcs_healthz", {}) is None:
+        return False
     body = get(f"{dashboard_url}/nodes?view=summary", bearer(token))
     if body is None:
-        return set()
+        return False
+    since_ms = datetime.fromisoformat(record.since).timestamp() * 1000
     try:
         nodes: list[dict[str, Any]] = json.loads(body)["data"]["summary"]
-        return {
-            node["raylet"]["nodeName"] for node in nodes if node["raylet"].get("state") == "ALIVE"
-        }
+        return any(
+            node["raylet"]["nodeName"] == name
+            and node["raylet"].get("state") == "ALIVE"
+            and int(node["raylet"]["startTimeMs"]) >= since_ms
+            for node in nodes
+        )
     except (ValueError, KeyError, TypeError):
-        return set()
+        return False

@@ -20,6 +20,7 @@ Tell = Callable[[str], None]
 
 def spawn(folder: StackFolder, part: Part) -> PartRecord:
     """Start a part's first process."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
     process = processes.spawn(
         part.command,
         environment=part.environment,
@@ -31,7 +32,7 @@ def spawn(folder: StackFolder, part: Part) -> PartRecord:
         pid=process.pid,
         started=process.started,
         machine=processes.this_machine(),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        since=since,
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from infra.stack.credentials import Credentials
 from infra.stack.databases import with_driver
-from infra.stack.health import all_answer, basic, has_registered, ray_nodes
+from infra.stack.health import all_answer, basic, has_ray_node, has_registered
 from infra.stack.state import LOOPBACK, StackError, StackFolder, StackState, write_private
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _ray_head(settings: "Settings", state: StackState, credentials: Credentials)
         "--include-dashboard=true",
         f"--temp-dir={ray_folder(settings.home_path) / 'ray'}",
     )
-    return _ray_node("ray-head", "Ray head", settings, credentials, options, dashboard)
+    return _ray_node("ray-head", "Ray head", settings, state, credentials, options, dashboard)
 
 
 def _ray_worker(
@@ -225,13 +225,15 @@ def _ray_worker(
     dashboard = f"http://{LOOPBACK}:{state.ports['ray-dashboard']}"
     title = f"Ray worker {number}"
     options = (f"--address={state.ray_address}",)
-    return _ray_node(f"ray-worker-{number}", title, settings, credentials, options, dashboard)
+    name = f"ray-worker-{number}"
+    return _ray_node(name, title, settings, state, credentials, options, dashboard)
 
 
 def _ray_node(
     name: str,
     title: str,
     settings: "Settings",
+    state: StackState,
     credentials: Credentials,
     options: tuple[str, ...],
     dashboard: str,
@@ -263,7 +265,9 @@ def _ray_node(
         command=(sys.executable, "-m", "training.ray_node", *shared, *options),
         environment=_environment(settings, values),
         url=dashboard if is_head else "",
-        answers=lambda: name in ray_nodes(dashboard, credentials.ray_token),
+        answers=partial(
+            has_ray_node, dashboard, credentials.ray_token, name, state.parts.get(name)
+        ),
         follows="" if is_head else "ray-head",
         falls_with="" if is_head else "ray-head",
     )

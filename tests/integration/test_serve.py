@@ -3,6 +3,7 @@
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,22 @@ def test_a_timetable_follows_the_yaml_and_leaves_the_switch_to_people(serving: S
     lineage.write(name="nightly", schedule={**timetable, "enabled": False})
     serving.publish(lineage, "nightly")
     serving.wait_for(lambda: not crons(), 30, "the schedule to go")
+
+
+def test_a_lineage_that_is_renamed_or_removed_leaves_the_pages(serving: Serving) -> None:
+    def offered() -> set[str]:
+        tags = {"deployments": {"tags": {"all_": ["perennial"]}}, "limit": 200}
+        return {found["name"] for found in serving.call("POST", "/deployments/filter", tags)}
+
+    lineage = serving.add("wanderer", schedule={"cron": "0 2 * * *"})
+    serving.deployment("update-model/wanderer")
+    lineage.write(name="settler")
+    serving.publish(lineage, "wanderer")
+    serving.deployment("update-model/settler")
+    serving.wait_for(lambda: "wanderer" not in offered(), 40, "the old name to go")
+    Path(serving.file("wanderer")).unlink()
+    serving.wait_for(lambda: "settler" not in offered(), 40, "the new name to go")
+    assert "first" in offered()
 
 
 @pytest.mark.parametrize(
