@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -42,11 +43,25 @@ class StepResult:
     """This rank's wait for data."""
     step_seconds: float
     """Wall time of the step, the wait included."""
+    is_last_of_life: bool
+    """A rank was asked to stop: all of them stop after this step."""
 
     @property
     def nats_per_token(self) -> float:
         """Mean over all valid targets of the global batch."""
         return sum(self.nats_by_stream) / sum(self.targets_by_stream)
+
+
+class _StepOutcome(NamedTuple):
+    """The same on every rank."""
+
+    nats_by_stream: Tensor
+    """``float64[S]``"""
+    targets_by_stream: Tensor
+    """``int64[S]``"""
+    grad_norm: float
+    checksum: int
+    is_asked_to_stop: bool
 
 
 def train(
@@ -55,6 +70,9 @@ def train(
     batches: Iterable[RankBatch],
     plan: TrainPlan,
     on_step: Callable[[StepResult], None],
+    *,
+    before_update: Callable[[], None] = lambda: None,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Take one step for each of ``batches``; ``on_step`` hears of it when its weights are in place.
 
@@ -64,24 +82,37 @@ def train(
         batches: This rank's part of consecutive global batches.
         plan: Schedule, precision, clip.
         on_step: Journal, checkpoints.
+        before_update: Called in every step when the gradients are there and no weight has changed.
+        is_asked_to_stop: Looked at before every step, on every rank; true on any ends all after it.
     """
     started = time.perf_counter()
     for batch in batches:
         lr = lr_at((batch.step + 1) * plan.global_batch_tokens, plan.schedule)
-        nats, targets, grad_norm, checksum = train_step(model, optimizer, batch, plan, lr=lr)
+        outcome = train_step(
+            model,
+            optimizer,
+            batch,
+            plan,
+            lr=lr,
+            before_update=before_update,
+            asks_to_stop=is_asked_to_stop(),
+        )
         now = time.perf_counter()
         on_step(
             StepResult(
                 step=batch.step + 1,
                 lr=lr,
-                nats_by_stream=tuple(nats.tolist()),
-                targets_by_stream=tuple(targets.tolist()),
-                grad_norm=grad_norm,
-                checksum=checksum,
+                nats_by_stream=tuple(outcome.nats_by_stream.tolist()),
+                targets_by_stream=tuple(outcome.targets_by_stream.tolist()),
+                grad_norm=outcome.grad_norm,
+                checksum=outcome.checksum,
                 wait_seconds=batch.wait_seconds,
                 step_seconds=now - started,
+                is_last_of_life=outcome.is_asked_to_stop,
             )
         )
+        if outcome.is_asked_to_stop:
+            return
         started = time.perf_counter()
 
 
@@ -92,8 +123,10 @@ def train_step(
     plan: TrainPlan,
     *,
     lr: float,
-) -> tuple[Tensor, Tensor, float, int]:
-    """One optimizer step; returns nats and valid targets by stream, gradient norm and checksum.
+    before_update: Callable[[], None] = lambda: None,
+    asks_to_stop: bool = False,
+) -> _StepOutcome:
+    """One optimizer step.
 
     Loss and gradients are means over every valid target of the *global* batch, so the result is the
     same however the batch is cut into micro batches and ranks.
@@ -107,12 +140,12 @@ def train_step(
         _on(device, tokens, targets_of(tokens, start_id=plan.start_id, end_id=plan.end_id), streams)
         for tokens, streams in zip(batch.tokens, batch.streams, strict=True)
     ]
-    # Counts and the checksum need no gradient: one message before the first forward pass.
-    header = torch.zeros(num_streams + 1, dtype=torch.int64, device=device)
-    header[-1] = batch.checksum
+    # What needs no gradient: one message before the first forward pass.
+    header = torch.zeros(num_streams + 2, dtype=torch.int64, device=device)
+    header[-2], header[-1] = batch.checksum, asks_to_stop
     for _, targets, streams in micro_batches:
-        header[:-1] += count_by_stream(targets, streams, num_streams)
-    targets_by_stream = _summed(header)[:-1]
+        header[:-2] += count_by_stream(targets, streams, num_streams)
+    targets_by_stream = _summed(header)[:-2]
     num_valid = max(1, int(targets_by_stream.sum()))
 
     nats_by_stream = torch.zeros(num_streams, dtype=torch.float64, device=device)
@@ -134,9 +167,12 @@ def train_step(
         raise TrainingDivergedError(message)
     for group in optimizer.param_groups:
         group["lr"] = lr
+    before_update()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return nats_by_stream, targets_by_stream, grad_norm, int(header[-1])
+    return _StepOutcome(
+        nats_by_stream, targets_by_stream, grad_norm, int(header[-2]), bool(header[-1])
+    )
 
 
 def _on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:

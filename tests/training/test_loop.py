@@ -57,8 +57,8 @@ def test_the_result_does_not_depend_on_how_the_batch_is_cut(
     plan: TrainPlan, micro_batch_size: int
 ) -> None:
     whole, cut = new_model(plan), new_model(plan)
-    nats, targets, norm, _ = train_step(*whole, part(slice(None), BATCH), plan, lr=0.01)
-    nats_cut, targets_cut, norm_cut, _ = train_step(
+    nats, targets, norm, _, _ = train_step(*whole, part(slice(None), BATCH), plan, lr=0.01)
+    nats_cut, targets_cut, norm_cut, _, _ = train_step(
         *cut, part(slice(None), micro_batch_size), plan, lr=0.01
     )
     assert targets_cut.tolist() == targets.tolist()
@@ -83,7 +83,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_valid_targets(plan: TrainPlan) 
     with torch.no_grad():
         logits = loss.decoder(tokens[:, :-1], segments_of(tokens[:, :-1], 0))
         expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    nats, counts, _, _ = train_step(loss, optimizer, part(slice(None), 3), plan, lr=0.01)
+    nats, counts, _, _, _ = train_step(loss, optimizer, part(slice(None), 3), plan, lr=0.01)
     assert int(counts.sum()) == int((targets != IGNORE_INDEX).sum())
     torch.testing.assert_close((nats.sum() / counts.sum()).float(), expected)
 
@@ -158,7 +158,7 @@ def two_steps(rank: int, plan: TrainPlan, out: Path) -> None:
     loss, optimizer = new_model(plan)
     model = torch.nn.parallel.DistributedDataParallel(loss)
     rows = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-    nats, targets, norm, checksum = train_step(model, optimizer, part(rows, 3), plan, lr=0.01)
+    nats, targets, norm, checksum, _ = train_step(model, optimizer, part(rows, 3), plan, lr=0.01)
     moments = {name: value.tolist() for name, value in moments_of(loss.decoder, optimizer).items()}
     if rank == 0:
         result = (nats.tolist(), targets.tolist(), norm, checksum, moments)
@@ -180,7 +180,9 @@ def test_two_ranks_do_as_one_and_stop_together(plan: TrainPlan, tmp_path: Path) 
     )
     result = eval(tmp_path.joinpath("result.txt").read_text(), {"__builtins__": {}})
     loss, optimizer = new_model(replace(plan))
-    nats, targets, norm, checksum = train_step(loss, optimizer, part(slice(None), 3), plan, lr=0.01)
+    nats, targets, norm, checksum, _ = train_step(
+        loss, optimizer, part(slice(None), 3), plan, lr=0.01
+    )
     assert (result[1], result[3]) == (targets.tolist(), checksum)
     assert result[0] == pytest.approx(nats.tolist(), rel=1e-6)
     assert result[2] == pytest.approx(norm, rel=1e-5)

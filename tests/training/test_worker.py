@@ -210,7 +210,7 @@ def test_an_infinite_trunk_goes_on_from_before_its_anneal(tmp_path: Path, moment
     )
     begun: list[dict[str, torch.Tensor]] = []
 
-    def look(model: StreamLoss, optimizer: torch.optim.AdamW, *_: object) -> None:
+    def look(model: StreamLoss, optimizer: torch.optim.AdamW, *_: object, **__: object) -> None:
         begun.append(model.decoder.state_dict())
         begun.append(moments_of(model.decoder, optimizer))
 
