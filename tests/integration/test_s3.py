@@ -19,6 +19,7 @@ from storage.objects import ObjectStore, open_store, probe
 from tests.integration.servers.gateway import Gateway
 from tests.storage.store_contract import StoreContract
 from tests.support.killing_store import run_killed
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -123,18 +124,16 @@ def rclone_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str
 
 
 def _wait_for(endpoint: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
+    def answers() -> bool:
         try:
             urllib.request.urlopen(endpoint, timeout=5).close()
         except urllib.error.HTTPError:
-            return
+            return True
         except (urllib.error.URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+            return False
+        return True
+
+    wait_for(answers, 30, endpoint)
 
 
 def test_a_server_that_ignores_conditions_is_refused(rclone_root: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.integration.servers.stack import Stack, basic, stack_in
 from tests.support.tiny_lineage import TinyLineage
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -52,10 +52,12 @@ def stack(lineage: TinyLineage, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def updated(stack: Stack, lineage: TinyLineage) -> TinyLineage:
     """The lineage, whose first update was asked for by button, and ran on two Ray workers."""
     run = stack.trigger("update-model/tiny")
-    deadline = time.monotonic() + 120
-    while (state := stack.flow_run(run)["state"])["type"] not in ("COMPLETED", "FAILED"):
-        assert time.monotonic() < deadline, (state, stack.log("serve"))
-        time.sleep(0.2)
+
+    def final_state() -> dict[str, Any] | None:
+        state = stack.flow_run(run)["state"]
+        return state if state["type"] in ("COMPLETED", "FAILED") else None
+
+    state = wait_for(final_state, 120, "the end of the update", lambda: stack.log("serve"))
     assert state["name"] == "PASS", (state, stack.log("serve"))
     return lineage
 
@@ -271,7 +273,7 @@ def ray_logs(stack: Stack) -> list[Path]:
 
 
 def wait_until_dead(pid: int, timeout_seconds: float = 10) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"{pid} still lives"
-        time.sleep(0.05)
+    def is_dead() -> bool:
+        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+    wait_for(is_dead, timeout_seconds, f"the end of {pid}")

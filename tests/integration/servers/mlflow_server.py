@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.waiting import wait_for
 
 _START_SECONDS = 90
 _STOP_SECONDS = 20
@@ -144,21 +145,20 @@ class MlflowServer:
         }
 
     def _wait_until_it_answers(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+        def answers() -> bool:
+            if self._process is None or self._process.poll() is not None:
                 self._process = None
                 raise RuntimeError(f"mlflow server ended at its start: {self.log[-3000:]}")
             try:
-                if self.get("/health")[0] == 200:
-                    return
+                return self.get("/health")[0] == 200
             except OSError:
-                time.sleep(0.1)
-        self.kill()
-        raise TimeoutError(
-            f"mlflow server gave no answer in {_START_SECONDS} s: {self.log[-3000:]}"
-        )
+                return False
+
+        try:
+            wait_for(answers, _START_SECONDS, "MLflow's server", lambda: self.log[-3000:])
+        except TimeoutError:
+            self.kill()
+            raise
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

@@ -14,10 +14,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.waiting import wait_for
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 _PREFIX = "perennial"
@@ -258,11 +259,7 @@ def _tear_down(node: Node) -> None:
 
 
 def _wait(is_done: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while not is_done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {_START_SECONDS:g} s for {what}")
-        time.sleep(0.1)
+    wait_for(is_done, _START_SECONDS, what)
 
 
 def _is_left(pid: int, owner: int | None) -> bool:

@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.support.waiting import wait_for
 
 _START_SECONDS = 90
 
@@ -94,23 +95,24 @@ class PrefectServer:
         }
 
     def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
         token = base64.b64encode(self.auth_string.encode()).decode()
         request = urllib.request.Request(
             f"{self.api_url}/health", headers={"Authorization": f"Basic {token}"}
         )
-        while True:
+
+        def answers() -> bool:
             assert self._process is not None
+            assert self._process.poll() is None, self._last_words()
             try:
                 with urllib.request.urlopen(request, timeout=5) as answer:
-                    if answer.status == 200:
-                        return
+                    return answer.status == 200
             except (urllib.error.URLError, OSError):
-                pass
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                log = (self.home / "server.log").read_text(errors="replace")
-                raise TimeoutError(f"Prefect's server did not come up:\n{log[-4000:]}")
-            time.sleep(0.1)
+                return False
+
+        wait_for(answers, _START_SECONDS, "Prefect's server", self._last_words)
+
+    def _last_words(self) -> str:
+        return (self.home / "server.log").read_text(errors="replace")[-4000:]
 
 
 def _free_port() -> int:

@@ -20,6 +20,7 @@ from storage.lease import is_held, read_lease
 from storage.objects import ObjectStore, open_store
 from tests.integration.servers.prefect_server import PrefectServer
 from tests.support.tiny_lineage import TinyLineage
+from tests.support.waiting import wait_for
 
 T = TypeVar("T")
 
@@ -156,7 +157,8 @@ class Serving:
         )
         for _ in range(20):
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
+                # SQLite makes writers wait for each other, a minute at most.
+                with urllib.request.urlopen(request, timeout=90) as answer:
                     text = answer.read()
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
@@ -228,10 +230,4 @@ class Serving:
 
     def wait_for(self, look: Callable[[], T | None], seconds: float, what: str) -> T:
         """Poll until ``look`` finds something."""
-        deadline = time.monotonic() + seconds
-        while True:
-            if found := look():
-                return found
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {seconds} s for {what}; it said:\n{self.said[-6000:]}")
-            time.sleep(0.2)
+        return wait_for(look, seconds, what, lambda: f"; it said:\n{self.said[-6000:]}")
