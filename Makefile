@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 RUN := .venv/bin
 export PYTHON
 
-.PHONY: help venv demo test lint integration bench clean
+.PHONY: help venv demo test lint integration storm bench clean
 
 help:       ## this list
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' Makefile
@@ -25,10 +25,15 @@ lint: venv  ## exactly what CI runs: format, lint, types, import contracts
 
 integration: venv  ## the tests on real servers, which it installs (as root, on Debian) and starts
 	tests/integration/install.sh
-	$(RUN)/pytest -m integration tests/integration $(PYTEST_ARGS)
+	$(RUN)/pytest -m "integration and not long" tests/integration $(PYTEST_ARGS)
+
+storm: venv  ## kills and lost machines, at random moments, for many minutes; not part of CI
+	tests/integration/install.sh
+	$(RUN)/pytest -m long tests/integration $(PYTEST_ARGS)
 
 bench: venv ## timings against peers, interleaved; not part of the tests
 	@for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(RUN)/python "$$bench" || exit 1; done
+	$(RUN)/python -m tests.benchmarks.throughput
 
 clean:      ## remove caches and build output; .venv stays
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

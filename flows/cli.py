@@ -319,9 +319,13 @@ def main() -> None:
 
 def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
     """Run a flow here and now, against the configured Prefect server or a temporary one."""
+    from flows.drain import end_well_on_sigterm
     from flows.servers import require_prefect
+    from flows.temporary_server import start_temporary_server
 
     require_prefect()
+    start_temporary_server()
+    end_well_on_sigterm()
     return flow(**parameters)
 
 

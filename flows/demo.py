@@ -96,7 +96,7 @@ def run_demo(folder: Path | None, *, seed: int) -> Outcome:
         typer.echo(f"\n== {scene.title}")
         scene.prepare()
         outcome = update_model(lineage_file=scene.file)
-        typer.echo(f"{outcome.kind}: {outcome.message}")
+        typer.echo(f"{outcome.kind}: {outcome.text}")
         if outcome.kind != scene.expected:
             typer.echo(f"(NOT what one would expect here, which is {scene.expected})")
         if outcome.kind == "nothing to do":

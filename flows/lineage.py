@@ -86,9 +86,11 @@ class Lineage:
     def _check_sizes(self) -> None:
         """Refuse what could only fail after the data were read."""
         batch, workers = self.recipe.global_batch_samples, self.compute.num_workers
-        if workers and batch % workers:
+        fewest, most = (workers, workers) if isinstance(workers, int) else workers
+        if most and all(batch % count for count in range(fewest, most + 1)):
+            shown = fewest if fewest == most else f"{fewest} to {most}"
             raise ValueError(
-                f"compute.num_workers {workers} does not divide recipe.global_batch_samples "
+                f"compute.num_workers {shown} does not divide recipe.global_batch_samples "
                 f"{batch}: workers share a global batch evenly, so change one of the two"
             )
         model, seq_len = self.base.model, self.recipe.seq_len

@@ -18,8 +18,11 @@ from storage.lease import is_held, read_lease
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import mirror
 from tasks.train import MetricRelay, Metrics
+from training.errors import TrainingStoppedError
 
 logger = logging.getLogger(__name__)
+
+_INTERRUPTED = "interrupted; the next update goes on with it"
 
 
 class MirrorError(Exception):
@@ -68,11 +71,14 @@ def told_how_it_ends(ground: Ground, plan: UpdatePlan) -> Generator[None]:
     """
     try:
         yield
+    except TrainingStoppedError:
+        _end_run(ground, plan, "KILLED", _INTERRUPTED)
+        raise
     except Exception as error:
         _end_run(ground, plan, "FAILED", f"failed: {first_line_of(error)}")
         raise
     except BaseException:  # Ctrl-C, a cancelled flow, the end of the process
-        _end_run(ground, plan, "KILLED", "interrupted; the next update goes on with it")
+        _end_run(ground, plan, "KILLED", _INTERRUPTED)
         raise
 
 
@@ -90,16 +96,50 @@ def close_relay(relay: MetricRelay) -> None:
 def curve_receiver(ground: Ground, plan: UpdatePlan) -> Callable[[list[Metrics]], None]:
     """Opens, or resumes, the update's MLflow run and logs every step once.
 
-    What the store has and MLflow lacks is logged first.
+    What the store has and MLflow lacks is logged first. MLflow cannot take a point of a curve back:
+    when the training goes back, the run goes to MLflow's trash, and another begins.
     """
-    run = registry.open_run(
+    # Not at the top: needed only when there is something to show.
+    from training.metrics import rewinds_in  # noqa: PLC0415
+
+    receive, rewinds = _open_curves(ground, plan)
+
+    def receive_or_begin_again(batch: list[Metrics]) -> None:
+        nonlocal receive, rewinds
+        if rewinds_in(batch) > rewinds:
+            receive, rewinds = _open_curves(ground, plan)
+        receive(batch)
+
+    return receive_or_begin_again
+
+
+def _open_curves(ground: Ground, plan: UpdatePlan) -> tuple[Callable[[list[Metrics]], None], int]:
+    """A receiver of rows, and how often the run had gone back in those that MLflow has by now."""
+    from training.metrics import read_metrics, rewinds_in  # noqa: PLC0415  likewise
+
+    run = _open_run(ground, plan)
+    rows = read_metrics(ground.store, ground.layout.metrics(plan.id))
+    if _shows_left_branch(run, rows):
+        registry.discard_run(run)
+        run = _open_run(ground, plan)
+    return _receiver(ground, plan, run), rewinds_in(rows)
+
+
+def _open_run(ground: Ground, plan: UpdatePlan) -> registry.Run:
+    return registry.open_run(
         ground.settings.tracking_uri,
         lineage=ground.lineage.name,
         update=plan.id,
         artifact_location=ground.settings.artifact_uri,
         name=plan.version,
     )
-    return _receiver(ground, plan, run)
+
+
+def _shows_left_branch(run: registry.Run, rows: list[Metrics]) -> bool:
+    """Whether the run's curves may have steps that the training went back behind."""
+    from training.metrics import REWINDS, rewinds_in  # noqa: PLC0415  likewise
+
+    return rewinds_in(rows) > 0 and (registry.newest_value(run, REWINDS) or 0) < rewinds_in(rows)
 
 
 def metric_points(metrics: Metrics) -> list[registry.MetricPoint]:
@@ -145,12 +185,12 @@ def _receiver(
     ground: Ground, plan: UpdatePlan, run: registry.Run
 ) -> Callable[[list[Metrics]], None]:
     # Not at the top: needed only when there is something to show.
-    from training.metrics import LOSS, STEP, read_metrics  # noqa: PLC0415
+    from training.metrics import STEP, TOKENS_SEEN, read_metrics  # noqa: PLC0415
 
     registry.log_params(run, run_parameters(plan))
     # Asked for, and not taken from the tag with the last step: that one is written after the
     # metrics. A step that was taken twice has two times, so MLflow would keep both rows.
-    logged = registry.logged_steps(run, LOSS)
+    logged = registry.logged_steps(run, TOKENS_SEEN)
 
     def receive(batch: list[Metrics]) -> None:
         points = [point for metrics in batch for point in metric_points(metrics)]
@@ -163,6 +203,8 @@ def _receiver(
 
 def _log_missing_curves(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:
     """Log what MLflow lacks of the curves of judged updates: it was lost, or was not there."""
+    from training.metrics import read_metrics  # noqa: PLC0415  likewise
+
     for record in head.versions:
         if record.verdict == "IMPORTED":
             continue
@@ -171,7 +213,12 @@ def _log_missing_curves(ground: Ground, head: Head, runs: dict[str, registry.Fou
         if found is None:
             curve_receiver(ground, plan)
         elif found.last_logged_step < plan.train.num_steps:
-            _receiver(ground, plan, found.run)
+            if _shows_left_branch(
+                found.run, read_metrics(ground.store, ground.layout.metrics(plan.id))
+            ):
+                curve_receiver(ground, plan)
+            else:
+                _receiver(ground, plan, found.run)
 
 
 def _end_abandoned(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:

@@ -4,13 +4,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["done", "nothing to do", "planned", "skipped", "PASS", "FAIL", "AMBIGUOUS"]
+Kind = Literal[
+    "done", "nothing to do", "planned", "skipped", "stopped", "PASS", "FAIL", "AMBIGUOUS"
+]
 
 EXIT_CODES: dict[Kind, int] = {
     "done": 0,
     "nothing to do": 0,
     "planned": 0,
     "skipped": 0,
+    "stopped": 0,
     "PASS": 0,
     "FAIL": 3,
     "AMBIGUOUS": 4,
@@ -33,11 +36,18 @@ class Outcome:
     report: str | None = None
     """URI of the report."""
     details: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    """What a person should know of the data, though nothing failed."""
 
     @property
     def exit_code(self) -> int:
         """The command's exit code."""
         return EXIT_CODES[self.kind]
+
+    @property
+    def text(self) -> str:
+        """The message and the warnings, a line each."""
+        return "\n".join((self.message, *(f"WARNING: {warning}" for warning in self.warnings)))
 
     def to_json(self) -> str:
         """One JSON object, for ``--json``."""

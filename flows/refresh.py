@@ -33,4 +33,5 @@ def refresh_data(
         result = steps.refresh(ground, lease)
     head = read_head(ground.store, ground.layout)
     kind = "done" if result.snapshot else "nothing to do"
-    return ended(steps.outcome(ground, head, kind, result.reason, snapshot=result.snapshot))
+    more = {"snapshot": result.snapshot, "warnings": result.warnings}
+    return ended(steps.outcome(ground, head, kind, result.reason, **more))

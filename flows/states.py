@@ -15,6 +15,7 @@ STATE_NAMES: dict[Kind, str] = {
     "nothing to do": "NothingToDo",
     "planned": "Planned",
     "skipped": "Skipped",
+    "stopped": "Stopped",
     "PASS": "PASS",
     "FAIL": "FAIL",
     "AMBIGUOUS": "AMBIGUOUS",
@@ -26,5 +27,5 @@ def ended(outcome: Outcome) -> Outcome:
 
     Typed as the outcome, for that is what Prefect hands to whoever called the flow.
     """
-    state = Completed(name=STATE_NAMES[outcome.kind], message=outcome.message, data=outcome)
+    state = Completed(name=STATE_NAMES[outcome.kind], message=outcome.text, data=outcome)
     return cast(Outcome, state)

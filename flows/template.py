@@ -55,7 +55,7 @@ check:
   min_gain_nats: 0.02          # smallest gain on the new data that is worth publishing
 
 compute:
-  num_workers: 1               # Ray workers; 0 trains in the flow's own process
+  num_workers: 1               # Ray workers, or [fewest, most]; 0: in the flow's own process
 
 schedule:
   # cron: 0 2 * * *            # every night at two, while 'perennial serve' runs

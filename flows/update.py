@@ -14,6 +14,7 @@ from flows.schedule import WaitSeconds, WhenBusy
 from flows.states import ended
 from storage.lease import Lease
 from tasks.plan import NothingToDo
+from training.errors import TrainingStoppedError
 
 
 @flow(name="update-model", flow_run_name=run_name, persist_result=False)
@@ -52,15 +53,19 @@ def _update(ground: Ground, lease: Lease, *, dry_run: bool) -> Outcome:
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)
         message = f"{plan.reason} ({refreshed.reason})"
-        return steps.outcome(ground, head, "nothing to do", message)
+        return steps.outcome(ground, head, "nothing to do", message, warnings=refreshed.warnings)
+    warnings = steps.data_warnings(ground, plan, refreshed)
     if dry_run:
-        return steps.planned(ground, plan)
-    with told_how_it_ends(ground, plan):
-        checkpoint = steps.train(ground, lease, plan)
-        steps.export(ground, plan, checkpoint)
-        report = steps.check(ground, plan)
-        steps.publish(ground, lease, plan, report)
+        return steps.planned(ground, plan, warnings)
+    try:
+        with told_how_it_ends(ground, plan):
+            checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))
+            steps.export(ground, plan, checkpoint)
+            report = steps.check(ground, plan)
+            steps.publish(ground, lease, plan, report, warnings)
+    except TrainingStoppedError as stopped:
+        return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
-    outcome = steps.judged(ground, head, plan, report)
+    outcome = steps.judged(ground, head, plan, report, warnings)
     link_report(ground, outcome)
     return outcome

@@ -5,13 +5,14 @@ store, so a flow that is started again finds it.
 """
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
 
+from flows.drain import GO_ON, end_for_runner, heeded_sigterm
 from flows.ground import Ground, whoami
 from flows.mirror import (
     MirrorError,
@@ -30,7 +31,7 @@ from infra.versions import code_version
 from storage.errors import LeaseHeldError
 from storage.head import Head, SnapshotRole, VersionRecord, read_head
 from storage.lease import Lease
-from storage.snapshots import read_snapshot
+from storage.snapshots import read_snapshot, read_snapshot_manifest
 from storage.suite import read_suite
 from tasks.check import check as score_candidate
 from tasks.decide import decide
@@ -57,11 +58,13 @@ from tasks.refresh_request import (
     RefreshResult,
     TrainedTokenizer,
 )
+from tasks.rejects import rejects_of
 from tasks.review import unhold
 from tasks.scores import forgetting_matrix
 from tasks.train import MetricRelay
 from tasks.train import train as train_plan
 from tasks.verdict import VerdictReport
+from training.errors import TrainingStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +97,13 @@ def take_lease(
         if when_busy == "skip":
             return outcome(ground, None, "skipped", str(error))
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The training was asked to stop; a value, for it is no failure of its step."""
+
+    message: str
 
 
 @step
@@ -148,32 +158,39 @@ def plan_update(ground: Ground, lease: Lease, *, dry_run: bool = False) -> Updat
         reason = "the recipe changed since the rollback"
         head = unhold(ground.store, ground.layout, snapshot, by=whoami(), reason=reason).head
     plan = make_plan(ground.store, ground.layout, head, request)
-    if isinstance(plan, UpdatePlan):
-        for line in describe(plan):
-            logger.info(line)
+    # What a dry run ends with says the same.
+    for line in describe(plan) if isinstance(plan, UpdatePlan) and not dry_run else ():
+        logger.info(line)
     return plan
 
 
 @step
-def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str:
-    """Train on Ray and wait; returns the prefix of the final checkpoint."""
+def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
+    """Train on Ray and wait; returns the prefix of the final checkpoint.
+
+    SIGTERM ends it after the step that it is in, with a checkpoint; a second one ends it at once.
+    """
     if ground.lineage.compute.num_workers and not ground.settings.ray_address:
         require(ground.settings, "ray-head")
     save_plan(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id)
     relay = MetricRelay(lambda: curve_receiver(ground, plan))
-    try:
-        checkpoint = train_plan(
-            plan.train,
-            store_uri=ground.settings.store_uri,
-            compute=ground.lineage.compute,
-            work_dir=ground.work_dir,
-            ray_address=ground.settings.ray_cluster,
-            on_metrics=relay,
-        )
-    finally:
-        close_relay(relay)
+    with heeded_sigterm() as sigterm:
+        try:
+            checkpoint = train_plan(
+                plan.train,
+                store_uri=ground.settings.store_uri,
+                compute=ground.lineage.compute,
+                work_dir=ground.work_dir,
+                ray_address=ground.settings.ray_cluster,
+                on_metrics=relay,
+                is_asked_to_stop=sigterm.is_set,
+            )
+        except TrainingStoppedError as stopped:
+            return Stopped(str(stopped))
+        finally:
+            close_relay(relay)
     record_exposures(ground.store, ground.layout, plan.train, work_dir=ground.work_dir)
     return checkpoint
 
@@ -201,7 +218,13 @@ def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
 
 
 @step
-def publish(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictReport) -> Head:
+def publish(
+    ground: Ground,
+    lease: Lease,
+    plan: UpdatePlan,
+    report: VerdictReport,
+    warnings: tuple[str, ...] = (),
+) -> Head:
     """Commit the verdict with its evidence: publish, or record why not."""
     trunk = f"{plan.train.checkpoint_prefix}/step-{plan.train.trunk_step}"
     record = VersionRecord(
@@ -216,7 +239,7 @@ def publish(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepor
         on_head=0,
         reason=report.reason,
     )
-    html = _render_report(ground, plan, record, report)
+    html = _render_report(ground, plan, record, report, warnings)
     return commit_verdict(
         ground.store,
         ground.layout,
@@ -287,7 +310,20 @@ def outcome(ground: Ground, head: Head | None, kind: Kind, message: str, **more:
     )
 
 
-def planned(ground: Ground, plan: UpdatePlan) -> Outcome:
+def data_warnings(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> tuple[str, ...]:
+    """What a person should know of the data of an update, also of what was read before."""
+    rejects = (
+        rejects_of(
+            ground.store,
+            ground.layout,
+            read_snapshot_manifest(ground.store, ground.layout, snapshot),
+        )
+        for snapshot in plan.snapshots
+    )
+    return tuple(dict.fromkeys((*refreshed.warnings, *(told for told in rejects if told))))
+
+
+def planned(ground: Ground, plan: UpdatePlan, warnings: tuple[str, ...] = ()) -> Outcome:
     """What a dry run ends with."""
     head = read_head(ground.store, ground.layout)
     return outcome(
@@ -297,10 +333,17 @@ def planned(ground: Ground, plan: UpdatePlan) -> Outcome:
         "\n".join(describe(plan)),
         version=plan.version,
         details={"plan": asdict(plan)},
+        warnings=warnings,
     )
 
 
-def judged(ground: Ground, head: Head | None, plan: UpdatePlan, report: VerdictReport) -> Outcome:
+def judged(
+    ground: Ground,
+    head: Head | None,
+    plan: UpdatePlan,
+    report: VerdictReport,
+    warnings: tuple[str, ...] = (),
+) -> Outcome:
     """What an update ends with."""
     next_step = {
         "PASS": f"{plan.version} is the champion now",
@@ -316,7 +359,25 @@ def judged(ground: Ground, head: Head | None, plan: UpdatePlan, report: VerdictR
         f"{report.reason}\n{next_step}",
         version=plan.version,
         report=str(path) if path else f"{ground.store.uri}/{key}",
+        warnings=warnings,
     )
+
+
+def checkpoint_of(trained: str | Stopped) -> str:
+    """The final checkpoint that ``train`` has returned.
+
+    Raises:
+        TrainingStoppedError: There is none yet.
+    """
+    if isinstance(trained, Stopped):
+        raise TrainingStoppedError(trained.message)
+    return trained
+
+
+def stopped(ground: Ground, reason: str) -> Outcome:
+    """What an update ends with that was asked to; a run of ``perennial serve`` does not return."""
+    end_for_runner()
+    return outcome(ground, None, "stopped", f"{reason}\n{GO_ON}")
 
 
 def plan_request(ground: Ground) -> PlanRequest:
@@ -393,7 +454,11 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
 
 
 def _render_report(
-    ground: Ground, plan: UpdatePlan, record: VersionRecord, report: VerdictReport
+    ground: Ground,
+    plan: UpdatePlan,
+    record: VersionRecord,
+    report: VerdictReport,
+    warnings: tuple[str, ...],
 ) -> str:
     # Not at the top: the page and its metrics are needed only when there is a verdict.
     from tasks.report import ReportInput, render  # noqa: PLC0415
@@ -416,5 +481,6 @@ def _render_report(
         metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
         code_version=code_version(),
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        warnings=warnings,
     )
     return render(page)

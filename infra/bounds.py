@@ -8,6 +8,9 @@ by name when ``flows/`` validates a YAML or builds a form.
 from dataclasses import dataclass
 from typing import Any
 
+FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+"""``__pydantic_config__`` of a configuration class."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:

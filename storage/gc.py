@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from storage.head import Head, VersionRecord, history
-from storage.layout import Layout
+from storage.layout import KEEP_MARK, Layout
 from storage.lease import read_lease
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
@@ -39,7 +39,8 @@ def find_garbage(
 
     Reached are: all heads, and of each its marks, tokenizer, suite, replay buffer, trunk and
     snapshots; of each version its model, scores, ledger and update, but of the checkpoints only the
-    trunk. What the holder of the lease works on is kept whole, also when the holder has died.
+    trunk and the permanent ones. What the holder of the lease works on is kept whole, also when the
+    holder has died.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
@@ -49,24 +50,28 @@ def find_garbage(
     # Listed before the heads are read: what is committed in between is then seen as reached.
     found = list(store.list(layout.root))
     live = _reached(store, layout)
+    for checkpoint in _permanent(found):
+        if live.dropped_prefixes & set(_prefixes_of(checkpoint)):
+            live.spared_prefixes.add(checkpoint)
     oldest = (time.time() if now is None else now) - grace_seconds
     return [info for info in found if info.modified_at < oldest and not live.has(info.key)]
 
 
 def find_spare_checkpoints(store: ObjectStore, layout: Layout) -> list[ObjectInfo]:
-    """Checkpoints of judged updates other than their trunks. Nothing resumes from them."""
+    """Checkpoints of judged updates, neither trunk nor permanent. Nothing resumes from them."""
     heads = history(store, layout)
     trunks = {head.trunk for head in heads if head.trunk}
     trunks |= {version.trunk for version in _versions(heads) if version.trunk}
     updates = sorted({version.update for version in _versions(heads)})
     busy = _note(store, layout)
-    return [
+    found = [
         info
         for update in updates
         if update != busy
         for info in store.list(layout.checkpoints(update))
-        if not trunks & set(_prefixes_of(info.key))
     ]
+    kept = trunks | _permanent(found)
+    return [info for info in found if not kept & set(_prefixes_of(info.key))]
 
 
 def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
@@ -158,6 +163,12 @@ def _reach_unjudged(live: _Live, store: ObjectStore, layout: Layout, update: str
 def _versions(heads: Iterable[Head]) -> Iterator[VersionRecord]:
     for head in heads:
         yield from head.versions
+
+
+def _permanent(found: Iterable[ObjectInfo]) -> set[str]:
+    """Checkpoints that a run has marked to stay."""
+    mark = f"/{KEEP_MARK}"
+    return {info.key.removesuffix(mark) for info in found if info.key.endswith(mark)}
 
 
 def _note(store: ObjectStore, layout: Layout) -> str:

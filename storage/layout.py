@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+KEEP_MARK = "keep.json"
+"""Beside the manifest of a checkpoint that is permanent: it stays for as long as its update."""
 
 
 def check_name(name: str, what: str) -> str:
@@ -82,6 +84,9 @@ class Layout:
 
     def checkpoints(self, update: str) -> str:
         return f"{self.update(update)}/checkpoints"
+
+    def skips(self, update: str) -> str:
+        return f"{self.update(update)}/skips"
 
     @property
     def ledgers(self) -> str:

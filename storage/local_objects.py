@@ -95,13 +95,18 @@ class LocalObjects:
             self._replace(temp, path)
         return hashlib.sha256(body).hexdigest()
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Copy a local file in, whole or not at all, durable on return."""
+    def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        bytes_per_second: float | None = None,  # noqa: ARG002  no network is spared here
+        may_link: bool = False,
+    ) -> None:
+        """Copy or link a local file in, whole or not at all, durable on return."""
         target = self._path(key)
-        with (
-            self._staged(lambda temp: shutil.copyfile(path, temp)) as temp,
-            self._locked(key),
-        ):
+        bring = _link_or_copy if may_link else shutil.copyfile
+        with self._staged(lambda temp: bring(path, temp)) as temp, self._locked(key):
             self._replace(temp, target)
 
     def get_file(self, key: str, path: Path) -> None:
@@ -230,6 +235,15 @@ def _walk(directory: Path, prefix: str) -> Iterator[ObjectInfo]:
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 yield ObjectInfo(f"{prefix}/{name}", status.st_size, status.st_mtime)
+
+
+def _link_or_copy(path: Path, temp: Path) -> None:
+    try:
+        os.link(path, temp)
+    except OSError as error:
+        if error.errno not in (*_NO_LINKS, errno.EXDEV, errno.EMLINK):
+            raise
+        shutil.copyfile(path, temp)
 
 
 def _unique_name() -> str:

@@ -141,7 +141,7 @@ def verify(store: ObjectStore, prefix: str, files: Iterable[FileDigest]) -> None
     """
     found = {info.key: info.size for info in store.list(prefix)}
     for file in files:
-        _check_size(f"{prefix}/{file.name}", file, found.get(f"{prefix}/{file.name}"))
+        check_found(f"{prefix}/{file.name}", file, found.get(f"{prefix}/{file.name}"))
 
 
 def read_verified(store: ObjectStore, prefix: str, file: FileDigest) -> bytes:
@@ -155,7 +155,7 @@ def read_verified(store: ObjectStore, prefix: str, file: FileDigest) -> bytes:
         body = store.get(key)
     except NotFoundError as error:
         raise _missing(key, file) from error
-    _check_digest(key, file, digest_bytes(body, file.name))
+    check_digest(key, file, digest_bytes(body, file.name))
     return body
 
 
@@ -171,7 +171,7 @@ def fetch_verified(store: ObjectStore, prefix: str, file: FileDigest, path: Path
     key = f"{prefix}/{file.name}"
     local = store.local_path(key)
     if local is not None:
-        _check_digest(key, file, digest_file(local, file.name))
+        check_digest(key, file, digest_file(local, file.name))
         return local
     if path.is_file() and digest_file(path, file.name) == file:
         return path
@@ -182,7 +182,7 @@ def fetch_verified(store: ObjectStore, prefix: str, file: FileDigest, path: Path
     found = digest_file(path, file.name)
     if found != file:
         path.unlink()
-    _check_digest(key, file, found)
+    check_digest(key, file, found)
     return path
 
 
@@ -200,7 +200,35 @@ def check_stored(store: ObjectStore, prefix: str, file: FileDigest) -> None:
         piece = store.get(key, start=start, length=_PIECE_BYTES)
         digest.update(piece)
         size += len(piece)
-    _check_digest(key, file, FileDigest(file.name, size, digest.hexdigest()))
+    check_digest(key, file, FileDigest(file.name, size, digest.hexdigest()))
+
+
+def check_found(key: str, file: FileDigest, size: int | None) -> None:
+    """Check the size of what was found, None for nothing.
+
+    Raises:
+        CorruptError: It is missing or has another size.
+    """
+    if size is None:
+        raise _missing(key, file)
+    if size != file.size:
+        raise CorruptError(
+            f"{key} has {size} bytes, its manifest promises {file.size}; restore it from a copy"
+        )
+
+
+def check_digest(key: str, file: FileDigest, found: FileDigest) -> None:
+    """Check what was found under ``key`` against the digest that a manifest promises.
+
+    Raises:
+        CorruptError: It has another size, or other bytes.
+    """
+    check_found(key, file, found.size)
+    if found.sha256 != file.sha256:
+        raise CorruptError(
+            f"{key} was altered: its manifest promises SHA-256 {file.sha256[:12]}, "
+            f"found {found.sha256[:12]}; restore it from a copy"
+        )
 
 
 def _indented(fields: dict[str, Any]) -> bytes:
@@ -220,21 +248,3 @@ def _missing(key: str, file: FileDigest) -> CorruptError:
     return CorruptError(
         f"{key} is missing, its manifest promises {file.size} bytes; restore it from a copy"
     )
-
-
-def _check_size(key: str, file: FileDigest, size: int | None) -> None:
-    if size is None:
-        raise _missing(key, file)
-    if size != file.size:
-        raise CorruptError(
-            f"{key} has {size} bytes, its manifest promises {file.size}; restore it from a copy"
-        )
-
-
-def _check_digest(key: str, file: FileDigest, found: FileDigest) -> None:
-    _check_size(key, file, found.size)
-    if found.sha256 != file.sha256:
-        raise CorruptError(
-            f"{key} was altered: its manifest promises SHA-256 {file.sha256[:12]}, "
-            f"found {found.sha256[:12]}; restore it from a copy"
-        )

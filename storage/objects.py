@@ -72,8 +72,23 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def put_file(self, key: str, path: Path) -> None:
-        """Upload a local file, whole or not at all, durable on return."""
+    def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        bytes_per_second: float | None = None,
+        may_link: bool = False,
+    ) -> None:
+        """Upload a local file, whole or not at all, durable on return.
+
+        Args:
+            key: Its name in the store.
+            path: The file.
+            bytes_per_second: At most so fast on average; None: as fast as it goes.
+            may_link: Nobody writes to the file again, so that a store on the same disk may take it
+                as its own without a copy.
+        """
         ...
 
     def get_file(self, key: str, path: Path) -> None:

@@ -22,6 +22,7 @@ from storage.tracking import (
     FoundRun,
     MetricPoint,
     Run,
+    discard_run,
     find_run,
     finish,
     list_runs,
@@ -29,6 +30,7 @@ from storage.tracking import (
     log_params,
     log_report,
     logged_steps,
+    newest_value,
     open_run,
     shorten,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "Run",
     "VersionPage",
     "check_tracking",
+    "discard_run",
     "find_run",
     "finish",
     "is_projected",
@@ -52,6 +55,7 @@ __all__ = [
     "log_params",
     "log_report",
     "logged_steps",
+    "newest_value",
     "open_run",
     "project",
 ]

@@ -147,10 +147,17 @@ class S3Objects:
 
         return self._bucket.run(f"replace {key}", attempt)
 
-    def put_file(self, key: str, path: Path) -> None:
+    def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        bytes_per_second: float | None = None,
+        may_link: bool = False,  # noqa: ARG002  there is nothing to link
+    ) -> None:
         """Upload a local file, whole or not at all, durable on return; large ones in parts."""
         if path.stat().st_size > s3_transfer.PART_BYTES:
-            s3_transfer.upload(self._bucket, key, path)
+            s3_transfer.upload(self._bucket, key, path, bytes_per_second)
         else:
             self.put(key, path.read_bytes())
 

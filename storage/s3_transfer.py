@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,8 +33,26 @@ _PART_SIZE = "perennial-part-bytes"
 _SHOW_FROM_BYTES = 256 << 20
 
 
-def upload(bucket: Bucket, key: str, path: Path) -> None:
-    """Send a file in parts; it appears whole or not at all.
+class Pace:
+    """Lets so many bytes a second through, over all threads that ask; None: as many as come."""
+
+    def __init__(self, bytes_per_second: float | None) -> None:
+        self._rate = bytes_per_second
+        self._mutex = threading.Lock()
+        self._free_at = time.monotonic()
+
+    def wait(self, num_bytes: int) -> None:
+        """Return when ``num_bytes`` may go."""
+        if self._rate is None:
+            return
+        with self._mutex:
+            starts_at = max(self._free_at, time.monotonic())
+            self._free_at = starts_at + num_bytes / self._rate
+        time.sleep(max(0.0, starts_at - time.monotonic()))
+
+
+def upload(bucket: Bucket, key: str, path: Path, bytes_per_second: float | None = None) -> None:
+    """Send a file in parts, at most so fast on average; it appears whole or not at all.
 
     Raises:
         StorageError: As ``Bucket.run``; the parts that were sent are dropped.
@@ -40,6 +60,7 @@ def upload(bucket: Bucket, key: str, path: Path) -> None:
     """
     size = path.stat().st_size
     part_bytes = _part_bytes_of(size)
+    pace = Pace(bytes_per_second)
     place, identity = bucket.place(key), os.urandom(8).hex()
     metadata = {_UPLOAD: identity, _PART_SIZE: str(part_bytes)}
     upload_id = bucket.run(
@@ -52,6 +73,7 @@ def upload(bucket: Bucket, key: str, path: Path) -> None:
         def send(number: int) -> dict[str, Any]:
             start = number * part_bytes
             body = _read(path, start, min(part_bytes, size - start))
+            pace.wait(len(body))
             return _send_part(bucket, key, upload_id, number + 1, body)
 
         num_parts = -(-size // part_bytes)

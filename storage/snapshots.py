@@ -115,6 +115,18 @@ def read_snapshot(store: ObjectStore, layout: Layout, snapshot: str) -> Snapshot
         NotFoundError: There is no such snapshot.
         CorruptError: The manifest was altered, or a file is missing or has another size.
     """
+    manifest = read_snapshot_manifest(store, layout, snapshot)
+    verify(store, layout.snapshot(snapshot), manifest.files)
+    return manifest
+
+
+def read_snapshot_manifest(store: ObjectStore, layout: Layout, snapshot: str) -> SnapshotManifest:
+    """The manifest alone, whose files are checked when they are read: lists no object.
+
+    Raises:
+        NotFoundError: There is no such snapshot.
+        CorruptError: The manifest was altered.
+    """
     key = layout.snapshot_manifest(snapshot)
     manifest = load(store, key, SnapshotManifest)
     identified = (manifest.id, manifest.lineage, manifest.identity[:12], manifest.content)
@@ -123,7 +135,6 @@ def read_snapshot(store: ObjectStore, layout: Layout, snapshot: str) -> Snapshot
             f"{key} was altered: id, lineage, identity or content do not fit snapshot {snapshot} "
             f"of {layout.lineage}; restore it from a copy"
         )
-    verify(store, layout.snapshot(snapshot), manifest.files)
     return manifest
 
 

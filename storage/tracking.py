@@ -187,6 +187,16 @@ def logged_steps(run: Run, key: str) -> set[int]:
     return {metric.step for metric in history}
 
 
+def newest_value(run: Run, key: str) -> float | None:
+    """The value of the curve ``key`` at its last step, None when it has none."""
+    return mlflow_client(run.tracking_uri).get_run(run.run_id).data.metrics.get(key)
+
+
+def discard_run(run: Run) -> None:
+    """Move the run to MLflow's trash; ``open_run`` then begins another. Safe to retry."""
+    mlflow_client(run.tracking_uri).delete_run(run.run_id)
+
+
 def log_report(run: Run, html: str, *, known_digest: str = "") -> None:
     """Attach ``report.html`` to the run, if it is not the page that hangs there already."""
     digest = hashlib.sha256(html.encode()).hexdigest()

@@ -24,7 +24,7 @@ from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
-from tasks.rejects import RejectWriter
+from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
 from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, split_by_cluster
 from tasks.tokenize import TokenizedDocument, tokenize_documents, train_on
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REJECTS = "rejects.jsonl.zst"
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
 RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
@@ -70,6 +69,7 @@ class ReadDocuments:
     rejected: dict[str, int]
     """Lines, rows and files by reason."""
     warnings: tuple[str, ...]
+    first_reject: Reject | None = None
 
     @property
     def num_train(self) -> int:
@@ -139,6 +139,7 @@ def read_and_split(
         consumed=next_marks({}, listed, unread),
         rejected=rejects.counts,
         warnings=warnings,
+        first_reject=rejects.first,
     )
 
 

@@ -24,8 +24,8 @@ from tasks.scores import read_scores, write_scores
 from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
 
 if TYPE_CHECKING:
+    from training.causal_model import CausalModel
     from training.holdout import HoldoutDocument
-    from training.model import Decoder
 
 _PROBES = 4
 _Scores = tuple[DocumentScore, ...]
@@ -110,9 +110,9 @@ class _Scene:
     store: ObjectStore
     layout: Layout
     work_dir: Path
-    loaded: "dict[str, Decoder]"
+    loaded: "dict[str, CausalModel]"
 
-    def model(self, version: str) -> "Decoder":
+    def model(self, version: str) -> "CausalModel":
         from tasks.measure import open_model  # noqa: PLC0415  torch
 
         if version not in self.loaded:

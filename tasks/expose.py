@@ -16,6 +16,7 @@ from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, read_snapshot
 from training.config import Stream, TrainPlan
 from training.order import Order
+from training.skips import Skips, read_skips
 
 logger = logging.getLogger(__name__)
 
@@ -25,22 +26,27 @@ _STEPS_AT_ONCE = 256
 def record_exposures(
     store: ObjectStore, layout: Layout, plan: TrainPlan, *, work_dir: Path
 ) -> None:
-    """Write the ledger of a finished update. Safe to retry: the same plan gives the same rows."""
+    """Write the ledger of a finished update. Safe to retry: the same plan gives the same rows.
+
+    Batches that were passed over are not in it: nothing was learned from them.
+    """
     rows: list[LedgerRow] = []
-    for stream, draws in zip(plan.mixture.streams, draws_by_row(plan), strict=True):
+    drawn = draws_by_row(plan, read_skips(store, plan))
+    for stream, draws in zip(plan.mixture.streams, drawn, strict=True):
         rows += _exposures(store, layout, stream, draws, plan.seq_len, work_dir)
     write_ledger(store, layout, plan.update, rows)
     seen = sum(row.tokens for row in rows)
     logger.info(f"ledger: {len(rows):,} documents seen by update {plan.update}, {seen:,} tokens")
 
 
-def draws_by_row(plan: TrainPlan) -> list[npt.NDArray[np.int64]]:
-    """How often each training sample of each stream was drawn, ``int64[available]`` a stream."""
+def draws_by_row(plan: TrainPlan, skips: Skips) -> list[npt.NDArray[np.int64]]:
+    """How often each training sample was learned from, ``int64[available]`` a stream."""
     order = Order(plan.mixture, plan.global_batch_samples)
     drawn = [np.zeros(stream.available, np.int64) for stream in plan.mixture.streams]
-    for first in range(0, plan.num_steps, _STEPS_AT_ONCE):
-        steps = range(first, min(first + _STEPS_AT_ONCE, plan.num_steps))
-        pairs = [order.step(step) for step in steps]
+    passed_over = set(skips.steps_before(plan.num_steps))
+    learned = [step for step in range(plan.num_steps) if step not in passed_over]
+    for first in range(0, len(learned), _STEPS_AT_ONCE):
+        pairs = [order.step(step) for step in learned[first : first + _STEPS_AT_ONCE]]
         streams = np.concatenate([pair[0] for pair in pairs])
         samples = np.concatenate([pair[1] for pair in pairs])
         for index, counts in enumerate(drawn):

@@ -35,7 +35,7 @@ def import_base(
     Args:
         store: Where everything of the lineage lies.
         layout: Of the lineage, which has no champion yet.
-        directory: Model of a family that ``training.hub`` reads, with its tokenizer.
+        directory: A causal model in safetensors, with its tokenizer.
         references: Snapshots of text like what the model was trained on, minted by a refresh with
             the model's tokenizer. They become learned and enter replay.
         extend_replay: Called when there are references.
@@ -134,10 +134,10 @@ def _export(
         fetch_model(store, prefix, work_dir / "published" / version)
         return
     # Not at the top: torch takes seconds to import, and who merely schedules does not need it.
-    from training.hub import load_decoder  # noqa: PLC0415
+    from training.model_files import load_model  # noqa: PLC0415
     from training.tokenizer import read_tokenizer_manifest  # noqa: PLC0415
 
-    model = load_decoder(directory)
+    model = load_model(directory)
     vocab_size = read_tokenizer_manifest(store, tokenizer).vocab_size
     if vocab_size > model.config.vocab_size:
         raise ValueError(

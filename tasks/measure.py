@@ -7,27 +7,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from storage.file_cache import FileCache
 from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest
 from storage.suite import SuiteSlice
 from tasks.verdict import Health
+from training.causal_model import CausalModel
 from training.evaluate import score_documents, unigram_nats
 from training.generate import generate
 from training.holdout import DocumentScore, HoldoutDocument
-from training.hub import load_decoder
-from training.model import Decoder
+from training.model_files import load_model
 from training.shards import MdsReader, read_holdout
 
 _PREFIX_TOKENS = 16
 _NEW_TOKENS = 48
 
 
-def open_model(store: ObjectStore, layout: Layout, version: str, work_dir: Path) -> Decoder:
+def open_model(store: ObjectStore, layout: Layout, version: str, work_dir: Path) -> CausalModel:
     """Load ``models/<version>/``, every byte checked. Raises NotFoundError, CorruptError."""
     directory = fetch_model(store, layout.model(version), work_dir / "models" / version)
-    return load_decoder(directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(directory)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_documents(
@@ -43,13 +45,13 @@ def read_documents(
         layout.snapshot(snapshot.id),
         f"{item.domain}/holdout",
         item.files,
-        work_dir / "snapshots" / snapshot.id,
+        FileCache(work_dir / "snapshots"),
     )
     return read_holdout(reader, token_dtype=snapshot.token_dtype)
 
 
 def score(
-    model: Decoder, documents: Sequence[HoldoutDocument], snapshot: SnapshotManifest
+    model: CausalModel, documents: Sequence[HoldoutDocument], snapshot: SnapshotManifest
 ) -> tuple[DocumentScore, ...]:
     """The model's losses, a value a document, in their order."""
     scores = score_documents(
@@ -72,7 +74,7 @@ def score_unigram(
     )
 
 
-def probe(model: Decoder, openings: Sequence[HoldoutDocument], *, end_id: int) -> Health:
+def probe(model: CausalModel, openings: Sequence[HoldoutDocument], *, end_id: int) -> Health:
     """Continue the openings of held-out documents greedily, and look at what comes out."""
     # Never the whole document: after its end there is nothing to continue.
     prompts = [row.tokens[:-1][:_PREFIX_TOKENS].tolist() for row in openings]
@@ -90,6 +92,6 @@ def probe(model: Decoder, openings: Sequence[HoldoutDocument], *, end_id: int) -
 
 
 @torch.inference_mode()
-def _is_finite(model: Decoder, tokens: Sequence[int]) -> bool:
-    inputs = torch.tensor([tokens], device=model.output_weight.device)
+def _is_finite(model: CausalModel, tokens: Sequence[int]) -> bool:
+    inputs = torch.tensor([tokens], device=model.device)
     return bool(torch.isfinite(model(inputs)).all())

@@ -16,31 +16,27 @@ from storage.objects import ObjectStore
 from training.config import TrainPlan
 
 if TYPE_CHECKING:
-    from training.model import Decoder
+    from training.causal_model import CausalModel
 
 logger = logging.getLogger(__name__)
 
 
 def load_trained(
     store: ObjectStore, checkpoint_prefix: str, plan: TrainPlan, work_dir: Path
-) -> "Decoder":
-    """The decoder with a checkpoint's weights, verified. Raises NotFoundError, CorruptError."""
-    import torch  # noqa: PLC0415  heavy
-
+) -> "CausalModel":
+    """The model with a checkpoint's weights, verified. Raises NotFoundError, CorruptError."""
     from training.checkpoint import load_weights  # noqa: PLC0415  torch
-    from training.model import Decoder  # noqa: PLC0415  torch
+    from training.model_files import model_with  # noqa: PLC0415  torch
 
-    weights = load_weights(store, checkpoint_prefix, work_dir)
-    with torch.device("meta"):
-        model = Decoder(plan.model)
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
+    return model_with(
+        plan.model, load_weights(store, checkpoint_prefix, work_dir), checkpoint_prefix
+    )
 
 
 def export_model(
     store: ObjectStore,
     layout: Layout,
-    model: "Decoder",
+    model: "CausalModel",
     *,
     version: str,
     origin: str,
@@ -54,7 +50,7 @@ def export_model(
     Raises:
         RuntimeError: The export computes other logits; the message names the largest difference.
     """
-    from training.hub import write_model  # noqa: PLC0415  torch
+    from training.model_files import write_directory  # noqa: PLC0415  torch
     from training.pyfunc import write_mlmodel  # noqa: PLC0415  tokenizers
     from training.tokenizer import TOKENIZER_FILES, fetch_tokenizer  # noqa: PLC0415  tokenizers
 
@@ -63,13 +59,7 @@ def export_model(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     tokenizer = fetch_tokenizer(store, tokenizer_prefix, work_dir / "tokenizer")
-    write_model(
-        directory,
-        model.config,
-        model.state_dict(),
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-    )
+    write_directory(directory, model, start_id=tokenizer.start_id, end_id=tokenizer.end_id)
     for name in TOKENIZER_FILES:
         if (tokenizer.directory / name).is_file():
             shutil.copyfile(tokenizer.directory / name, directory / name)
@@ -90,13 +80,13 @@ def export_model(
     logger.info("exported %s to %s, logits equal", origin, prefix)
 
 
-def _compare(model: "Decoder", directory: Path, prefix: str) -> None:
+def _compare(model: "CausalModel", directory: Path, prefix: str) -> None:
     """Raise RuntimeError unless the model in ``directory`` computes exactly what ``model`` does."""
     import torch  # noqa: PLC0415  heavy
 
-    from training.hub import load_decoder  # noqa: PLC0415  torch
+    from training.model_files import load_like  # noqa: PLC0415  torch
 
-    reloaded = load_decoder(directory)
+    reloaded = load_like(model, directory)
     vocab_size = model.config.vocab_size
     for length in (1, 7, 64):
         length = min(length, model.config.max_position_embeddings)

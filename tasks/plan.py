@@ -21,8 +21,17 @@ from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.mix import NewSlice, ReplayConfig, mix
-from training.config import FORBID_UNKNOWN, Mixture, ModelConfig, Recipe, Schedule, TrainPlan
-from training.hub_config import config_from
+from training.config import (
+    FORBID_UNKNOWN,
+    ForeignConfig,
+    Mixture,
+    ModelConfig,
+    Recipe,
+    Schedule,
+    TrainPlan,
+)
+from training.foreign_config import model_config_of, why_not_native
+from training.identity import identity_fields
 from training.schedule import resolve
 
 logger = logging.getLogger(__name__)
@@ -181,6 +190,9 @@ def describe(plan: UpdatePlan) -> list[str]:
         f"{train.seq_len} tokens = {plan.total_tokens:,} tokens",
         describe_schedule(train.schedule),
     ]
+    if isinstance(train.model, ForeignConfig):
+        why = why_not_native(train.model)
+        lines.append(f"model: {train.model.model_type}, computed by transformers: {why}")
     for stream in train.mixture.streams:
         share = stream.parts / train.mixture.total_parts
         drawn = share * train.num_steps * train.global_batch_samples
@@ -238,11 +250,11 @@ def _plan_of(
     _check_compatible(pending, head, recipe, start.model)
     inputs = {
         "initial": start.initial,
-        "model": asdict(start.model),
+        "model": identity_fields(start.model),
         "snapshots": [snapshot.id for snapshot in pending],
         "replay": head.replay if replayed else None,
-        "mixture": asdict(mixture),
-        "recipe": asdict(recipe),
+        "mixture": identity_fields(mixture),
+        "recipe": identity_fields(recipe),
         "num_steps": num_steps,
         "tokenizer": head.tokenizer,
     }
@@ -269,7 +281,7 @@ class _Start:
     """Where training starts from."""
 
     initial: str | None
-    model: ModelConfig
+    model: ModelConfig | ForeignConfig
     trunk_tokens: int = 0
 
 
@@ -333,10 +345,17 @@ def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanReque
     return _Start(None, request.new_model)
 
 
-def _check_same_model(layout: Layout, asked: ModelConfig | None, has: ModelConfig) -> None:
+def _check_same_model(
+    layout: Layout, asked: ModelConfig | None, has: ModelConfig | ForeignConfig
+) -> None:
     """Refuse another architecture than the trunk's, which would go unheeded."""
     if asked is None:
         return
+    if isinstance(has, ForeignConfig):
+        raise ValueError(  # noqa: TRY004  a wrong configuration, not a wrong type
+            f"base.model of lineage {layout.lineage} was set after its first version, which is a "
+            f"{has.model_type} model from base.directory: set it back, or start another lineage"
+        )
     changed = [
         f"{name} {value} (the lineage has {asdict(has)[name]})"
         for name, value in asdict(asked).items()
@@ -349,16 +368,19 @@ def _check_same_model(layout: Layout, asked: ModelConfig | None, has: ModelConfi
         )
 
 
-def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelConfig:
+def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelConfig | ForeignConfig:
     prefix = layout.model(version)
     manifest = read_model_manifest(store, prefix)
     file = next(file for file in manifest.files if file.name == "config.json")
     fields = json.loads(read_verified(store, prefix, file))
-    return config_from(fields, Path(prefix) / "config.json")
+    return model_config_of(fields, Path(prefix) / "config.json")
 
 
 def _check_compatible(
-    pending: list[SnapshotManifest], head: Head, recipe: Recipe, model: ModelConfig
+    pending: list[SnapshotManifest],
+    head: Head,
+    recipe: Recipe,
+    model: ModelConfig | ForeignConfig,
 ) -> None:
     if recipe.seq_len > model.max_position_embeddings:
         raise ValueError(

@@ -31,6 +31,7 @@ from tasks.build import (
 from tasks.marks import publish_marks, read_marks
 from tasks.refresh_request import (
     ImportedTokenizer,
+    Listing,
     RefreshRequest,
     RefreshResult,
     StoredTokenizer,
@@ -40,6 +41,7 @@ from tasks.refresh_request import (
     list_new,
     state_of,
 )
+from tasks.rejects import describe_rejects, rejects_of
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -60,7 +62,8 @@ def refresh(
     """Read what is new in the sources and commit it as a snapshot. Safe to retry after any crash.
 
     Nothing new, or less than the minimum, is success: nothing is minted, and what was not enough is
-    read again next time. New files without a new document are marked as read all the same.
+    read again next time. New files without a new document are marked as read all the same. A
+    lineage whose sources have never matched a file is an error: its URIs are yet to be filled in.
 
     Args:
         store: Where the lineage lies.
@@ -78,8 +81,10 @@ def refresh(
         ValueError: The request does not fit the lineage; the message names the field.
     """
     head = read_head(store, layout)
-    sources, files_listed = list_new(request, read_marks(store, head.marks if head else None))
-    if not sources:
+    listing = list_new(request, read_marks(store, head.marks if head else None))
+    files_listed = listing.files_listed
+    if not listing.new:
+        _check_ever_matched(layout, head, listing)
         return RefreshResult(
             snapshot=None,
             head=head.number if head else 0,
@@ -89,12 +94,19 @@ def refresh(
                 else "no file matches the uri of any source"
             ),
             files_listed=files_listed,
+            warnings=listing.without_files,
         )
-    inputs = inputs_of(store, layout, request, head, sources)
-    files_new = sum(len(objects) for _, objects in sources)
+    inputs = inputs_of(store, layout, request, head, listing.new)
+    files_new = sum(len(objects) for _, objects in listing.new)
     with TemporaryDirectory(dir=work_dir, prefix="refresh-") as scratch:
         work = _Refresh(store, layout, request, head, by, lease_token, Path(scratch), progress)
-        return replace(work.run(inputs), files_listed=files_listed, files_new=files_new)
+        result = work.run(inputs)
+    return replace(
+        result,
+        files_listed=files_listed,
+        files_new=files_new,
+        warnings=(*listing.without_files, *result.warnings),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,8 @@ class _Refresh:
         manifest = store_snapshot(
             self.store, self.layout, inputs, read, work_dir=self.work_dir, progress=self.progress
         )
-        return replace(self._commit_snapshot(manifest), warnings=read.warnings)
+        result = self._commit_snapshot(manifest)
+        return replace(result, warnings=(*result.warnings, *read.warnings))
 
     def _commit_snapshot(self, manifest: SnapshotManifest) -> RefreshResult:
         """Put a minted snapshot on the head, with its marks and its holdout in the suite."""
@@ -167,7 +180,8 @@ class _Refresh:
             return with_it(head) is head
 
         head = self._commit(with_it, is_in)
-        return _committed(manifest, head, reason)
+        rejects = rejects_of(self.store, self.layout, manifest)
+        return replace(_committed(manifest, head, reason), warnings=_warned(rejects))
 
     def _commit_marks(self, read: ReadDocuments) -> RefreshResult:
         """Remember what was read though it gave nothing to train on."""
@@ -220,6 +234,11 @@ class _Refresh:
     @staticmethod
     def _told(read: ReadDocuments, head: Head | None, reason: str) -> RefreshResult:
         """The result of a refresh that minted nothing."""
+        rejects = ""
+        if read.first_reject is not None:
+            rejects = describe_rejects(
+                read.rejected, read.first_reject, documents_read=len(read.documents)
+            )
         return RefreshResult(
             snapshot=None,
             head=head.number if head else 0,
@@ -227,8 +246,27 @@ class _Refresh:
             documents_read=len(read.documents),
             documents_dropped=read.dropped,
             lines_rejected=read.rejected,
-            warnings=read.warnings,
+            warnings=(*_warned(rejects), *read.warnings),
         )
+
+
+def _warned(rejects: str) -> tuple[str, ...]:
+    """The sentence on rejects, if there is one, which is logged as well."""
+    if not rejects:
+        return ()
+    logger.warning("%s", rejects)
+    return (rejects,)
+
+
+def _check_ever_matched(layout: Layout, head: Head | None, listing: Listing) -> None:
+    """Refuse sources of which nothing was ever read and nothing can be now."""
+    has_read = head is not None and (head.snapshots or head.marks)
+    if listing.files_listed or has_read:
+        return
+    raise ValueError(
+        f"lineage {layout.lineage} has no data: no source has ever matched a file "
+        f"({'; '.join(listing.without_files)}); fill in the uri of each source, or put files there"
+    )
 
 
 def _open_tokenizer(

@@ -95,18 +95,34 @@ class RefreshResult:
     holdout_documents: int = 0
     holdout_tokens: int = 0
     warnings: tuple[str, ...] = ()
+    """What a person should know: rejects, sources without a file, domains without a holdout."""
 
 
-def list_new(request: RefreshRequest, marks: dict[str, str]) -> tuple[SourceFiles, int]:
-    """The sources that have new files, by name, with these files; and how many files all have."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What the sources hold now."""
+
+    new: SourceFiles
+    """The sources that have new files, by name, with these files."""
+    files_listed: int
+    """Of all sources, new or not."""
+    without_files: tuple[str, ...]
+    """A sentence for every source whose pattern matches no file."""
+
+
+def list_new(request: RefreshRequest, marks: dict[str, str]) -> Listing:
+    """List all sources, and tell apart what is marked as read."""
     files_listed = 0
+    without_files: list[str] = []
     found: list[tuple[SourceConfig, tuple[SourceObject, ...]]] = []
     for source in sorted(request.sources, key=lambda source: source.name):
         listed = list_source(source)
         files_listed += len(listed)
+        if not listed:
+            without_files.append(f"source {source.name}: no file matches {source.uri}")
         if new := new_objects(listed, marks):
             found.append((source, tuple(new)))
-    return tuple(found), files_listed
+    return Listing(new=tuple(found), files_listed=files_listed, without_files=tuple(without_files))
 
 
 def inputs_of(

@@ -49,6 +49,8 @@ class ReportInput:
     code_version: str
     written_at: str
     """UTC, ISO 8601."""
+    warnings: tuple[str, ...] = ()
+    """What a person should know of the data: rejects, sources without a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

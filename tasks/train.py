@@ -21,24 +21,55 @@ Metrics = dict[str, Any]
 _LONGEST_PAUSE_SECONDS = 240.0
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerCount:
+    """A number of workers, or the fewest and the most of them; hooks of pydantic, as ``Bounds``."""
+
+    def check(self, value: Any) -> int | tuple[int, int]:
+        """Return ``value``, or raise ValueError with what is allowed."""
+        if type(value) is int and value >= 0:
+            return value
+        if isinstance(value, list | tuple):
+            ends = tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            if len(ends) == 2 and all(type(end) is int for end in ends) and 1 <= ends[0] <= ends[1]:  # pyright: ignore[reportUnknownArgumentType]
+                return ends  # pyright: ignore[reportUnknownVariableType]
+        raise ValueError(
+            "must be a whole number of at least 0, or the fewest and the most workers, as in "
+            f"[1, 4], got {value!r}"
+        )
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> Any:
+        """Hook of pydantic: one sentence instead of one for each type."""
+        from pydantic_core import core_schema  # noqa: PLC0415  the only place that needs it
+
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> Any:
+        """Hook of pydantic: for forms and the reference."""
+        pair = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+        return {"anyOf": [{"type": "integer", "minimum": 0}, pair], "unit": "workers"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeConfig:
     """Where and how wide training runs. Never part of an identity."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
-    num_workers: Annotated[int, Bounds(ge=0, unit="workers")] = 1
-    """Ray workers; 0 trains in the flow's own process, without Ray."""
+    num_workers: Annotated[int | tuple[int, int], WorkerCount()] = 1
+    """Ray workers, or the fewest and the most, as in [1, 4]: the training takes the largest number
+    that has room and divides recipe.global_batch_samples, goes on with fewer when a machine is
+    lost, and takes more in when there is room. 0 trains in the flow's own process, without Ray."""
     use_gpu: bool = False
     """One GPU a worker."""
     threads_per_worker: Annotated[int | None, Bounds(gt=0)] = None
     """CPU threads of each worker; all cores shared evenly if not set."""
     max_failures: Annotated[int, Bounds(ge=0)] = 3
-    """Worker groups lost before the training is given up; each starts again from the newest
-    checkpoint."""
+    """Losses of workers, or of Ray's head, before the training is given up; each time it starts
+    again from the newest checkpoint."""
     wait_seconds: Annotated[float, Bounds(ge=0, unit="seconds")] = 3600.0
-    """How long to wait for machines, at the start and after one was lost; then the training is
-    given up. Another run goes on from the newest checkpoint, also on fewer workers."""
+    """How long to wait for machines, at the start and after one, or Ray's head, was lost; then the
+    training is given up. Another run goes on from the newest checkpoint, also on fewer workers."""
     silence_seconds: Annotated[float, Bounds(gt=0, unit="seconds")] = 900.0
     """How long a worker may wait for another before it counts as lost. Must exceed the time in
     which one worker stores a checkpoint."""
@@ -52,11 +83,15 @@ def train(
     work_dir: Path,
     ray_address: str = "",
     on_metrics: Callable[[list[Metrics]], None] | None = None,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Train ``plan`` to its end; returns the prefix of its final checkpoint.
 
     Safe to retry: training goes on from the newest committed checkpoint, and a finished one is
     returned at once.
+
+    Raises:
+        TrainingStoppedError: ``is_asked_to_stop`` has become true; a checkpoint was saved.
     """
     # Not at the top: torch and Ray take seconds to import, and who merely schedules needs neither.
     from training.launch import run_training  # noqa: PLC0415
@@ -67,10 +102,11 @@ def train(
         def follow(batch: list[Metrics]) -> None:
             if batch:
                 last = batch[-1]
+                losses = [row["train/loss"] for row in batch if "train/loss" in row]
+                loss = f"loss {losses[-1]:.3f} nats per token" if losses else "passed over"
                 progress.update(
-                    last["tokens_seen"],
-                    f"step {last['step']}/{plan.num_steps}, "
-                    f"loss {last['train/loss']:.3f} nats per token",
+                    last["step"] * plan.global_batch_tokens,
+                    f"step {last['step']}/{plan.num_steps}, {loss}",
                 )
             if on_metrics is not None:
                 on_metrics(batch)
@@ -87,6 +123,7 @@ def train(
             work_dir=work_dir,
             ray_address=ray_address or None,
             on_metrics=follow,
+            is_asked_to_stop=is_asked_to_stop,
         )
 
 

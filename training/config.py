@@ -3,63 +3,32 @@
 Where a run happens (store, cluster, number of workers) never enters these classes. They are plain
 frozen dataclasses, so that the core of ``training/`` needs no pydantic; ``flows/`` validates YAML
 into them through ``__pydantic_config__``, and all of them are written to JSON with
-``dataclasses.asdict``.
+``dataclasses.asdict``. Identities are made of ``training.identity.identity_fields`` instead, to
+which a field that is added later is new only where it is used: give it ``metadata=ADDED_LATER``.
 """
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from infra.bounds import Bounds
-
-FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+from infra.bounds import FORBID_UNKNOWN, Bounds
+from training.model_config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """Architecture of the native decoder, the Llama family."""
+class ForeignConfig:
+    """Architecture of any other causal model, which ``transformers`` computes."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-
-    vocab_size: Annotated[int, Bounds(gt=1, le=10_000_000)]
-    """Rows of the embedding; for a lineage that starts from nothing also the size of the trained
-    tokenizer."""
-    hidden_size: Annotated[int, Bounds(gt=0, le=65_536)]
-    num_layers: Annotated[int, Bounds(gt=0, le=1000)]
-    num_heads: Annotated[int, Bounds(gt=0, le=4096)]
-    num_kv_heads: Annotated[int, Bounds(gt=0, le=4096)]
-    """Key and value heads; fewer than ``num_heads`` is grouped-query attention."""
-    intermediate_size: Annotated[int, Bounds(gt=0, le=1_000_000)]
-    """Width of the SwiGLU."""
-    head_dim: Annotated[int | None, Bounds(gt=0, le=65_536)] = None
-    """Width of one head; ``hidden_size / num_heads`` when not set."""
-    rope_theta: Annotated[float, Bounds(gt=0)] = 10_000.0
-    rms_norm_eps: Annotated[float, Bounds(gt=0)] = 1e-5
-    tie_embeddings: bool = True
-    qkv_bias: bool = False
-    max_position_embeddings: Annotated[int, Bounds(gt=0, le=1_000_000_000, unit="tokens")] = 2048
-    initializer_range: Annotated[float, Bounds(gt=0)] = 0.02
-    """Standard deviation of the initial weights."""
-
-    def __post_init__(self) -> None:
-        if self.head_dim is None and self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}: "
-                "set head_dim"
-            )
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}"
-            )
-        if self.head_width % 2:
-            raise ValueError(
-                f"the width of a head must be even, because rotary positions turn pairs of its "
-                f"numbers, but it is {self.head_width}: set an even head_dim"
-            )
-
-    @property
-    def head_width(self) -> int:
-        """Width of one attention head."""
-        return self.head_dim or self.hidden_size // self.num_heads
+    model_type: str
+    """As config.json names the family."""
+    vocab_size: int
+    """Rows of the embedding."""
+    max_position_embeddings: int
+    """Longest sequence, tokens; a very large number where the family has no limit."""
+    packing: Literal["positions", "mask", "rows"]
+    """How several documents in a row are kept apart, see ``training.foreign_packing``; found when
+    the model was imported, and the same in all its updates."""
+    fields: str
+    """All of config.json that can change what is computed, as canonical JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +167,7 @@ class TrainPlan:
     initial: str | None
     """Prefix of the checkpoint or Hugging Face directory to start from; None: random weights from
     the seed."""
-    model: ModelConfig
+    model: ForeignConfig | ModelConfig
     start_id: int
     end_id: int
     mixture: Mixture
@@ -219,6 +188,11 @@ class TrainPlan:
     def global_batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
         return self.global_batch_samples * self.seq_len
+
+    def saves_at(self, step: int) -> bool:
+        """Whether the state after ``step`` steps is stored."""
+        is_named = step in (self.num_steps, self.trunk_step)
+        return is_named or step % self.checkpoint_every_steps == 0
 
     def grad_accum_steps(self, world_size: int) -> int:
         """Forward passes per optimizer step on each of ``world_size`` workers.

@@ -51,6 +51,42 @@ def nats_of_targets(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     )
 
 
+def summed_nats_of_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """``summed_nats`` for logits ``[N, V]`` that exist already, with gradients for them."""
+    return cast("tuple[Tensor, Tensor]", _SummedNatsOfLogits.apply(logits, targets))
+
+
+@torch.no_grad()
+def nats_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """``nats_of_targets`` for logits ``[N, V]`` that exist already."""
+    return torch.cat(
+        [_nats_of(logits[rows], targets[rows])[1] for rows in _row_slices(logits, logits.shape[1])]
+    )
+
+
+class _SummedNatsOfLogits(torch.autograd.Function):
+    """The gradient is kept in the precision of the logits; float32 only a few rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nats = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
+        grad = torch.empty_like(logits)
+        for rows in _row_slices(logits, logits.shape[1]):
+            log_probs_NV, nats[rows] = _nats_of(logits[rows], targets[rows])
+            grad[rows] = _grad_of_logits(log_probs_NV, targets[rows]).to(logits.dtype)
+        ctx.save_for_backward(grad)
+        ctx.mark_non_differentiable(nats)
+        return nats.sum(), nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator hides names
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_outputs[0], None
+
+
 class _SummedNats(torch.autograd.Function):
     """The gradient is computed with the loss, while the logits are at hand."""
 
@@ -85,15 +121,26 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, sl
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    rows = max(1, _LOGITS_PER_CHUNK.get(device, 2**28) // weight.shape[0])
-    for start in range(0, hidden.shape[0], rows):
-        yield hidden, weight, slice(start, start + rows)
+    for rows in _row_slices(hidden, weight.shape[0]):
+        yield hidden, weight, rows
+
+
+def _row_slices(matrix: Tensor, vocab_size: int) -> Iterator[slice]:
+    """Slices over the rows of ``matrix``, each with as many logits as a chunk may have."""
+    rows = max(1, _LOGITS_PER_CHUNK.get(matrix.device.type, 2**28) // vocab_size)
+    for start in range(0, matrix.shape[0], rows):
+        yield slice(start, start + rows)
 
 
 def _log_probs_and_nats(
     hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    log_probs_NV = torch.log_softmax(hidden_NC @ weight_VC.T, dim=-1, dtype=torch.float32)
+    return _nats_of(hidden_NC @ weight_VC.T, targets_N)
+
+
+def _nats_of(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities, float32, and the nats of the targets."""
+    log_probs_NV = torch.log_softmax(logits_NV, dim=-1, dtype=torch.float32)
     nats_N = -log_probs_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1)
     return log_probs_NV, nats_N.masked_fill(targets_N == IGNORE_INDEX, 0.0)
 

@@ -1,8 +1,10 @@
 """What can go wrong while training. Each takes one ready-made message.
 
 * TrainingError
-  - TrainingDivergedError   a loss or gradient is not finite
+  - TrainingDivergedError   what was passed over or undone comes again, or too often
   - PlanMismatchError       a checkpoint was written under another plan
+  - StaleLifeError          a newer life of the run has begun meanwhile
+  - TrainingStoppedError    it was asked to stop before its end, and did
 """
 
 
@@ -11,8 +13,16 @@ class TrainingError(Exception):
 
 
 class TrainingDivergedError(TrainingError):
-    """The loss or the gradient norm is not finite; the weights are those of the step before."""
+    """Too many steps are not finite, or a spike or a corruption comes again: a person must look."""
+
+
+class TrainingStoppedError(TrainingError):
+    """The training was asked to stop and did, with a checkpoint; run again, it goes on from it."""
 
 
 class PlanMismatchError(TrainingError):
     """A stored state belongs to another plan; the message names the field."""
+
+
+class StaleLifeError(TrainingError):
+    """A newer life of the run has begun; what this one would commit is refused."""

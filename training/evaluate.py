@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.cross_entropy import IGNORE_INDEX, nats_of_targets
+from training.causal_model import CausalModel
+from training.cross_entropy import IGNORE_INDEX
 from training.holdout import DocumentScore, HoldoutDocument
-from training.model import Decoder
 
 _PADDING_SEGMENT = -1
 
@@ -30,7 +30,7 @@ class _Piece(NamedTuple):
 
 
 def score_documents(
-    model: Decoder,
+    model: CausalModel,
     documents: Sequence[HoldoutDocument],
     *,
     start_id: int,
@@ -140,7 +140,7 @@ def _pack(pieces: Iterator[_Piece], seq_len: int) -> list[list[_Piece]]:
 
 @torch.inference_mode()
 def _score_rows(
-    model: Decoder,
+    model: CausalModel,
     documents: Sequence[HoldoutDocument],
     rows: list[list[_Piece]],
     *,
@@ -162,15 +162,13 @@ def _score_rows(
             segments_BT[b, where] = segment
             owners_BT[b, where] = number
             end += length
-    weight = model.output_weight
-    device = weight.device
+    device = model.device
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     with autocast:
-        hidden_BTC = model.forward_hidden(
-            torch.from_numpy(inputs_BT).to(device), torch.from_numpy(segments_BT).to(device)
-        )
-        nats_N = nats_of_targets(
-            hidden_BTC.flatten(0, 1), weight, torch.from_numpy(targets_BT).flatten().to(device)
+        nats_N = model.nats_of_targets(
+            torch.from_numpy(inputs_BT).to(device),
+            torch.from_numpy(segments_BT).to(device),
+            torch.from_numpy(targets_BT).to(device),
         )
     # Ignored targets have 0 nats, so that padding may count for document 0.
     nats = nats_N.double().cpu().numpy()

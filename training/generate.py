@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from training.model import Decoder
+from training.causal_model import CausalModel
 
 
 @torch.inference_mode()
 def generate(
-    model: Decoder,
+    model: CausalModel,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -60,17 +59,14 @@ def generate(
     ]
 
 
-def _next_logits(model: Decoder, sequences: list[list[int]]) -> Tensor:
+def _next_logits(model: CausalModel, sequences: list[list[int]]) -> Tensor:
     """Logits ``float32[B, V]`` of the token after each sequence."""
     lengths = torch.tensor([len(tokens) for tokens in sequences])
     padded_BT = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
     for row, tokens in enumerate(sequences):
         padded_BT[row, : len(tokens)] = torch.tensor(tokens)
-    device = model.output_weight.device
     # Padded on the right, where causal attention never looks from a real token: no mask is needed.
-    hidden_BTC = model.forward_hidden(padded_BT.to(device))
-    last_BC = hidden_BTC[torch.arange(len(sequences), device=device), lengths.to(device) - 1]
-    return F.linear(last_BC, model.output_weight).float().cpu()
+    return model.next_logits(padded_BT.to(model.device), lengths.to(model.device)).cpu()
 
 
 def _choose(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a Hugging Face config.json says, for the architectures that ``training.model`` computes.
+"""What a Hugging Face config.json says, for the families that ``training.model`` computes.
 
 Every field is either understood, known to be harmless, or refused by name: a field that is ignored
 is a model that computes something else than its author meant.
@@ -6,9 +6,11 @@ is a model that computes something else than its author meant.
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from training.config import ModelConfig
+from training.families import FAMILIES, Family
+from training.hub_positions import rope_fields, rope_of, window_fields, window_of
 
 _SHAPE_FIELDS = frozenset(
     {
@@ -19,13 +21,17 @@ _SHAPE_FIELDS = frozenset(
         "num_key_value_heads",
         "intermediate_size",
         "head_dim",
-        "rope_theta",
         "rms_norm_eps",
         "tie_word_embeddings",
         "max_position_embeddings",
         "initializer_range",
         "bos_token_id",
         "eos_token_id",
+        # By ``training.hub_positions``.
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "layer_types",
     }
 )
 # About files, caches, generation or training; none of them changes a logit.
@@ -34,7 +40,9 @@ _HARMLESS_FIELDS = frozenset(
         "model_type",
         "architectures",
         "_name_or_path",
+        "_attn_implementation_autoset",
         "transformers_version",
+        "transformers.js_config",
         "torch_dtype",
         "dtype",
         "use_cache",
@@ -46,19 +54,18 @@ _HARMLESS_FIELDS = frozenset(
         "output_hidden_states",
         "max_window_layers",
         "pretraining_tp",
-        # Looked at below.
-        "sliding_window",
-        "layer_types",
-        "rope_parameters",
+        "is_llama_config",
     }
 )
-# Fields that would change the computation, with the values at which they do not.
+# Fields that would change the computation, with the values at which they do not. A family that
+# heeds one of them has it among its switches.
 _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "rope_scaling": (None,),
     "attention_bias": (False,),
     "mlp_bias": (False,),
+    "sliding_window": (None,),
     "use_sliding_window": (False,),
+    "use_mrope": (False,),
     "partial_rotary_factor": (None, 1.0),
     "quantization_config": (None,),
     "logits_soft_cap": (None,),
@@ -69,12 +76,8 @@ _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "auto_map": (None,),
     "mlp_only_layers": (None, []),
 }
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-# What transformers takes where config.json is silent, for the fields whose default is not ours.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
-    "qwen2": {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768},
-}
+_WINDOW_FIELDS = ("sliding_window", "num_full_attention_layers")
+"""Of ``ModelConfig``; ``window_of`` finds them."""
 
 
 def config_from(fields: dict[str, Any], path: Path) -> ModelConfig:
@@ -88,30 +91,35 @@ def config_from(fields: dict[str, Any], path: Path) -> ModelConfig:
         ValueError: ``Decoder`` would not compute exactly what transformers computes; names the
             field.
     """
-    model_type = fields.get("model_type")
-    if model_type not in _ARCHITECTURES:
+    family = FAMILIES.get(str(fields.get("model_type")))
+    if family is None:
         raise ValueError(
-            f"{path}: model_type {model_type!r} is not supported: expected one of "
-            f"{', '.join(_ARCHITECTURES)}; use a base model of these families"
+            f"{path}: model_type {fields.get('model_type')!r} is not supported: expected one of "
+            f"{', '.join(FAMILIES)}; use a base model of these families"
         )
-    _refuse_what_we_do_not_compute(fields, model_type, path)
-    given = fields | (fields.get("rope_parameters") or {})
-    known = _DEFAULTS[model_type] | {k: v for k, v in given.items() if v is not None}
+    _refuse_what_we_do_not_compute(fields, family, path)
+    known = {**family.defaults, **{k: v for k, v in fields.items() if v is not None}}
     try:
+        num_layers, num_heads = known["num_hidden_layers"], known["num_attention_heads"]
+        rope_theta, rope_scaling = rope_of(fields, family, path)
+        sliding_window, num_full_attention_layers = window_of(fields, family, num_layers, path)
         return ModelConfig(
             vocab_size=known["vocab_size"],
             hidden_size=known["hidden_size"],
-            num_layers=known["num_hidden_layers"],
-            num_heads=known["num_attention_heads"],
-            num_kv_heads=known.get("num_key_value_heads", known["num_attention_heads"]),
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=_num_kv_heads(fields, family, num_heads),
             intermediate_size=known["intermediate_size"],
             head_dim=known.get("head_dim"),
-            rope_theta=float(known.get("rope_theta", 10_000.0)),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
             rms_norm_eps=known["rms_norm_eps"],
             tie_embeddings=known.get("tie_word_embeddings", False),
-            qkv_bias=model_type == "qwen2",
-            max_position_embeddings=known["max_position_embeddings"],
+            max_position_embeddings=known.get("max_position_embeddings", 2048),
             initializer_range=known.get("initializer_range", 0.02),
+            sliding_window=sliding_window,
+            num_full_attention_layers=num_full_attention_layers,
+            **_features(fields, family),
         )
     except KeyError as error:
         raise ValueError(
@@ -120,46 +128,13 @@ def config_from(fields: dict[str, Any], path: Path) -> ModelConfig:
         ) from error
 
 
-def _refuse_what_we_do_not_compute(fields: dict[str, Any], model_type: str, path: Path) -> None:
-    for name, value in fields.items():
-        neutral = _NEUTRAL_VALUES.get(name)
-        if neutral is not None and value not in neutral:
-            raise ValueError(
-                f"{path}: {name} = {json.dumps(value)} changes what the model computes and is not "
-                f"supported: expected {' or '.join(json.dumps(v) for v in neutral)}; choose "
-                "another base model"
-            )
-        if neutral is None and name not in _SHAPE_FIELDS | _HARMLESS_FIELDS:
-            raise ValueError(
-                f"{path}: field {name!r} = {json.dumps(value)} is not known, and may change what "
-                "the model computes; remove it if it does not, or choose another base model"
-            )
-    rope = cast("dict[str, Any]", fields.get("rope_parameters") or {})
-    if rope.get("rope_type", "default") != "default" or rope.keys() - {"rope_type", "rope_theta"}:
-        raise ValueError(
-            f"{path}: rope_parameters = {json.dumps(rope)} is not supported: expected rope_type "
-            "default and rope_theta alone; choose another base model"
-        )
-    kinds: set[str] = set(fields.get("layer_types") or ())
-    if kinds - {"full_attention"}:
-        raise ValueError(
-            f"{path}: layer_types has {', '.join(sorted(kinds - {'full_attention'}))}, which is "
-            "not supported: expected full_attention in every layer; choose another base model"
-        )
-    # Qwen2 writes a window that use_sliding_window switches on; Llama knows neither.
-    if model_type == "llama" and fields.get("sliding_window") is not None:
-        raise ValueError(
-            f"{path}: sliding_window = {fields['sliding_window']} is not supported: expected null; "
-            "choose another base model"
-        )
-
-
 def fields_of(config: ModelConfig, *, start_id: int, end_id: int) -> dict[str, Any]:
     """Content of the config.json with which transformers builds the same model."""
-    model_type = "qwen2" if config.qkv_bias else "llama"
+    name = config.family
+    family = FAMILIES[name]
     fields: dict[str, Any] = {
-        "architectures": [_ARCHITECTURES[model_type]],
-        "model_type": model_type,
+        "architectures": [family.architecture],
+        "model_type": name,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
@@ -167,7 +142,6 @@ def fields_of(config: ModelConfig, *, start_id: int, end_id: int) -> dict[str, A
         "num_key_value_heads": config.num_kv_heads,
         "intermediate_size": config.intermediate_size,
         "hidden_act": "silu",
-        "rope_theta": config.rope_theta,
         "rms_norm_eps": config.rms_norm_eps,
         "tie_word_embeddings": config.tie_embeddings,
         "max_position_embeddings": config.max_position_embeddings,
@@ -176,13 +150,18 @@ def fields_of(config: ModelConfig, *, start_id: int, end_id: int) -> dict[str, A
         "bos_token_id": start_id,
         "eos_token_id": end_id,
         "use_cache": True,
+        **rope_fields(config),
+        **window_fields(config, family),
     }
-    if config.head_dim is not None:
-        fields["head_dim"] = config.head_dim
-    if model_type == "llama":
-        fields |= {"attention_bias": False, "mlp_bias": False}
-    else:
-        fields["use_sliding_window"] = False
+    if config.head_dim is not None or "head_dim" in family.defaults:
+        fields["head_dim"] = config.head_width
+    if "attention_bias" in family.switches:
+        fields["attention_bias"] = config.output_bias
+    if "mlp_bias" in family.switches:
+        fields["mlp_bias"] = config.mlp_bias
+    if name == "olmo2":
+        # transformers would take token 1 for padding, and generation would not look at it.
+        fields["pad_token_id"] = None
     return fields
 
 
@@ -193,3 +172,37 @@ def token_ids_of(fields: dict[str, Any]) -> dict[str, int]:
         name: ids[0] if isinstance(ids, list) else ids for name, ids in found.items() if ids != []
     }
     return {name: token_id for name, token_id in firsts.items() if token_id is not None}
+
+
+def _refuse_what_we_do_not_compute(fields: dict[str, Any], family: Family, path: Path) -> None:
+    understood = _SHAPE_FIELDS | _HARMLESS_FIELDS | family.switches
+    for name, value in fields.items():
+        neutral = None if name in family.switches else _NEUTRAL_VALUES.get(name)
+        if neutral is not None and value not in neutral:
+            raise ValueError(
+                f"{path}: {name} = {json.dumps(value)} changes what the model computes and is not "
+                f"supported: expected {' or '.join(json.dumps(v) for v in neutral)}; choose "
+                "another base model"
+            )
+        if neutral is None and name not in understood:
+            raise ValueError(
+                f"{path}: field {name!r} = {json.dumps(value)} is not known, and may change what "
+                "the model computes; remove it if it does not, or choose another base model"
+            )
+
+
+def _num_kv_heads(fields: dict[str, Any], family: Family, num_heads: int) -> int:
+    # null says as many as query heads, silence says the family's default.
+    asked = fields.get("num_key_value_heads", family.defaults.get("num_key_value_heads"))
+    return num_heads if asked is None else asked
+
+
+def _features(fields: dict[str, Any], family: Family) -> dict[str, Any]:
+    """What the family has always, and what its switches say."""
+    always = {name: value for name, value in family.fixed.items() if name not in _WINDOW_FIELDS}
+    if "attention_bias" in family.switches:
+        bias = bool(fields.get("attention_bias", False))
+        always |= {"qkv_bias": bias, "output_bias": bias}
+    if "mlp_bias" in family.switches:
+        always["mlp_bias"] = bool(fields.get("mlp_bias", False))
+    return always

@@ -2,53 +2,99 @@
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from storage.errors import NotFoundError
+from storage.errors import CorruptError, NotFoundError
 from storage.models import fetch_model, is_published
 from storage.objects import ObjectStore
-from training.checkpoint import TrainState, restore_weights, resume, start_from
-from training.checkpoint_index import latest, step_prefix
-from training.config import ModelConfig, TrainPlan
-from training.hub import read_model
+from training.checkpoint import (
+    LoadedState,
+    TrainState,
+    adopt_weights,
+    load_state,
+    start_from,
+)
+from training.checkpoint_index import check_same_plan, committed_steps, step_prefix
+from training.config import ForeignConfig, TrainPlan
+from training.hub import read_into
 from training.model import Decoder
-from training.optim import build_optimizer
+from training.model_files import build_model
+from training.optim import build_optimizer, restore_moments
+from training.rank_zero import told_by_rank_zero
 
 logger = logging.getLogger(__name__)
-
-_COMPUTED_FIELDS = (
-    "num_heads",
-    "num_kv_heads",
-    "head_width",
-    "rope_theta",
-    "rms_norm_eps",
-    "tie_embeddings",
-)
-"""What the shapes of the weights do not show."""
 
 
 def state_of(
     store: ObjectStore, plan: TrainPlan, device: torch.device, rank: int, work_dir: Path
 ) -> TrainState:
-    """Weights and moments to go on from: the newest checkpoint, else the plan's initial ones."""
-    decoder = Decoder(plan.model, seed=plan.seed).to(device)
-    state = TrainState(model=decoder, optimizer=build_optimizer(decoder, plan.optimizer))
-    # One rank chooses, so that all agree even when a checkpoint is damaged meanwhile.
-    newest = latest(store, plan.checkpoint_prefix) if rank == 0 else None
-    step = torch.tensor(int(newest.rpartition("-")[2]) if newest else -1, device=device)
+    """Weights and moments to go on from: the newest checkpoint, else the plan's initial ones.
+
+    Every rank calls this, and all of them begin with the same step. A checkpoint that a rank finds
+    damaged is named in its log and passed over by all.
+
+    Raises:
+        PlanMismatchError: There are checkpoints of another plan.
+        CorruptError: The plan's initial weights are altered.
+    """
+    for step in told_by_rank_zero(lambda: committed_steps(store, plan.checkpoint_prefix), device):
+        checkpoint = step_prefix(plan.checkpoint_prefix, step)
+        loaded = _load_if_intact(store, checkpoint, work_dir)
+        if _is_true_everywhere(loaded is not None, device):
+            assert loaded is not None
+            check_same_plan(loaded.progress, plan, checkpoint)
+            logger.info("rank %d resumes from %s", rank, checkpoint)
+            return _resumed(plan, loaded, checkpoint, device)
+    return _begun(store, plan, device, work_dir)
+
+
+def _load_if_intact(store: ObjectStore, checkpoint: str, work_dir: Path) -> LoadedState | None:
+    try:
+        return load_state(store, checkpoint, work_dir)
+    except (CorruptError, NotFoundError) as error:
+        logger.warning("checkpoint %s cannot be used: %s", checkpoint, error)
+        return None
+
+
+def _is_true_everywhere(claim: bool, device: torch.device) -> bool:
+    votes = torch.tensor(int(claim), device=device)
     if dist.is_initialized():
-        dist.broadcast(step, src=0)
-    if step >= 0:
-        checkpoint = step_prefix(plan.checkpoint_prefix, int(step))
-        resume(store, checkpoint, plan, state, work_dir)
-        logger.info("rank %d resumes from %s", rank, checkpoint)
-    elif plan.initial is not None:
+        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
+    return bool(votes)
+
+
+def _resumed(
+    plan: TrainPlan, loaded: LoadedState, checkpoint: str, device: torch.device
+) -> TrainState:
+    if isinstance(plan.model, ForeignConfig):
+        from training.foreign import adopt_foreign  # noqa: PLC0415  transformers
+
+        model = cast("nn.Module", build_model(plan.model, seed=None))
+        adopt_foreign(model, loaded.weights, checkpoint)
+    else:
+        # Not drawn from the seed first, which takes longer than to read them.
+        with torch.device("meta"):
+            model = Decoder(plan.model)
+        adopt_weights(model, loaded.weights, checkpoint)
+    model = model.to(device)
+    optimizer = build_optimizer(model, plan.optimizer)
+    restore_moments(model, optimizer, loaded.moments)
+    return TrainState(model=model, optimizer=optimizer, step=loaded.progress.step)
+
+
+def _begun(store: ObjectStore, plan: TrainPlan, device: torch.device, work_dir: Path) -> TrainState:
+    built = build_model(plan.model, seed=plan.seed if plan.initial is None else None)
+    model = cast("nn.Module", built).to(device)
+    state = TrainState(model=model, optimizer=build_optimizer(model, plan.optimizer))
+    if plan.initial is not None:
         if store.exists(f"{plan.initial}/state.json"):
             start_from(store, plan.initial, plan, state, work_dir)
         elif store.exists(f"{plan.initial}/config.json"):
-            _start_from_hub(store, plan.initial, plan.model, decoder, work_dir)
+            _start_from_hub(store, plan.initial, plan, model, work_dir)
         else:
             raise NotFoundError(
                 f"there is neither a checkpoint nor a model under {plan.initial} in {store.uri}, "
@@ -59,7 +105,7 @@ def state_of(
 
 
 def _start_from_hub(
-    store: ObjectStore, prefix: str, config: ModelConfig, decoder: Decoder, work_dir: Path
+    store: ObjectStore, prefix: str, plan: TrainPlan, model: nn.Module, work_dir: Path
 ) -> None:
     """Copy the weights of a Hugging Face directory in the store."""
     directory = work_dir / "initial"
@@ -68,11 +114,9 @@ def _start_from_hub(
     else:
         for info in store.list(prefix):
             store.get_file(info.key, directory / info.key.removeprefix(f"{prefix}/"))
-    found = read_model(directory)
-    for field in _COMPUTED_FIELDS:
-        if getattr(found.config, field) != getattr(config, field):
-            raise ValueError(
-                f"the plan's model must be that of {prefix}: {field} is "
-                f"{getattr(found.config, field)} there, {getattr(config, field)} in the plan"
-            )
-    restore_weights(decoder, found.weights, prefix)
+    if isinstance(plan.model, ForeignConfig):
+        from training.foreign_files import restore_foreign  # noqa: PLC0415  transformers
+
+        restore_foreign(model, plan.model, directory, prefix)
+        return
+    read_into(cast("Decoder", model), directory, source=prefix)

@@ -12,9 +12,11 @@ from typing import Any
 
 from storage.layout import Layout
 from storage.objects import open_store
-from training.checkpoint_index import is_intact, step_prefix
+from training.checkpoint_index import committed_steps, is_intact, step_prefix
 from training.config import TrainPlan
-from training.metrics import STEP, read_metrics
+from training.elastic import Workers, usable_counts
+from training.errors import TrainingStoppedError
+from training.metrics import JournalFollower
 from training.ray_run import Job, Patience, run_on_ray
 
 _POLL_SECONDS = 1.0
@@ -26,7 +28,7 @@ def run_training(
     plan: TrainPlan,
     *,
     store_uri: str,
-    num_workers: int,
+    num_workers: int | Workers,
     work_dir: Path,
     ray_address: str | None = None,
     use_gpu: bool = False,
@@ -35,38 +37,47 @@ def run_training(
     silence_seconds: float = 900.0,
     threads_per_worker: int | None = None,
     on_metrics: MetricsListener | None = None,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Train ``plan`` and return the prefix of its final checkpoint. Safe to retry at any time.
 
     Args:
         plan: What to train.
         store_uri: The object store; with several machines it must be one that all of them reach.
-        num_workers: Ray workers; 0 trains in this process.
+        num_workers: Ray workers, or the fewest and the most: each life of the workers takes the
+            largest number that divides the global batch and has room. 0 trains in this process.
         work_dir: Folder for caches, created on every machine that has a worker and shared by none;
             may be deleted between calls.
         ray_address: A running cluster; None starts one on this machine and stops it afterwards.
         use_gpu: One GPU a worker.
         max_failures: Deaths of a worker that are survived before giving up.
         wait_seconds: How long a running cluster may lack room for the workers, at the start or
-            after it lost a machine, before giving up.
+            after it lost a machine, or its head, before giving up.
         silence_seconds: How long a rank may wait for another before it counts as lost. Must exceed
             the time in which rank 0 stores a checkpoint.
         threads_per_worker: Of torch; None shares this machine's processors.
         on_metrics: Called with new rows of metrics, in order, from a thread of its own.
+        is_asked_to_stop: Looked at several times a second, and before every step that is taken in
+            this process; once true, the training ends after the step that it is in.
 
     Raises:
-        TrainingDivergedError: The loss or a gradient is not finite. As what else a worker finds
-            wrong with plan, data or stored state, it is raised at once, whatever ``max_failures``.
+        TrainingDivergedError: Too many steps are not finite, or a spike comes again. As what else a
+            worker finds wrong with plan, data or stored state, it is raised at once, whatever
+            ``max_failures``.
         PlanMismatchError: There are checkpoints of another plan.
         CorruptError: Training data or the initial weights are altered.
+        TrainingStoppedError: It was asked to stop, and has saved a checkpoint.
         TrainingError: The workers failed more often than allowed, or there was no room for them.
         ValueError: The workers cannot share a global batch evenly.
     """
     final = step_prefix(plan.checkpoint_prefix, plan.num_steps)
     if is_intact(open_store(store_uri), final):
         return final
-    plan.grad_accum_steps(max(1, num_workers))
-    num_threads = threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, num_workers))
+    workers = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
+    if workers[1]:
+        usable_counts(workers, plan.global_batch_samples)
+    # By the most: the number of threads decides how a sum is rounded, and must stay as it is.
+    num_threads = threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, workers[1]))
     job = Job(
         plan=plan, store_uri=store_uri, work_dir=work_dir, num_threads=num_threads, use_gpu=use_gpu
     )
@@ -74,14 +85,20 @@ def run_training(
         max_failures=max_failures, wait_seconds=wait_seconds, silence_seconds=silence_seconds
     )
     with _followed(plan, store_uri, on_metrics):
-        if num_workers == 0:
-            _run_here(job)
+        if workers[1] == 0:
+            _run_here(job, is_asked_to_stop)
         else:
-            run_on_ray(job, num_workers, ray_address, patience)
+            run_on_ray(job, workers, ray_address, patience, is_asked_to_stop)
+    done = max(committed_steps(open_store(store_uri), plan.checkpoint_prefix), default=0)
+    if done < plan.num_steps:
+        raise TrainingStoppedError(
+            f"training of {plan.update} was asked to stop, and has done {done} of "
+            f"{plan.num_steps} steps; run it again, it goes on from there"
+        )
     return final
 
 
-def _run_here(job: Job) -> None:
+def _run_here(job: Job, is_asked_to_stop: Callable[[], bool]) -> None:
     # torch takes seconds to import, and a caller that only schedules does not need it.
     from training.worker import run_worker  # noqa: PLC0415
 
@@ -91,6 +108,7 @@ def _run_here(job: Job) -> None:
         work_dir=job.work_dir,
         device="cuda:0" if job.use_gpu else "cpu",
         num_threads=job.num_threads,
+        is_asked_to_stop=is_asked_to_stop,
     )
 
 
@@ -104,15 +122,13 @@ def _followed(plan: TrainPlan, store_uri: str, listener: MetricsListener | None)
     prefix = Layout(plan.lineage).metrics(plan.update)
 
     def follow() -> None:
-        store = open_store(store_uri)
-        seen = 0
+        journal = JournalFollower(open_store(store_uri), prefix)
         is_over = False
         while not is_over:
             # Once more after the end, or the last rows would be lost.
             is_over = done.wait(_POLL_SECONDS)
-            rows = read_metrics(store, prefix, after_step=seen)
+            rows = journal.new_rows()
             if rows:
-                seen = rows[-1][STEP]
                 listener(rows)
 
     follower = threading.Thread(target=follow, name="metrics", daemon=True)

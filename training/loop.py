@@ -5,8 +5,10 @@ the same global batches.
 """
 
 import contextlib
+import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.batches import RankBatch
 from training.config import TrainPlan
-from training.errors import TrainingDivergedError
 from training.loss import count_by_stream, targets_of
 from training.schedule import lr_at
+
+logger = logging.getLogger(__name__)
 
 _SAMPLES_NAMED = 16
 
@@ -32,7 +35,8 @@ class StepResult:
     """Steps taken, this one included."""
     lr: float
     nats_by_stream: tuple[float, ...]
-    """Summed over the global batch."""
+    """Summed over the global batch; not finite when that is why nothing was learned, and 0 when the
+    batch was passed over unseen."""
     targets_by_stream: tuple[int, ...]
     """Valid targets of the global batch."""
     grad_norm: float
@@ -43,6 +47,10 @@ class StepResult:
     """This rank's wait for data."""
     step_seconds: float
     """Wall time of the step, the wait included."""
+    is_skipped: bool
+    """The batch was passed over unseen."""
+    is_learned: bool
+    """The optimizer changed the weights; if not, they and its moments are what they were."""
     is_last_of_life: bool
     """A rank was asked to stop: all of them stop after this step."""
 
@@ -61,6 +69,7 @@ class _StepOutcome(NamedTuple):
     """``int64[S]``"""
     grad_norm: float
     checksum: int
+    is_learned: bool
     is_asked_to_stop: bool
 
 
@@ -71,6 +80,7 @@ def train(
     plan: TrainPlan,
     on_step: Callable[[StepResult], None],
     *,
+    is_skipped: Callable[[int], bool] = lambda _: False,
     before_update: Callable[[], None] = lambda: None,
     is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -81,19 +91,22 @@ def train(
         optimizer: Over its parameters.
         batches: This rank's part of consecutive global batches.
         plan: Schedule, precision, clip.
-        on_step: Journal, checkpoints.
+        on_step: Guard, journal, checkpoints.
+        is_skipped: Whether the batch of a step (0-based) is passed over; the same on every rank.
         before_update: Called in every step when the gradients are there and no weight has changed.
         is_asked_to_stop: Looked at before every step, on every rank; true on any ends all after it.
     """
     started = time.perf_counter()
     for batch in batches:
         lr = lr_at((batch.step + 1) * plan.global_batch_tokens, plan.schedule)
+        passes_over = is_skipped(batch.step)
         outcome = train_step(
             model,
             optimizer,
             batch,
             plan,
             lr=lr,
+            passes_over=passes_over,
             before_update=before_update,
             asks_to_stop=is_asked_to_stop(),
         )
@@ -108,6 +121,8 @@ def train(
                 checksum=outcome.checksum,
                 wait_seconds=batch.wait_seconds,
                 step_seconds=now - started,
+                is_skipped=passes_over,
+                is_learned=outcome.is_learned,
                 is_last_of_life=outcome.is_asked_to_stop,
             )
         )
@@ -123,34 +138,75 @@ def train_step(
     plan: TrainPlan,
     *,
     lr: float,
+    passes_over: bool = False,
     before_update: Callable[[], None] = lambda: None,
     asks_to_stop: bool = False,
 ) -> _StepOutcome:
-    """One optimizer step.
+    """One optimizer step, or none when loss or gradients are not finite on any rank.
 
     Loss and gradients are means over every valid target of the *global* batch, so the result is the
     same however the batch is cut into micro batches and ranks.
-
-    Raises:
-        TrainingDivergedError: On every rank, before the optimizer changed anything.
     """
-    device = next(model.parameters()).device
-    num_streams = len(plan.mixture.streams)
-    micro_batches = [
+    micro_batches = _micro_batches(batch, plan, next(model.parameters()).device)
+    targets_by_stream, checksum, stops = _agreed(micro_batches, batch, plan, asks_to_stop)
+    if passes_over:
+        nats_by_stream = torch.zeros(len(targets_by_stream), dtype=torch.float64)
+        return _StepOutcome(nats_by_stream, targets_by_stream, 0.0, checksum, False, stops)
+    # Data parallelism averages gradients over ranks; we want their sum over all valid targets.
+    scale = (dist.get_world_size() if dist.is_initialized() else 1) / max(
+        1, int(targets_by_stream.sum())
+    )
+    nats_by_stream = _backward(model, micro_batches, plan, scale)
+    if not nats_by_stream.isfinite().all():
+        logger.warning("the loss of step %d is not finite: %s", batch.step + 1, _named(batch, plan))
+    nats_by_stream = _summed(nats_by_stream)
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.max_grad_norm))
+    is_finite = bool(nats_by_stream.isfinite().all()) and math.isfinite(grad_norm)
+    if is_finite:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        before_update()
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return _StepOutcome(nats_by_stream, targets_by_stream, grad_norm, checksum, is_finite, stops)
+
+
+def _micro_batches(
+    batch: RankBatch, plan: TrainPlan, device: torch.device
+) -> list[tuple[Tensor, ...]]:
+    """Tokens, targets and streams of each micro batch, on ``device``."""
+    return [
         _on(device, tokens, targets_of(tokens, start_id=plan.start_id, end_id=plan.end_id), streams)
         for tokens, streams in zip(batch.tokens, batch.streams, strict=True)
     ]
-    # What needs no gradient: one message before the first forward pass.
+
+
+def _agreed(
+    micro_batches: Sequence[tuple[Tensor, ...]],
+    batch: RankBatch,
+    plan: TrainPlan,
+    asks_to_stop: bool,
+) -> tuple[Tensor, int, bool]:
+    """Valid targets by stream, checksum and whether to stop, over all ranks.
+
+    It needs no gradient: one message before the first forward pass.
+    """
+    num_streams = len(plan.mixture.streams)
+    device = micro_batches[0][0].device
     header = torch.zeros(num_streams + 2, dtype=torch.int64, device=device)
     header[-2], header[-1] = batch.checksum, asks_to_stop
     for _, targets, streams in micro_batches:
         header[:-2] += count_by_stream(targets, streams, num_streams)
-    targets_by_stream = _summed(header)[:-2]
-    num_valid = max(1, int(targets_by_stream.sum()))
+    header = _summed(header)
+    return header[:-2], int(header[-2]), bool(header[-1])
 
-    nats_by_stream = torch.zeros(num_streams, dtype=torch.float64, device=device)
-    # Data parallelism averages gradients over ranks; we want their sum over num_valid.
-    scale = (dist.get_world_size() if dist.is_initialized() else 1) / num_valid
+
+def _backward(
+    model: nn.Module, micro_batches: Sequence[tuple[Tensor, ...]], plan: TrainPlan, scale: float
+) -> Tensor:
+    """Gradients over all micro batches, exchanged with the last; this rank's nats by stream."""
+    device = micro_batches[0][0].device
+    nats_by_stream = torch.zeros(len(plan.mixture.streams), dtype=torch.float64, device=device)
     for index, (tokens, targets, streams) in enumerate(micro_batches):
         is_last = index == len(micro_batches) - 1
         with _gradients_stay_local(model, unless=is_last), _precision(plan, device):
@@ -158,21 +214,7 @@ def train_step(
         with _gradients_stay_local(model, unless=is_last):
             (nats * scale).backward()
         nats_by_stream += nats_of_streams
-    is_mine_finite = bool(nats_by_stream.isfinite().all())
-    nats_by_stream = _summed(nats_by_stream)
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.max_grad_norm))
-    if not (bool(nats_by_stream.isfinite().all()) and torch.tensor(grad_norm).isfinite()):
-        optimizer.zero_grad(set_to_none=True)
-        message = _diverged(batch, plan, nats_by_stream, grad_norm, is_mine_finite)
-        raise TrainingDivergedError(message)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    before_update()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return _StepOutcome(
-        nats_by_stream, targets_by_stream, grad_norm, int(header[-2]), bool(header[-1])
-    )
+    return nats_by_stream
 
 
 def _on(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -199,18 +241,11 @@ def _precision(plan: TrainPlan, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
 
 
-def _diverged(
-    batch: RankBatch, plan: TrainPlan, nats: Tensor, grad_norm: float, is_mine_finite: bool
-) -> str:
+def _named(batch: RankBatch, plan: TrainPlan) -> str:
+    """This rank's samples, the first few."""
     names = [
         f"{plan.mixture.streams[stream].name}#{row}"
         for stream, row in batch.samples[:_SAMPLES_NAMED]
     ]
     more = len(batch.samples) - len(names)
-    where = "another rank's samples" if is_mine_finite else "this rank's samples"
-    return (
-        f"step {batch.step + 1} must have a finite loss and gradient norm, got nats "
-        f"{float(nats.sum()):g} and norm {grad_norm:g} (loss non-finite on {where} if at all); "
-        f"this rank's samples: {', '.join(names)}{f' and {more} more' if more else ''}; the "
-        "weights are those of the step before, lower eta_max or look at the samples"
-    )
+    return f"{', '.join(names)}{f' and {more} more' if more else ''}"

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.attention import segments_of
-from training.cross_entropy import IGNORE_INDEX, summed_nats
-from training.model import Decoder
+from training.causal_model import CausalModel
+from training.cross_entropy import IGNORE_INDEX
 
 
 def targets_of(tokens: Tensor, *, start_id: int, end_id: int) -> Tensor:
@@ -35,9 +35,9 @@ def count_by_stream(targets: Tensor, streams: Tensor, num_streams: int) -> Tenso
 
 
 class StreamLoss(nn.Module):
-    """A decoder whose forward pass is the loss, so that data parallelism wraps both at once."""
+    """A model whose forward pass is the loss, so that data parallelism wraps both at once."""
 
-    def __init__(self, decoder: Decoder, *, start_id: int, num_streams: int) -> None:
+    def __init__(self, decoder: CausalModel, *, start_id: int, num_streams: int) -> None:
         super().__init__()
         self.decoder = decoder
         self.start_id = start_id
@@ -51,10 +51,8 @@ class StreamLoss(nn.Module):
             targets: ``int64[B, T]``, ``IGNORE_INDEX`` where nothing is learned.
             streams: ``int64[B]``, the stream of each row.
         """
-        hidden_BTC = self.decoder.forward_hidden(inputs, segments_of(inputs, self.start_id))
-        total, nats_N = summed_nats(
-            hidden_BTC.flatten(0, 1), self.decoder.output_weight, targets.flatten()
-        )
+        segments = segments_of(inputs, self.start_id)
+        total, nats_N = self.decoder.summed_nats(inputs, segments, targets)
         nats_B = nats_N.view(targets.shape).sum(1, dtype=torch.float64)
         # Not index_add, whose order of summation is left to chance on a GPU.
         return total, nats_B @ F.one_hot(streams, self.num_streams).double()

@@ -6,6 +6,7 @@ run, on any machine, without a connection to its workers.
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from storage.errors import AlreadyExistsError
@@ -19,7 +20,7 @@ TIME = "time"
 ELAPSED_SECONDS = "elapsed_seconds"
 """Since this life of the run began."""
 TOKENS_SEEN = "tokens_seen"
-"""Inputs over all streams and workers, since the update began."""
+"""Inputs over all streams and workers that were learned from, since the update began."""
 LOSS = "train/loss"
 """Nats per token over the valid targets of the global batch; ``train/loss/<domain>``: of one."""
 LR = "train/lr"
@@ -34,6 +35,13 @@ DATA_WAIT_FRACTION = "throughput/data_wait_fraction"
 """Share of the step that rank 0 waited for data."""
 CHECKSUM = "data/checksum"
 """Sum of CRC-32 over the rows of the global batch: the same for any number of workers."""
+
+WEIGHT_NORM = "train/weight_norm"
+"""Euclidean norm of all weights, every tenth step."""
+SKIPPED_STEPS = "guard/skipped_steps"
+"""Global batches so far from which nothing was learned; their rows have no loss."""
+REWINDS = "guard/rewinds"
+"""How often the run went back so far."""
 
 MEASURED = (TIME, ELAPSED_SECONDS, TOKENS_PER_SECOND, MFU, DATA_WAIT_FRACTION)
 """What the clock decides; everything else is equal in every life of a run."""
@@ -81,7 +89,8 @@ class MetricJournal:
 def read_metrics(store: ObjectStore, prefix: str, *, after_step: int = 0) -> list[dict[str, Any]]:
     """Rows of the steps after ``after_step`` that were flushed, one a step, in order.
 
-    A step that was taken again after a crash is there once, as it was written last.
+    A step that was taken again after a crash is there once, as it was written last. Of steps that
+    the run went back behind, only the new branch is there.
     """
     newest: dict[int, dict[str, Any]] = {}
     for info in store.list(prefix):
@@ -91,6 +100,58 @@ def read_metrics(store: ObjectStore, prefix: str, *, after_step: int = 0) -> lis
         for line in store.get(info.key).splitlines():
             row = json.loads(line)
             known = newest.get(row[STEP])
-            if row[STEP] > after_step and (known is None or known[TIME] < row[TIME]):
+            if row[STEP] > after_step and (known is None or _age(known) < _age(row)):
                 newest[row[STEP]] = row
-    return [newest[step] for step in sorted(newest)]
+    return _kept_branch(newest)
+
+
+class JournalFollower:
+    """Follows a journal that is being written.
+
+    Args:
+        store: Where the run lives.
+        prefix: Prefix of the chunks.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+        self._read: set[str] = set()
+        self._rewinds: dict[int, int] = {}
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        """Rows that were flushed since the last call, in the order of their steps.
+
+        Each step comes once, and again when the run went back behind it.
+        """
+        new: dict[int, dict[str, Any]] = {}
+        for info in self._store.list(self._prefix):
+            if info.key in self._read:
+                continue
+            self._read.add(info.key)
+            for line in self._store.get(info.key).splitlines():
+                row = json.loads(line)
+                if self._rewinds.get(row[STEP], -1) < rewinds_in([row]):
+                    self._rewinds[row[STEP]] = rewinds_in([row])
+                    new[row[STEP]] = row
+        return _kept_branch(new)
+
+
+def rewinds_in(rows: Iterable[dict[str, Any]]) -> int:
+    """How often the run had gone back by the newest of these rows."""
+    return max((int(row.get(REWINDS, 0)) for row in rows), default=0)
+
+
+def _kept_branch(rows: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """In order, without the steps of a left branch that the run has not come to again."""
+    kept: list[dict[str, Any]] = []
+    rewinds = 0
+    for step in sorted(rows):
+        if rewinds_in([rows[step]]) >= rewinds:
+            rewinds = rewinds_in([rows[step]])
+            kept.append(rows[step])
+    return kept
+
+
+def _age(row: dict[str, Any]) -> tuple[int, float]:
+    """Sorts the rows of one step; the clocks of two machines cannot turn two branches round."""
+    return rewinds_in([row]), row[TIME]

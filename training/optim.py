@@ -53,7 +53,7 @@ def moments_of(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tens
 def restore_moments(
     model: nn.Module, optimizer: torch.optim.AdamW, moments: Mapping[str, Tensor]
 ) -> None:
-    """Put back what ``moments_of`` gave.
+    """Put back what ``moments_of`` gave. The optimizer takes the tensors as its own.
 
     Raises:
         ValueError: A moment is missing, of another shape, or belongs to no parameter.
@@ -77,4 +77,4 @@ def restore_moments(
                 f"the stored moment {key} has shape {tuple(tensor.shape)}, its parameter "
                 f"{tuple(parameter.shape)}; start with moments: reset"
             )
-        optimizer.state[parameter][moment] = tensor.to(parameter.device, torch.float32).clone()
+        optimizer.state[parameter][moment] = tensor.to(parameter.device, torch.float32)

@@ -9,18 +9,15 @@ loader threads sees the same samples in every step. Two questions are answered s
   keeps neighbours in time near each other on disk, so that a batch touches few shards.
 """
 
-import heapq
 import math
+from bisect import bisect_left
 from functools import lru_cache
-from hashlib import sha256
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.config import Mixture, Stream
-
-IntArray = NDArray[np.int64]
-KeyArray = NDArray[np.uint64]
+from training.kept_rows import kept_rows
+from training.permutation import GOLDEN, IntArray, KeyArray, key_of, mix, permute
 
 MAX_TOTAL_PARTS = 2**16
 CHUNK_ROWS = 2048
@@ -29,9 +26,9 @@ tokens."""
 WINDOW_CHUNKS = 8
 """Chunks whose rows are shuffled into each other."""
 
-_ROUNDS = 6
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_SUBSET, _CHUNKS, _ROWS, _ROTATION = (np.uint64(purpose) for purpose in (1, 2, 3, 4))
+_SPAN_SLOTS = 4096
+"""Slots that are computed together: numpy's price of a call is then paid once for many steps."""
+_CHUNKS, _ROWS, _ROTATION = (np.uint64(purpose) for purpose in (2, 3, 4))
 
 
 class Order:
@@ -57,23 +54,27 @@ class Order:
         self._sequence, self._ranks = _sequence_of(tuple(self._parts.tolist()))
         self._samples = np.array([stream.samples for stream in mixture.streams], np.int64)
         self._keys = np.array(
-            [_key_of("order", str(mixture.seed), stream.name) for stream in mixture.streams],
+            [key_of("order", str(mixture.seed), stream.name) for stream in mixture.streams],
             np.uint64,
         )
         self._streams = mixture.streams
-        self._subsets: dict[int, IntArray] = {}
+        self._span_steps = max(1, _SPAN_SLOTS // global_batch_samples)
+        self._span: tuple[int, IntArray, IntArray] = (-1, self._samples, self._samples)
 
     def step(self, step: int) -> tuple[IntArray, IntArray]:
         """Streams and rows of the global batch of ``step`` (0-based), ``int64[batch]`` each.
 
-        A row counts within the stream's training samples on disk, 0 to ``available - 1``.
+        A row counts within the stream's training samples on disk, 0 to ``available - 1``. Neither
+        array can be written to. Safe to call from several threads.
         """
-        first = step * self.global_batch_samples
-        slots = np.arange(first, first + self.global_batch_samples, dtype=np.int64)
-        periods, positions = np.divmod(slots, len(self._sequence))
-        streams = self._sequence[positions]
-        draws = periods * self._parts[streams] + self._ranks[positions]
-        return streams, self._rows(streams, draws)
+        number, within = divmod(step, self._span_steps)
+        # Taken once and replaced whole: another thread may be at another span.
+        span = self._span
+        if span[0] != number:
+            span = self._span = (number, *self._compute(number))
+        _, streams, rows = span
+        mine = slice(within * self.global_batch_samples, (within + 1) * self.global_batch_samples)
+        return streams[mine], rows[mine]
 
     def counts_before(self, step: int) -> IntArray:
         """Samples that each stream has given before ``step``, ``int64[num_streams]``."""
@@ -81,51 +82,29 @@ class Order:
         begun = np.bincount(self._sequence[:position], minlength=len(self._parts))
         return periods * self._parts + begun
 
+    def _compute(self, span: int) -> tuple[IntArray, IntArray]:
+        """Streams and rows of all slots of a span, read-only."""
+        num_slots = self._span_steps * self.global_batch_samples
+        slots = np.arange(span * num_slots, (span + 1) * num_slots, dtype=np.int64)
+        periods, positions = np.divmod(slots, len(self._sequence))
+        streams = self._sequence[positions]
+        draws = periods * self._parts[streams] + self._ranks[positions]
+        rows = self._rows(streams, draws)
+        for array in (streams, rows):
+            array.setflags(write=False)
+        return streams, rows
+
     def _rows(self, streams: IntArray, draws: IntArray) -> IntArray:
         """Row of the ``draws``-th sample (0-based) of each of ``streams``."""
         epochs, positions = np.divmod(draws, self._samples[streams])
-        keys = _mix(self._keys[streams] + _mix(epochs.astype(np.uint64) + _GOLDEN))
+        keys = mix(self._keys[streams] + mix(epochs.astype(np.uint64) + GOLDEN))
         rows = _shuffle(positions, self._samples[streams], keys)
-        for index in np.unique(streams).tolist():
-            stream = self._streams[index]
+        for index, stream in enumerate(self._streams):
             if stream.samples < stream.available:
-                if index not in self._subsets:
-                    self._subsets[index] = kept_rows(stream)
-                mine = streams == index
-                rows[mine] = self._subsets[index][rows[mine]]
+                mine = np.flatnonzero(streams == index)
+                if mine.size:
+                    rows[mine] = kept_rows(stream, rows[mine])
         return rows
-
-
-def kept_rows(stream: Stream) -> IntArray:
-    """Rows that a stream draws from, ascending, ``int64[samples]``.
-
-    They are the first ``samples`` of a permutation of ``available`` that is keyed by snapshot and
-    domain only, so that a version of the replay buffer with a smaller share keeps a subset.
-    Ascending, because neighbours then share shards; costs 8 bytes a sample.
-    """
-    first = np.arange(stream.samples, dtype=np.int64)
-    key = _key_of("replay", stream.snapshot, stream.domain)
-    return np.sort(permute(first, stream.available, key ^ int(_SUBSET)))
-
-
-def permute(index: IntArray, n: int | IntArray, key: int | KeyArray) -> IntArray:
-    """Image of ``index`` under the ``key``-th permutation of ``[0, n)``; both broadcast.
-
-    A Feistel network on the smallest even number of bits that holds ``n`` (Luby & Rackoff 1988),
-    iterated until the value falls into the range again (cycle walking, Black & Rogaway 2002): a
-    bijection without a table.
-    """
-    values = np.array(index, np.uint64, ndmin=1)
-    sizes = np.broadcast_to(np.asarray(n, np.uint64), values.shape)
-    keys = np.broadcast_to(np.asarray(key, np.uint64), values.shape)
-    # frexp gives the bit length of an integer exactly below 2**53.
-    half_bits = np.maximum((np.frexp((sizes - np.uint64(1)).astype(np.float64))[1] + 1) // 2, 1)
-    half_bits = half_bits.astype(np.uint64)
-    pending = np.arange(values.size)
-    while pending.size:
-        values[pending] = _feistel(values[pending], half_bits[pending], keys[pending])
-        pending = pending[values[pending] >= sizes[pending]]
-    return values.astype(np.int64).reshape(np.shape(index))
 
 
 def _shuffle(positions: IntArray, sizes: IntArray, keys: KeyArray) -> IntArray:
@@ -136,41 +115,16 @@ def _shuffle(positions: IntArray, sizes: IntArray, keys: KeyArray) -> IntArray:
     window_rows = CHUNK_ROWS * WINDOW_CHUNKS
     window = positions // window_rows
     start = window * window_rows
-    window_keys = _mix(keys ^ _mix(window.astype(np.uint64) + _ROWS))
+    window_keys = mix(keys ^ mix(window.astype(np.uint64) + _ROWS))
     rows = start + permute(positions - start, np.minimum(sizes - start, window_rows), window_keys)
     chunk, offset = np.divmod(rows, CHUNK_ROWS)
     whole_chunks = sizes // CHUNK_ROWS
     whole = chunk < whole_chunks
-    chunk[whole] = permute(chunk[whole], whole_chunks[whole], _mix(keys[whole] ^ _CHUNKS))
+    chunk[whole] = permute(chunk[whole], whole_chunks[whole], mix(keys[whole] ^ _CHUNKS))
     # The rows after the last whole chunk keep their place; turning the ring makes them others in
     # every epoch.
-    rotation = (_mix(keys ^ _ROTATION) % sizes.astype(np.uint64)).astype(np.int64)
+    rotation = (mix(keys ^ _ROTATION) % sizes.astype(np.uint64)).astype(np.int64)
     return (chunk * CHUNK_ROWS + offset + rotation) % sizes
-
-
-def _feistel(values: KeyArray, half_bits: KeyArray, keys: KeyArray) -> KeyArray:
-    """One pass of the network over ``2 * half_bits`` bits."""
-    mask = (np.uint64(1) << half_bits) - np.uint64(1)
-    left, right = values >> half_bits, values & mask
-    round_keys = keys
-    for _ in range(_ROUNDS):
-        round_keys = round_keys + _GOLDEN
-        left, right = right, left ^ (_mix(right + round_keys) & mask)
-    return (left << half_bits) | right
-
-
-def _mix(values: KeyArray) -> KeyArray:
-    """Murmur3's 64-bit finaliser: an input bit changes each output bit with probability 1/2."""
-    values = values ^ (values >> np.uint64(33))
-    values = values * np.uint64(0xFF51AFD7ED558CCD)
-    values = values ^ (values >> np.uint64(33))
-    values = values * np.uint64(0xC4CEB9FE1A85EC53)
-    return values ^ (values >> np.uint64(33))
-
-
-def _key_of(*words: str) -> int:
-    """64-bit key of some words."""
-    return int.from_bytes(sha256("\0".join(words).encode()).digest()[:8], "little")
 
 
 @lru_cache(maxsize=64)
@@ -180,30 +134,44 @@ def _sequence_of(parts: tuple[int, ...]) -> tuple[IntArray, IntArray]:
     Just-in-time sequencing (Steiner & Yeomans 1993): to stay within one sample of its share, the
     j-th sample of a stream (from 1) may come from slot floor((j - 1) D / parts) + 1 on and must
     have come by slot ceil(j D / parts). Earliest deadline first finds such a sequence whenever
-    there is one, and there always is.
+    there is one, and there always is; of equal deadlines the first stream goes first.
     """
     total = sum(parts)
     streams = np.repeat(np.arange(len(parts)), parts)
     shares = np.repeat(parts, parts)
     ranks = np.concatenate([np.arange(count) for count in parts])
     releases = ranks * total // shares
-    # One integer a job sorts by deadline, then stream; each stream has at most one open job a
-    # deadline.
-    jobs = -(-(ranks + 1) * total // shares) * len(parts) + streams
-    by_release = np.argsort(releases, kind="stable")
-    first_job = np.searchsorted(releases[by_release], np.arange(total + 1)).tolist()
-    arriving = jobs[by_release].tolist()
-    open_jobs: list[int] = []
-    taken: list[int] = []
-    for slot in range(total):
-        for job in arriving[first_job[slot] : first_job[slot + 1]]:
-            heapq.heappush(open_jobs, job)
-        taken.append(heapq.heappop(open_jobs))
-    sequence = np.array(taken, np.int64) % len(parts)
-    by_stream = np.argsort(sequence, kind="stable")
-    rank_of_slot = np.empty(total, np.int64)
-    rank_of_slot[by_stream] = ranks
+    # In 16 bits, which numpy sorts in linear time; jobs of a stream never share a deadline.
+    last_slots = (-(-(ranks + 1) * total // shares) - 1).astype(np.uint16)
+    by_deadline = np.argsort(last_slots, kind="stable")
+    slots = np.array(_first_free_slots(releases[by_deadline].tolist()))
+    sequence, rank_of_slot = np.empty(total, np.int64), np.empty(total, np.int64)
+    sequence[slots], rank_of_slot[slots] = streams[by_deadline], ranks[by_deadline]
     return sequence, rank_of_slot
+
+
+def _first_free_slots(releases: list[int]) -> list[int]:
+    """Slot of each job, when one after another takes the first free slot from its release on.
+
+    That is what a queue of open jobs, served by priority, does as well, because no job is ever held
+    up by one of lower priority; but here a slot is mostly the next one, and no queue is needed.
+    """
+    free: list[int] = []  # below the frontier, ascending; fewer than there are streams
+    frontier = 0
+    slots: list[int] = []
+    take = slots.append
+    for release in releases:
+        if free:
+            place = bisect_left(free, release)
+            if place < len(free):
+                take(free.pop(place))
+                continue
+        if release > frontier:
+            free.extend(range(frontier, release))
+            frontier = release
+        take(frontier)
+        frontier += 1
+    return slots
 
 
 def _check(stream: Stream) -> None:

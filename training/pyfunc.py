@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from storage.models import verify_directory
+from training.foreign_config import longest_sequence, needs_eager_attention
 from training.tokenizer import load_tokenizer
 
 MAX_NEW_TOKENS = 64
@@ -49,10 +50,14 @@ class TextGenerator:
         from transformers import AutoModelForCausalLM  # noqa: PLC0415  heavy, and after the above
 
         self._tokenizer = load_tokenizer(directory)
+        fields = json.loads((directory / "config.json").read_bytes())
+        # As in training: the fused attention of transformers ignores some fields.
+        attention = {"attn_implementation": "eager"} if needs_eager_attention(fields) else {}
         self._model = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True
+            directory, local_files_only=True, use_safetensors=True, **attention
         )
         self._model.eval()
+        self._context = longest_sequence(fields)
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Continue every prompt; returns the new text only, in the order of the prompts.
@@ -79,11 +84,10 @@ class TextGenerator:
 
         # Framed as in training: the start token opens the document.
         tokens = [self._tokenizer.start_id, *self._tokenizer.encode_batch([prompt])[0].tolist()]
-        context = self._model.config.max_position_embeddings
-        room = context - len(tokens)
+        room = self._context - len(tokens)
         if room < 1:
             raise ValueError(
-                f"a prompt of {len(tokens)} tokens leaves no room in a context of {context} "
+                f"a prompt of {len(tokens)} tokens leaves no room in a context of {self._context} "
                 "tokens: shorten it"
             )
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {}

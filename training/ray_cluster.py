@@ -4,9 +4,12 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 
 from training.errors import TrainingError
 
@@ -76,9 +79,40 @@ def _join(address: str) -> None:
         ) from None
 
 
+def _folder_of_our_own() -> Path:
+    """Where clusters of our own keep sockets and logs; those of dead ones are removed first.
+
+    Ray would leave some megabytes behind for every start. In the system's temporary folder, for a
+    socket needs a short path.
+
+    Raises:
+        TrainingError: The folder is somebody else's.
+    """
+    folder = Path(tempfile.gettempdir()) / f"perennial-own-ray-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
+        raise TrainingError(
+            f"{folder} must be a folder that only this user may enter, and is not; remove it"
+        )
+    # Ray lets everybody into its own folder.
+    folder /= "ray"
+    _remove_sessions(folder)
+    return folder
+
+
+def _remove_sessions(folder: Path, of_pid: int | None = None) -> None:
+    """Remove what dead drivers have left, and one that is done."""
+    for session in folder.glob("session_*_*"):
+        # Ray ends the name with the driver's pid.
+        pid = int(session.name.rpartition("_")[2])
+        if pid == of_pid or not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(session, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def connected_ray(address: str | None, num_workers: int) -> Generator[None]:
-    """A connection to Ray; what was started here is stopped here.
+    """A connection to Ray; what was started here, for at least so many workers, is stopped here.
 
     Raises:
         TrainingError: There is no cluster at ``address`` that takes this machine's token.
@@ -98,6 +132,7 @@ def connected_ray(address: str | None, num_workers: int) -> Generator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
             _node_ip_address="127.0.0.1",
+            _temp_dir=str(_folder_of_our_own()),
         )
     try:
         # Ray prints what happens to machines ("has been marked dead") on standard output, whatever
@@ -107,3 +142,5 @@ def connected_ray(address: str | None, num_workers: int) -> Generator[None]:
             yield
     finally:
         ray.shutdown()
+        if address is None:
+            _remove_sessions(_folder_of_our_own(), os.getpid())

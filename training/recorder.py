@@ -1,21 +1,30 @@
 """What rank 0 writes down after every step: a row of metrics, and checkpoints when they are due."""
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from storage.errors import StorageError
 from storage.layout import Layout
 from storage.objects import ObjectStore
 from training import metrics
-from training.checkpoint import TrainState, save
-from training.checkpoint_index import discard_old
+from training.causal_model import CausalModel
+from training.checkpoint import TrainState
+from training.checkpoint_index import CheckpointConfig
+from training.checkpoint_saver import RETRY_SECONDS, CheckpointSaver, is_store_away
 from training.config import TrainPlan
 from training.loop import StepResult
-from training.model import flops_per_token
 from training.order import Order
+from training.run_life import Life
+from training.skips import learned_by_stream
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -29,6 +38,8 @@ class Recorder:
         rank: This worker.
         world_size: Workers.
         work_dir: Local folder for checkpoints under way.
+        life: Of the run, on rank 0; None asks nobody whether the checkpoints are still wanted.
+        checkpoints: How they are stored.
     """
 
     def __init__(
@@ -40,38 +51,102 @@ class Recorder:
         rank: int,
         world_size: int,
         work_dir: Path,
+        *,
+        life: Life | None = None,
+        checkpoints: CheckpointConfig | None = None,
     ) -> None:
-        self._store, self._plan, self._state, self._order = store, plan, state, order
-        self._is_first, self._work_dir = rank == 0, work_dir
+        self._plan, self._state, self._order = plan, state, order
+        self._is_first, self._is_complete = rank == 0, False
         if self._is_first:
-            self._journal = metrics.MetricJournal(store, Layout(plan.lineage).metrics(plan.update))
+            self._journal = _BackgroundJournal(store, Layout(plan.lineage).metrics(plan.update))
             self._describe = _describer(plan, state, world_size)
+            self._saver = CheckpointSaver(
+                store,
+                plan,
+                work_dir,
+                life=life,
+                config=checkpoints,
+                # A run that resumes from a checkpoint never writes the rows before it again.
+                before_commit=lambda _: self._journal.flush(),
+            )
 
     def before_update(self) -> None:
         """Called when the gradients are there and no weight has changed yet."""
+        if self._is_first:
+            self._saver.wait_until_copied()
 
-    def on_step(self, result: StepResult) -> None:
-        """Called after every step, when its weights are in place."""
+    def on_step(self, result: StepResult, guarded: Mapping[str, float]) -> None:
+        """Called after every step, when its weights are in place and judged; ``guarded``: how."""
         self._state.step = result.step
+        self._is_complete = result.is_last_of_life or result.step == self._plan.num_steps
         if not self._is_first:
             return
-        self._journal.append(self._describe(result))
-        if not (self._is_due(result.step) or result.is_last_of_life):
+        self._journal.append({**self._describe(result), **guarded})
+        if not (self._plan.saves_at(result.step) or result.is_last_of_life):
             return
-        # Before the checkpoint: a run that resumes from it never writes these rows again.
-        self._journal.flush()
         names = [stream.name for stream in self._plan.mixture.streams]
-        tokens = self._order.counts_before(result.step) * self._plan.seq_len
-        seen = dict(zip(names, tokens.tolist(), strict=True))
-        save(self._store, self._plan, self._state, seen, self._work_dir)
-        discard_old(self._store, self._plan)
+        samples = learned_by_stream(self._order, self._state.skips, result.step)
+        tokens = samples * self._plan.seq_len
+        self._saver.start(self._state, dict(zip(names, tokens.tolist(), strict=True)))
 
     def close(self) -> None:
-        """Called at the end of this life, after an error too."""
+        """Called at the end of this life, after an error too: what is being saved is finished."""
+        if not self._is_first:
+            return
+        try:
+            self._saver.close(is_complete=self._is_complete)
+        finally:
+            self._journal.close()
 
-    def _is_due(self, step: int) -> bool:
-        is_named = step in (self._plan.num_steps, self._plan.trunk_step)
-        return is_named or step % self._plan.checkpoint_every_steps == 0
+
+class _BackgroundJournal:
+    """A journal whose flushes nobody waits for; a store that is away only delays it."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self._journal = metrics.MetricJournal(store, prefix)
+        self._thread = ThreadPoolExecutor(1, "metrics")
+        self._last: Future[None] | None = None
+        self._held: list[dict[str, Any]] = []
+        self._try_at = 0.0
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add the row of one step. Raises what an earlier row failed with."""
+        if self._last is not None and self._last.done():
+            self._last.result()
+        self._last = self._thread.submit(self._add, row)
+
+    def flush(self) -> None:
+        """Return when every row is durable. Raises what the store raises."""
+        self._thread.submit(self._flush).result()
+
+    def close(self) -> None:
+        """Store what is left, unless the store is away."""
+        self._thread.submit(self._flush_if_there)
+        self._thread.shutdown()
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._held.append(row)
+        if time.monotonic() < self._try_at:
+            return
+        try:
+            self._pass_on()
+        except (StorageError, OSError) as error:
+            if not is_store_away(error):
+                raise
+            logger.warning("the metrics of the last steps wait for the store: %s", error)
+            self._try_at = time.monotonic() + RETRY_SECONDS
+
+    def _pass_on(self) -> None:
+        while self._held:
+            self._journal.append(self._held.pop(0))
+
+    def _flush(self) -> None:
+        self._pass_on()
+        self._journal.flush()
+
+    def _flush_if_there(self) -> None:
+        if time.monotonic() >= self._try_at:
+            self._flush()
 
 
 def _describer(
@@ -81,28 +156,41 @@ def _describer(
     started = time.monotonic()
     device = next(state.model.parameters()).device
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    peak = measured_flops_per_second(device, dtype) * world_size
-    flops = flops_per_token(plan.model, plan.seq_len)
+
+    @cache
+    def peak() -> float:
+        # Not before the first step, which a run that was killed should take soon.
+        return measured_flops_per_second(device, dtype) * world_size
+
+    flops = cast("CausalModel", state.model).flops_per_token(plan.seq_len)
     domains = [stream.domain for stream in plan.mixture.streams]
 
     def describe(result: StepResult) -> dict[str, Any]:
         tokens_per_second = plan.global_batch_tokens / result.step_seconds
+        num_learned = result.step - len(state.skips.steps_before(result.step))
         return {
             metrics.STEP: result.step,
             metrics.TIME: time.time(),
             metrics.ELAPSED_SECONDS: time.monotonic() - started,
-            metrics.TOKENS_SEEN: result.step * plan.global_batch_tokens,
-            metrics.LOSS: result.nats_per_token,
-            **_loss_by_domain(domains, result.nats_by_stream, result.targets_by_stream),
+            metrics.TOKENS_SEEN: num_learned * plan.global_batch_tokens,
+            **(_learned(domains, result) if result.is_learned else {}),
             metrics.LR: result.lr,
-            metrics.GRAD_NORM: result.grad_norm,
             metrics.TOKENS_PER_SECOND: tokens_per_second,
-            metrics.MFU: tokens_per_second * flops / peak,
+            metrics.MFU: tokens_per_second * flops / peak(),
             metrics.DATA_WAIT_FRACTION: result.wait_seconds / result.step_seconds,
             metrics.CHECKSUM: result.checksum,
         }
 
     return describe
+
+
+def _learned(domains: Iterable[str], result: StepResult) -> dict[str, float]:
+    """What only a step has that the optimizer took."""
+    return {
+        metrics.LOSS: result.nats_per_token,
+        **_loss_by_domain(domains, result.nats_by_stream, result.targets_by_stream),
+        metrics.GRAD_NORM: result.grad_norm,
+    }
 
 
 def _loss_by_domain(

@@ -1,30 +1,28 @@
 """MDS shards, read with numpy alone.
 
-mosaicml-streaming writes them and can read them; this reader takes whole batches out of memory
-maps, many times faster (``tests/benchmarks/bench_reader.py``), and trusts no byte whose hash was
-not checked against the snapshot's manifest.
+mosaicml-streaming writes them and can read them; this reader takes rows out of memory maps, many
+times faster (``tests/benchmarks/bench_reader.py``), and trusts no byte whose hash was not checked
+against the snapshot's manifest.
 
 A shard is: the number of samples and the offsets of all samples and of the end (uint32), a JSON
 header, the samples. A sample is: the sizes (uint32) of its variable columns, then all columns.
 """
 
 import json
-from collections import OrderedDict
+import mmap
+from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import CorruptError
-from storage.manifest import FileDigest, fetch_verified, read_verified
+from storage.file_cache import FileCache
+from storage.manifest import FileDigest, read_verified
 from storage.objects import ObjectStore
 from training.holdout import HoldoutDocument
-
-_MAX_OPEN_SHARDS = 256
-"""A memory map holds a file descriptor."""
 
 
 class MdsReader:
@@ -35,14 +33,19 @@ class MdsReader:
         prefix: Prefix of the snapshot; names in ``files`` are relative to it.
         folder: Folder of the shards below ``prefix``, e.g. ``web-en/train``.
         files: The snapshot's manifest.
-        cache: Local folder for shards of a store that is not local.
+        cache: Opens and checks the shards.
 
     Raises:
         CorruptError: The index is missing, altered or not MDS.
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, folder: str, files: Iterable[FileDigest], cache: Path
+        self,
+        store: ObjectStore,
+        prefix: str,
+        folder: str,
+        files: Iterable[FileDigest],
+        cache: FileCache,
     ) -> None:
         self._store, self._prefix, self._cache = store, prefix, cache
         self.folder = folder
@@ -58,10 +61,19 @@ class MdsReader:
                 )
         counts = np.array([shard["samples"] for shard in self._shards], np.int64)
         self.first_rows: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
-        self._open: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self.first_rows[-1])
+
+    @property
+    def num_shards(self) -> int:
+        """Files, opened or not."""
+        return len(self._shards)
+
+    @property
+    def num_closed(self) -> int:
+        """Files that were closed for others, of this folder or not."""
+        return self._cache.num_closed
 
     def columns(self, shard: int) -> list[tuple[str, str, int | None]]:
         """Name, encoding and size (None: variable) of each column, in the order of their bytes."""
@@ -70,36 +82,40 @@ class MdsReader:
             zip(info["column_names"], info["column_encodings"], info["column_sizes"], strict=True)
         )
 
-    def bytes_of(self, shard: int) -> NDArray[np.uint8]:
+    def column_sets(self) -> set[tuple[tuple[str, str], ...]]:
+        """The different sets of columns that shards have: (name, encoding) of each column."""
+        return {
+            tuple(zip(info["column_names"], info["column_encodings"], strict=True))
+            for info in self._shards
+        }
+
+    def bytes_of(self, shard: int) -> mmap.mmap:
         """All bytes of a shard; its hash is checked each time it is opened.
 
+        Safe to call from several threads.
+
         Raises:
-            CorruptError: Names the shard that is missing, short or altered.
+            CorruptError: Names the shard that is missing, short or altered, and its samples.
         """
-        if shard not in self._open:
-            file = self._digest(self._shards[shard]["raw_data"]["basename"])
-            path = fetch_verified(self._store, self._prefix, file, self._cache / file.name)
-            self._open[shard] = np.memmap(path, np.uint8, mode="r")
-            if len(self._open) > _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(shard)
-        return self._open[shard]
+        file = self._digest(self._shards[shard]["raw_data"]["basename"])
+        try:
+            return self._cache.open(self._store, self._prefix, file)
+        except CorruptError as error:
+            first, end = self.first_rows[shard : shard + 2].tolist()
+            raise CorruptError(
+                f"{error} (it holds samples {first} to {end - 1} of {self.folder})"
+            ) from error
 
     def offsets(self, shard: int) -> NDArray[np.int64]:
         """Where each sample of the shard begins, and where the last one ends."""
         raw = self.bytes_of(shard)
-        count = int(raw[:4].view("<u4")[0])
+        count = int.from_bytes(raw[:4], "little")
         if count != self._shards[shard]["samples"]:
             raise CorruptError(
                 f"shard {shard} of {self._prefix}/{self.folder} holds {count} samples, its index "
                 f"promises {self._shards[shard]['samples']}; mint the snapshot again"
             )
-        return raw[4 : 4 + 4 * (count + 1)].view("<u4").astype(np.int64)
-
-    @property
-    def num_shards(self) -> int:
-        """Files, opened or not."""
-        return len(self._shards)
+        return np.frombuffer(raw, "<u4", count + 1, offset=4).astype(np.int64)
 
     def _digest(self, name: str) -> FileDigest:
         try:
@@ -124,56 +140,84 @@ class TrainShards:
 
     def __init__(self, reader: MdsReader, *, seq_len: int) -> None:
         self._reader = reader
-        self._spans: dict[int, tuple[int, int]] = {}
-        self._seq_len = seq_len
-        self.dtype = np.dtype("<u2")
-        for shard in range(reader.num_shards):
-            self.dtype = self._dtype_of(shard)
+        self._first_rows: list[int] = reader.first_rows.tolist()
+        self._begins: dict[int, int] = {}
+        self._tables: dict[int, NDArray[Any]] = {}
+        self._num_closed = reader.num_closed
+        self.seq_len = seq_len
+        self.dtype = self._dtype()
+        self._row_bytes = (seq_len + 1) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self._reader)
 
-    def rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Tokens of the given rows, ``uint16`` or ``uint32`` ``[len(rows), seq_len + 1]``, a copy.
+    def row(self, row: int) -> NDArray[Any]:
+        """Tokens of one row, ``uint16`` or ``uint32`` ``[seq_len + 1]``: the shard's own bytes.
 
-        Opens only the shards that hold them. Not safe to call from two threads at once.
+        They cannot be written to, and stay readable after the shard was closed. Opens only the
+        shard that holds them. Safe to call from several threads.
+        """
+        shard = self.shard_of(row)
+        table = self._tables[shard] = self._table(shard)
+        return table[row - self._first_rows[shard]]
+
+    def open_tables(self) -> tuple[list[int], dict[int, NDArray[Any]]]:
+        """First row of every shard, and the rows of those shards that are open, to read at once.
+
+        For who reads many rows and cannot afford a call for each.
+        """
+        if self._num_closed != self._reader.num_closed:
+            # One of ours may be among them, and would stay mapped for as long as it is held here.
+            self._num_closed = self._reader.num_closed
+            self._tables = {}
+        return self._first_rows, self._tables
+
+    def rows(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Tokens of the given rows, ``uint16`` or ``uint32`` ``[len(rows), seq_len + 1]``, copied.
+
+        Opens only the shards that hold them.
         """
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(
                 f"rows {rows.min()} to {rows.max()} do not exist in {self._reader.folder}, which "
                 f"has {len(self)}"
             )
-        tokens = np.empty((len(rows), self._seq_len + 1), self.dtype)
-        shards = np.searchsorted(self._reader.first_rows, rows, side="right") - 1
-        for shard in np.unique(shards).tolist():
-            mine = shards == shard
-            table = self._table(shard)
-            tokens[mine] = table[rows[mine] - self._reader.first_rows[shard]]
+        tokens = np.empty((len(rows), self.seq_len + 1), self.dtype)
+        for place, row in enumerate(rows.tolist()):
+            tokens[place] = self.row(row)
         return tokens
 
-    def _table(self, shard: int) -> NDArray[Any]:
-        """The shard's samples as one array; fixed sizes make them contiguous."""
-        if shard not in self._spans:
-            offsets = self._reader.offsets(shard)
-            width = (self._seq_len + 1) * self.dtype.itemsize
-            if not (np.diff(offsets) == width).all():
-                raise CorruptError(
-                    f"shard {shard} of {self._reader.folder} must hold samples of {width} bytes "
-                    "each; mint the snapshot again"
-                )
-            self._spans[shard] = (int(offsets[0]), int(offsets[-1]))
-        begin, end = self._spans[shard]
-        raw = self._reader.bytes_of(shard)
-        return raw[begin:end].view(self.dtype).reshape(-1, self._seq_len + 1)
+    def shard_of(self, row: int) -> int:
+        """Number of the shard that holds ``row``."""
+        if not 0 <= row < self._first_rows[-1]:
+            raise IndexError(
+                f"row {row} does not exist in {self._reader.folder}, which has {len(self)}"
+            )
+        return bisect_right(self._first_rows, row) - 1
 
-    def _dtype_of(self, shard: int) -> np.dtype[Any]:
+    def _table(self, shard: int) -> NDArray[Any]:
+        """All rows of a shard, as mapped; fixed sizes make them contiguous."""
+        raw = self._reader.bytes_of(shard)
+        if shard not in self._begins:
+            offsets = self._reader.offsets(shard)
+            if not (np.diff(offsets) == self._row_bytes).all():
+                raise CorruptError(
+                    f"shard {shard} of {self._reader.folder} must hold samples of "
+                    f"{self._row_bytes} bytes each; mint the snapshot again"
+                )
+            self._begins[shard] = int(offsets[0])
+        count = self._first_rows[shard + 1] - self._first_rows[shard]
+        tokens = np.frombuffer(raw, self.dtype, count * (self.seq_len + 1), self._begins[shard])
+        return tokens.reshape(count, -1)
+
+    def _dtype(self) -> np.dtype[Any]:
+        found = self._reader.column_sets()
         for bits in (16, 32):
-            encoding = f"ndarray:uint{bits}:{self._seq_len + 1}"
-            if [column[:2] for column in self._reader.columns(shard)] == [("tokens", encoding)]:
+            if found <= {(("tokens", f"ndarray:uint{bits}:{self.seq_len + 1}"),)}:
                 return np.dtype(f"<u{bits // 8}")
         raise CorruptError(
-            f"shards of {self._reader.folder} must have one column tokens of {self._seq_len + 1} "
-            f"uint16 or uint32, found {self._reader.columns(shard)}; is seq_len the lineage's?"
+            f"shards of {self._reader.folder} must have one column tokens of {self.seq_len + 1} "
+            f"uint16 or uint32, found {sorted(found)}; is seq_len the lineage's?"
         )
 
 
@@ -188,7 +232,7 @@ def read_holdout(reader: MdsReader, *, token_dtype: str) -> list[HoldoutDocument
     for shard in range(reader.num_shards):
         columns = reader.columns(shard)
         offsets = reader.offsets(shard).tolist()
-        body = reader.bytes_of(shard).tobytes()
+        body = reader.bytes_of(shard)
         for begin, end in pairwise(offsets):
             row = _decode(body[begin:end], columns)
             documents.append(

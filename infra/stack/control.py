@@ -88,8 +88,9 @@ def stop(settings: Settings, *, tell: Tell = logger.info) -> list[str]:
         state = read_state(folder)
         names = sorted({*part_names(state), *state.parts})
         stopped = [name for name in names if processes.members(_is_of(folder, name))]
-        # The flows first: they tell Prefect how they ended.
-        processes.stop(_is_of(folder, "serve"), grace_seconds=_GRACE_SECONDS)
+        # What would start the others again; then the flows: they tell Prefect how they ended.
+        for name in ("watch", "serve"):
+            processes.stop(_is_of(folder, name), grace_seconds=_GRACE_SECONDS)
         # What a damaged or removed state does not know of is found as well.
         processes.stop(
             lambda mark: mark.startswith(f"{folder.home}:"), grace_seconds=_GRACE_SECONDS

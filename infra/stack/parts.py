@@ -91,13 +91,15 @@ def parts_of(settings: "Settings", state: StackState, credentials: Credentials) 
     ]
     if state.lineages:
         parts.append(_serve(settings, state))
+    parts.append(_watch(settings))
     return parts
 
 
 def part_names(state: StackState) -> list[str]:
     """Names of the parts that there are to be."""
     workers = [f"ray-worker-{number}" for number in range(1, state.ray_workers + 1)]
-    return ["prefect", "mlflow", "ray-head", *workers, *(["serve"] if state.lineages else [])]
+    serving = ["serve"] if state.lineages else []
+    return ["prefect", "mlflow", "ray-head", *workers, *serving, "watch"]
 
 
 def prepare(settings: "Settings") -> None:
@@ -289,6 +291,25 @@ def _serve(settings: "Settings", state: StackState) -> Part:
         # It listens nowhere.
         answers=partial(has_registered, StackFolder(settings.home_path), record),
         follows="prefect",
+    )
+
+
+def _watch(settings: "Settings") -> Part:
+    name = "watch"
+    # It starts the others anew, so it needs what ``perennial up`` had.
+    values = {
+        "PERENNIAL_STORAGE_ROOT": settings.storage_root,
+        "PERENNIAL_PREFECT_DATABASE_URL": settings.prefect_database_url.get_secret_value(),
+        "PERENNIAL_MLFLOW_DATABASE_URL": settings.mlflow_database_url.get_secret_value(),
+    }
+    return Part(
+        name=name,
+        title="watch over the servers",
+        command=(sys.executable, "-m", "infra.stack.watch"),
+        environment=_environment(settings, {k: v for k, v in values.items() if v}),
+        url="",
+        # It listens nowhere, and whoever asks has seen that it lives.
+        answers=partial(bool, name),
     )
 
 

@@ -66,6 +66,11 @@ def test_a_named_recipe_is_complete_and_single_fields_override_it() -> None:
             {"sources": [{"name": "a", "uri": "x", "domain": "d", "fields": {"txt": "t"}}]},
             r"sources\[0\]\.fields\.txt: unknown key; allowed here are .*; did you mean 'text'\?",
         ),
+        (
+            {"compute": {"num_workers": [5, 7]}},
+            r"num_workers 5 to 7 does not divide .* \d+: workers",
+        ),
+        ({"compute": {"num_workers": [2]}}, r"compute\.num_workers: must be a whole .* got \[2\]"),
         ({"budget": {"epochs": "many"}}, r"budget\.epochs: .* got 'many'"),
     ],
 )

@@ -15,7 +15,7 @@ from storage.objects import ObjectStore, open_store
 from storage.s3_bucket import Bucket
 from tests.storage.crash_contract import CrashContract
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
-from tests.training.tiny_run import tensors_of, tiny_plan
+from tests.training.tiny_run import MODEL, tensors_of, tiny_plan
 from training.checkpoint import TrainState, save
 from training.checkpoint_index import latest
 from training.model import Decoder
@@ -38,7 +38,7 @@ def test_a_kill_at_any_operation_leaves_a_whole_checkpoint_or_none(
     new_store: Callable[[], ObjectStore], tmp_path: Path
 ) -> None:
     plan, _ = tiny_plan(tmp_path / "local")
-    model = Decoder(plan.model, seed=plan.seed)
+    model = Decoder(MODEL, seed=plan.seed)
     state = TrainState(model=model, optimizer=build_optimizer(model, plan.optimizer), step=3)
 
     def save_to(store: ObjectStore) -> str:

@@ -14,7 +14,7 @@ from storage.s3_retry import Retry
 from tests.integration.servers.fault_proxy import PASSING, FaultProxy
 from tests.storage.crash_contract import SCENES, state_of
 from tests.storage.store_contract import StoreContract, in_threads
-from tests.training.tiny_run import tensors_of, tiny_plan
+from tests.training.tiny_run import MODEL, tensors_of, tiny_plan
 from training.checkpoint import TrainState, save
 from training.checkpoint_index import latest
 from training.model import Decoder
@@ -152,7 +152,7 @@ def test_checkpoints_saved_under_faults_are_those_saved_without(
     store: ObjectStore, fault_proxy: FaultProxy, tmp_path: Path
 ) -> None:
     plan, uri = tiny_plan(tmp_path / "local")
-    model = Decoder(plan.model, seed=plan.seed)
+    model = Decoder(MODEL, seed=plan.seed)
     state = TrainState(model=model, optimizer=build_optimizer(model, plan.optimizer), step=3)
     quiet = open_store(uri)
     expected = tensors_of(quiet, save(quiet, plan, state, {}, tmp_path / "quiet"))

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
-PARTS = {"prefect", "mlflow", "ray-head", "ray-worker-1", "serve"}
+PARTS = {"prefect", "mlflow", "ray-head", "ray-worker-1", "serve", "watch"}
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,30 @@ def test_only_the_owner_can_read_what_lies_beside_the_secrets(stack: Stack) -> N
         assert (folder / name).stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture
+def unwatched(stack: Stack) -> Iterator[None]:
+    """Nothing is mended by itself."""
+    watch = psutil.Process(stack.pids()["watch"])
+    watch.suspend()
+    yield
+    watch.resume()
+
+
+@pytest.mark.parametrize("name", ["mlflow", "ray-head"])
+@pytest.mark.usefixtures("updated")
+def test_what_was_killed_comes_back_by_itself(name: str, stack: Stack) -> None:
+    before = stack.pids()
+    os.kill(before[name], signal.SIGKILL)
+
+    def is_back() -> bool:
+        is_new = stack.pids()[name] != before[name]
+        return is_new and stack.conditions() == dict.fromkeys(PARTS, "running")
+
+    wait_for(is_back, 120, f"a new {name}", lambda: stack.log("watch"))
+    assert stack.pids()["watch"] == before["watch"]
+
+
+@pytest.mark.usefixtures("unwatched")
 def test_killed_parts_are_told_and_mended_alone(stack: Stack, updated: TinyLineage) -> None:
     for names in ({"serve", "mlflow"}, {"ray-worker-1"}, {"prefect"}, {"ray-head"}):
         before = stack.pids()
@@ -211,7 +235,7 @@ def test_killed_parts_are_told_and_mended_alone(stack: Stack, updated: TinyLinea
             assert refused.returncode == 1
             assert refused.stderr.startswith("error: the Prefect server of 'perennial up' does not")
             assert "run 'perennial up', or 'perennial down'" in refused.stderr
-        assert "all 5 parts are running" in stack.succeed("up")
+        assert "all 6 parts are running" in stack.succeed("up")
         # Ray's other nodes do not survive a new head.
         gone = {*names, "ray-worker-1"} if "ray-head" in names else names
         after = stack.pids()
@@ -219,6 +243,7 @@ def test_killed_parts_are_told_and_mended_alone(stack: Stack, updated: TinyLinea
         assert stack.conditions() == dict.fromkeys(PARTS, "running")
 
 
+@pytest.mark.usefixtures("unwatched")
 def test_a_part_that_does_not_answer_is_told_and_mended(stack: Stack) -> None:
     pid = stack.pids()["mlflow"]
     children = psutil.Process(pid).children(recursive=True)

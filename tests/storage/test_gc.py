@@ -105,6 +105,19 @@ def test_of_what_heads_reach_only_spare_checkpoints_are_garbage(store: LocalObje
     assert [info.key for info in find_spare_checkpoints(store, LAYOUT)] == spare
 
 
+def test_permanent_checkpoints_of_judged_updates_are_no_garbage(store: LocalObjects) -> None:
+    build(store)
+    kept = f"{LAYOUT.checkpoints('00000002cafe')}/step-3/"
+    before = garbage(store)
+    store.put(f"{kept}keep.json", b"{}")
+    store.put(f"{LAYOUT.checkpoints('lost')}/step-1/keep.json", b"{}")
+    left = [key for key in before if not key.startswith(kept)]
+    assert len(left) == len(before) - 2
+    assert [info.key for info in find_spare_checkpoints(store, LAYOUT)] == left
+    # An update that no head reaches goes with all that it kept.
+    assert garbage(store) == [*left, f"{LAYOUT.checkpoints('lost')}/step-1/keep.json"]
+
+
 UNREACHED = [
     LAYOUT.marks("lost"),
     f"{LAYOUT.tokenizer('t2')}/tokenizer.json",

@@ -2,7 +2,9 @@
 
 import os
 import random
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from storage.layout import Layout
 from storage.objects import ObjectStore, open_store
 from storage.s3_bucket import Bucket
 from storage.s3_client import current_client
-from storage.s3_transfer import _part_bytes_of
+from storage.s3_transfer import Pace, _part_bytes_of
 from tests.storage.made_up_s3 import answer, answer_by
 
 
@@ -104,3 +106,13 @@ def test_parts_are_few_enough_for_s3(size: int) -> None:
     part_bytes = _part_bytes_of(size)
     assert -(-size // part_bytes) <= 10_000
     assert 5 << 20 <= part_bytes <= 5 << 30
+
+
+def test_a_pace_lets_so_many_bytes_a_second_through_over_all_threads() -> None:
+    pace = Pace(1e6)
+    started_at = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(pace.wait, [50_000] * 5))
+    # The last of five parts may go when the four before it have had their time.
+    assert time.monotonic() - started_at >= 0.2
+    Pace(None).wait(10**12)

@@ -98,9 +98,9 @@ class Commands:
         return self.start(*arguments, prepare=prepare).wait(timeout_seconds)
 
 
-def kill_at(target: str, call: int = 1) -> Prepare:
-    """SIGKILL the process when the function ``module.name`` is called for the n-th time."""
-    return partial(_replace, target, partial(_Dying, call=call))
+def kill_at(target: str, call: int = 1, number: signal.Signals = signal.SIGKILL) -> Prepare:
+    """Signal the process when the function ``module.name`` is called for the n-th time."""
+    return partial(_replace, target, partial(_Dying, call=call, number=number))
 
 
 def fail_at(target: str, message: str) -> Prepare:
@@ -120,14 +120,14 @@ def limit_file_size(num_bytes: int) -> None:
 
 
 class _Dying:
-    def __init__(self, function: Callable[..., Any], *, call: int) -> None:
+    def __init__(self, function: Callable[..., Any], *, call: int, number: signal.Signals) -> None:
         self._function = function
-        self._left = call
+        self._left, self._number = call, number
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._number)
         return self._function(*args, **kwargs)
 
 

@@ -46,8 +46,19 @@ class KillingObjects:
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         return self._count(lambda: self._inner.put_if_match(key, body, etag))
 
-    def put_file(self, key: str, path: Path) -> None:
-        self._count(lambda: self._inner.put_file(key, path))
+    def put_file(
+        self,
+        key: str,
+        path: Path,
+        *,
+        bytes_per_second: float | None = None,
+        may_link: bool = False,
+    ) -> None:
+        self._count(
+            lambda: self._inner.put_file(
+                key, path, bytes_per_second=bytes_per_second, may_link=may_link
+            )
+        )
 
     def get_file(self, key: str, path: Path) -> None:
         self._count(lambda: self._inner.get_file(key, path))

@@ -11,8 +11,17 @@ from storage.local_objects import LocalObjects
 from storage.replay import read_replay
 from tasks.import_base import identity_of_directory, import_base
 from tasks.publish import replay_extender
+from tests.support.foreign_models import foreign_directory
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
-from tests.support.lineages import LAYOUT, SEQ_LEN, add_snapshot, hub_directory, newest
+from tests.support.lineages import (
+    LAYOUT,
+    SEQ_LEN,
+    TEXTS,
+    add_snapshot,
+    hub_directory,
+    newest,
+)
+from training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +109,32 @@ def test_the_identity_is_of_the_model_not_of_the_place(base: Path, tmp_path: Pat
     assert identity_of_directory(other) != identity_of_directory(base)
 
 
-def test_what_the_decoder_does_not_compute_is_refused_by_name(tmp_path: Path) -> None:
+def test_what_nobody_computes_is_refused_by_name(tmp_path: Path) -> None:
     directory = hub_directory(tmp_path / "base")
     config = json.loads((directory / "config.json").read_text())
-    config["rope_scaling"] = {"rope_type": "yarn", "factor": 4.0}
+    config["residual_multiplier"] = 0.2
     (directory / "config.json").write_text(json.dumps(config))
     store = LocalObjects(tmp_path / "store")
-    with pytest.raises(ValueError, match=r"rope_scaling"):
+    with pytest.raises(ValueError, match=r"'residual_multiplier' = 0\.2 is not known"):
         run(store, directory, tmp_path / "work")
     assert newest(store).champion is None
     assert list(store.list(LAYOUT.models)) == []
+
+
+def test_a_model_of_another_family_is_imported_as_it_is(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = foreign_directory(tmp_path / "base", "gpt_neox", vocab_size=300)
+    train_tokenizer(TEXTS, base, vocab_size=300)
+    store = LocalObjects(tmp_path / "store")
+    head = run(store, base, tmp_path / "work")
+    path = store.local_path(f"{LAYOUT.model(head.champion or '')}/config.json")
+    assert path is not None
+    tokens = torch.arange(40).unsqueeze(0) * 7 % 300
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(base)(tokens).logits
+        found = AutoModelForCausalLM.from_pretrained(path.parent)(tokens).logits
+    assert torch.equal(found, expected)
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -146,15 +146,15 @@ def test_an_export_that_computes_something_else_does_not_exist(
     store: LocalObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of the writer that hashes cannot see: what is read back is whole, and wrong."""
-    import training.hub
+    import training.model_files
 
-    write_model = training.hub.write_model
+    write_model = training.model_files.write_model
 
     def write_wrong(directory: Path, config: object, weights: object, **ids: int) -> None:
         write_model(directory, replace(MODEL, rope_theta=500.0), weights, **ids)  # pyright: ignore[reportArgumentType]
 
     plan = trained(store, tmp_path)
-    monkeypatch.setattr(training.hub, "write_model", write_wrong)
+    monkeypatch.setattr(training.model_files, "write_model", write_wrong)
     with pytest.raises(RuntimeError, match=r"they differ by up to [0-9.e-]+ on \d+ tokens"):
         exported(store, plan, tmp_path / "work")
     assert not is_published(store, LAYOUT.model(VERSION))

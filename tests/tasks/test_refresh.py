@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -412,8 +413,8 @@ def test_a_refresh_commits_on_top_of_a_head_that_moved_without_touching_its_data
     class Meanwhile(KillingObjects):
         """Commits something else as soon as the snapshot is uploaded."""
 
-        def put_file(self, key: str, path: Path) -> None:
-            super().put_file(key, path)
+        def put_file(self, key: str, path: Path, **options: Any) -> None:
+            super().put_file(key, path, **options)
             if key.endswith("/consumed.json"):
                 moved = next_head(_head(store), action="promote", by="other", champion="v1")
                 commit(store, _LAYOUT, moved)
@@ -429,8 +430,8 @@ def test_two_refreshes_at_once_have_one_winner(
     class Meanwhile(KillingObjects):
         """Another refresh, of other files, commits as soon as this one's snapshot is uploaded."""
 
-        def put_file(self, key: str, path: Path) -> None:
-            super().put_file(key, path)
+        def put_file(self, key: str, path: Path, **options: Any) -> None:
+            super().put_file(key, path, **options)
             if key.endswith("/consumed.json"):
                 _write(data / "2.jsonl", range(50, 70))
                 _refresh(store, _request(_source(data)), tmp_path / "other")

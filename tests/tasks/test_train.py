@@ -1,9 +1,11 @@
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from tasks.train import MetricRelay, Metrics
+from tasks.train import ComputeConfig, MetricRelay, Metrics
 
 Receive = Callable[[list[Metrics]], None]
 
@@ -94,3 +96,18 @@ def test_what_waits_is_handed_over_at_once() -> None:
     relay.close()
     assert sum(batches) == 50
     assert len(batches) <= 3
+
+
+@pytest.mark.parametrize(("given", "taken"), [(0, 0), (3, 3), ([1, 4], (1, 4)), ((2, 2), (2, 2))])
+def test_workers_are_a_number_or_the_fewest_and_the_most(given: Any, taken: Any) -> None:
+    config = TypeAdapter(ComputeConfig).validate_python({"num_workers": given})
+    assert config.num_workers == taken
+
+
+@pytest.mark.parametrize("given", [-1, True, "two", 1.0, [4, 1], [0, 2], [1], [1, 2, 3], None])
+def test_what_is_no_number_of_workers_is_refused_with_one_sentence(given: Any) -> None:
+    with pytest.raises(
+        ValidationError, match=r"fewest and the most workers, as in \[1, 4\], got"
+    ) as error:
+        TypeAdapter(ComputeConfig).validate_python({"num_workers": given})
+    assert error.value.error_count() == 1

@@ -1,38 +1,27 @@
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from tests.training.families import (
+    FAMILIES,
+    WINDOW,
+    config_of,
+    of_transformers,
+    scrambled,
+    tokens_of,
+)
 from training.config import ModelConfig
-from training.hub import load_decoder, read_model, write_model
+from training.hub import load_decoder, read_config, read_into, read_model, write_model
 from training.model import Decoder
 from training.torchvision_operators import declare_missing_operators
-
-VARIANTS = {
-    "llama tied": {},
-    "llama untied": {"tie_embeddings": False},
-    "llama head_dim": {"head_dim": 10},
-    "qwen2 tied": {"qkv_bias": True},
-    "qwen2 untied": {"qkv_bias": True, "tie_embeddings": False},
-}
-
-
-def small_config(**changes: Any) -> ModelConfig:
-    fields: dict[str, Any] = {
-        "vocab_size": 61,
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "intermediate_size": 48,
-        "rope_theta": 5000.0,
-        "initializer_range": 0.1,
-    }
-    return ModelConfig(**(fields | changes))
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +29,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def written(directory: Path, **changes: Any) -> Decoder:
-    config = small_config(**changes)
-    model = Decoder(config, seed=3)
+def written(directory: Path, variant: str = "llama gqa tied", **changes: Any) -> Decoder:
+    config = config_of(variant, **changes)
+    model = scrambled(config, seed=3)
     write_model(directory, config, model.state_dict(), start_id=0, end_id=2)
     return model
 
@@ -59,13 +48,24 @@ def drop_from_config(directory: Path, name: str) -> None:
     path.write_text(json.dumps(fields))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def with_head_dim(config: ModelConfig) -> ModelConfig:
+    """Some config.json spell out the width of a head that follows from the others."""
+    return replace(config, head_dim=config.head_width)
+
+
+def gradients_of(model: Any, logits: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_what_is_written_is_read_back(variant: str, tmp_path: Path) -> None:
-    model = written(tmp_path, **VARIANTS[variant])
+    model = written(tmp_path, variant)
 
     config, weights, token_ids = read_model(tmp_path)
 
-    assert config == model.config
+    assert with_head_dim(config) == with_head_dim(model.config)
+    assert read_config(tmp_path) == config
     assert token_ids == {"bos": 0, "eos": 2}
     assert weights.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
@@ -84,26 +84,45 @@ def test_a_loaded_decoder_computes_the_same_and_can_train(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_transformers_loads_what_we_write_and_we_load_what_it_writes(
-    variant: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_transformers_loads_what_we_write(variant: str, tmp_path: Path) -> None:
     declare_missing_operators()
     transformers = importlib.import_module("transformers")
-    model = written(tmp_path / "ours", **VARIANTS[variant])
-    tokens = torch.arange(40).view(2, 20)
+    model = written(tmp_path, variant)
+    tokens = tokens_of(2, 3 * WINDOW)
 
     loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", output_loading_info=True
+        tmp_path, output_loading_info=True
     )
-    loaded.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
-    back = load_decoder(tmp_path / "theirs")
 
     assert report["missing_keys"] == []
     assert report["unexpected_keys"] == []
     torch.testing.assert_close(loaded(tokens).logits, model(tokens), rtol=1e-4, atol=1e-5)
-    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
-    assert torch.equal(back(tokens), model(tokens))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_we_load_what_transformers_writes(variant: str, tmp_path: Path) -> None:
+    """Randomly initialised there, in several files."""
+    config = config_of(variant)
+    theirs = of_transformers(config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())
+            )
+    theirs.save_pretrained(tmp_path, max_shard_size="20KB")
+    tokens = tokens_of(2, 3 * WINDOW)
+
+    ours = load_decoder(tmp_path)
+
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    assert with_head_dim(ours.config) == with_head_dim(config)
+    logits, expected = ours(tokens), theirs(tokens).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    reference = gradients_of(theirs, expected, tokens)
+    for name, gradient in gradients_of(ours, logits, tokens).items():
+        torch.testing.assert_close(gradient, reference[name], rtol=1e-4, atol=1e-6)
 
 
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
@@ -130,16 +149,18 @@ def test_half_precision_weights_become_float32(tmp_path: Path) -> None:
     [
         ("hidden_act", "gelu"),
         ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}),
+        ("rope_scaling", {"type": "dynamic", "factor": 8.0}),
+        ("rope_scaling", {"rope_type": "linear", "factor": 8.0, "mscale": 2.0}),
+        ("rope_theta", 1234.5),
         ("rope_parameters", {"rope_type": "yarn", "rope_theta": 1e4}),
-        ("attention_bias", True),
-        ("mlp_bias", True),
+        ("attention_multiplier", 0.5),
         ("partial_rotary_factor", 0.5),
         ("sliding_window", 128),
         ("use_sliding_window", True),
         ("quantization_config", {"bits": 4}),
         ("layer_types", ["full_attention", "sliding_attention"]),
         ("auto_map", {"AutoModel": "modeling.Model"}),
-        ("model_type", "mistral"),
+        ("model_type", "gpt_neox"),
         ("residual_multiplier", 0.2),
     ],
 )
@@ -147,7 +168,7 @@ def test_a_field_that_changes_the_computation_is_refused_by_name(
     name: str, value: object, tmp_path: Path
 ) -> None:
     written(tmp_path)
-    edit_config(tmp_path, **{name: value})
+    edit_config(tmp_path, **{"rope_parameters": {"rope_theta": 10_000.0}, name: value})
     with pytest.raises(ValueError, match=rf"config\.json: .*{name}.*model"):
         read_model(tmp_path)
 
@@ -159,7 +180,7 @@ def test_harmless_fields_change_nothing(tmp_path: Path) -> None:
         rope_scaling=None,
         pretraining_tp=2,
         transformers_version="4.0",
-        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         eos_token_id=[2, 7],
     )
     config, _, token_ids = read_model(tmp_path)
@@ -168,7 +189,7 @@ def test_harmless_fields_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_window_that_qwen2_does_not_use_is_no_obstacle(tmp_path: Path) -> None:
-    model = written(tmp_path, qkv_bias=True)
+    model = written(tmp_path, "qwen2 tied")
     edit_config(tmp_path, sliding_window=4096, max_window_layers=2, use_sliding_window=False)
     assert read_model(tmp_path).config == model.config
 
@@ -225,9 +246,56 @@ def test_tensors_that_do_not_fit_the_config_are_named(tmp_path: Path) -> None:
 
 def test_an_output_layer_that_contradicts_tying_is_refused(tmp_path: Path) -> None:
     model = written(tmp_path)
-    weights = {**model.state_dict(), "lm_head.weight": torch.zeros(61, 32)}
+    weights = {**model.state_dict(), "lm_head.weight": torch.zeros(97, 32)}
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(
         ValueError, match=r"tie_word_embeddings is true but lm_head\.weight differs"
     ):
+        read_model(tmp_path)
+
+
+def test_weights_are_read_into_a_model_that_is_there(tmp_path: Path) -> None:
+    model = written(tmp_path)
+    other = Decoder(model.config, seed=9)
+    parameters = dict(other.named_parameters())
+
+    read_into(other, tmp_path)
+
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(parameters[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"rope_theta": 5000.0}, r"rope_theta is 10000\.0 there, expected 5000\.0"),
+        ({"num_layers": 3}, "num_layers is 2 there, expected 3"),
+        ({"head_dim": 10}, "head_width is 8 there, expected 10"),
+        ({"sliding_window": 8}, "sliding_window is None there, expected 8"),
+    ],
+)
+def test_another_architecture_is_refused_by_the_field_that_differs(
+    changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    written(tmp_path)
+    other = Decoder(config_of("llama gqa tied", **changes))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+
+    with pytest.raises(ValueError, match=rf"another model than the one expected: {what}"):
+        read_into(other, tmp_path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_what_no_logit_depends_on_may_differ(tmp_path: Path) -> None:
+    model = written(tmp_path)
+    other = Decoder(config_of("llama gqa tied", max_position_embeddings=64, head_dim=8))
+    read_into(other, tmp_path)
+    assert torch.equal(other.output_weight, model.output_weight)
+
+
+def test_weights_of_another_precision_than_we_know_are_refused(tmp_path: Path) -> None:
+    model = written(tmp_path)
+    double = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    save_file(double, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is F64 .*expected F32 or BF16 or F16"):
         read_model(tmp_path)

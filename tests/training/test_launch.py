@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,12 @@ from storage.objects import open_store
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.checkpoint_index import committed_steps
 from training.config import TrainPlan
-from training.errors import PlanMismatchError, TrainingDivergedError, TrainingError
+from training.errors import (
+    PlanMismatchError,
+    TrainingDivergedError,
+    TrainingError,
+    TrainingStoppedError,
+)
 from training.launch import run_training
 from training.metrics import MEASURED, STEP, read_metrics
 from training.ray_run import repeat
@@ -162,38 +167,75 @@ def without_clock(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in row if name not in MEASURED}
 
 
-def ray_workers() -> list[psutil.Process]:
+def processes(name: str) -> list[psutil.Process]:
+    """Descendants of this process whose command line has this name."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RayTrainWorker" in " ".join(child.cmdline())]
+    return [child for child in children if name in " ".join(child.cmdline())]
+
+
+class KillOnce:
+    """Asked again and again, kills the youngest process of a name after a step; never says stop."""
+
+    def __init__(self, name: str, has_come: Callable[[], bool]) -> None:
+        self.name, self.has_come, self.killed = name, has_come, 0
+
+    def __call__(self) -> bool:
+        if not self.killed and self.has_come():
+            victim = max(processes(self.name), key=psutil.Process.create_time)
+            victim.kill()
+            self.killed = victim.pid
+        return False
 
 
 @ray_data_warns
 @pytest.mark.ray
-def test_on_ray_neither_a_dead_worker_nor_a_dead_driver_changes_a_bit(
+def test_on_ray_no_death_and_no_wished_stop_changes_a_bit(
     tmp_path: Path, undisturbed: str, ray_address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Dead: a worker, the process that started the training, Ray's head."""
     plan, uri = tiny_plan(tmp_path / "store", num_steps=NUM_STEPS)
     driver = start_driver(tmp_path, NUM_STEPS, 2, ray_address)
     wait_for_step(plan, uri, 3, driver)
-    before = ray_workers()
+    before = processes("RayTrainWorker")
     assert len(before) == 2
     before[1].kill()
     wait_for_step(plan, uri, 40, driver)
-    assert not {worker.pid for worker in before} & {worker.pid for worker in ray_workers()}
+    assert not {worker.pid for worker in before} & {
+        worker.pid for worker in processes("RayTrainWorker")
+    }
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
 
-    def run(plan: TrainPlan, num_workers: int) -> str:
+    def has_reached(step: int) -> bool:
+        return max(committed_steps(open_store(uri), plan.checkpoint_prefix)) >= step
+
+    def run(plan: TrainPlan, num_workers: int, address: str | None, ask: Callable[[], bool]) -> str:
         return run_training(
             plan,
             store_uri=uri,
             num_workers=num_workers,
             work_dir=tmp_path / "work",
             threads_per_worker=1,
+            ray_address=address,
+            is_asked_to_stop=ask,
         )
 
-    final = run(plan, 2)
+    with pytest.raises(
+        TrainingStoppedError, match=r"has done (\d+) of 150 steps; run it"
+    ) as stopped:
+        run(plan, 2, ray_address, lambda: has_reached(60))
     store, whole = open_store(uri), open_store(undisturbed)
+    done = committed_steps(store, plan.checkpoint_prefix)[0]
+    # Not a step that was taken is lost.
+    assert f"has done {done} of" in str(stopped.value)
+    assert read_metrics(store, LAYOUT.metrics("u1"))[-1][STEP] == done
+
+    kill_head = KillOnce("gcs_server", lambda: has_reached(done + 3))
+    final = run(plan, 2, None, kill_head)
+    assert kill_head.killed
+    assert "Ray's driver ended with Ray's head does not answer any more; they start" in caplog.text
+    caplog.clear()
+    assert processes("training.ray_driver") == []
     assert tensors_of(store, final) == tensors_of(whole, final)
     rows = read_metrics(store, LAYOUT.metrics("u1"))
     assert [without_clock(row) for row in rows] == [
@@ -203,5 +245,5 @@ def test_on_ray_neither_a_dead_worker_nor_a_dead_driver_changes_a_bit(
     # What every attempt would meet again ends the run at once, with the worker's own sentence.
     other = replace(plan, num_steps=NUM_STEPS + 3)
     with pytest.raises(PlanMismatchError, match=r"^\S+/step-150 belongs to .* was 150, now 153"):
-        run(other, 1)
+        run(other, 1, ray_address, lambda: False)
     assert "they start again" not in caplog.text

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.local_objects import LocalObjects
-from training.metrics import LOSS, STEP, TIME, MetricJournal, read_metrics
+from training.metrics import LOSS, REWINDS, STEP, TIME, JournalFollower, MetricJournal, read_metrics
 
 PREFIX = "updates/u/metrics"
 
@@ -45,3 +45,25 @@ def test_an_empty_journal_writes_nothing(tmp_path: Path) -> None:
     store = LocalObjects(tmp_path)
     MetricJournal(store, PREFIX).flush()
     assert read_metrics(store, PREFIX) == []
+
+
+def test_after_a_rewind_the_left_branch_is_gone_whatever_the_clocks_say(tmp_path: Path) -> None:
+    store = LocalObjects(tmp_path)
+    follower = JournalFollower(store, PREFIX)
+    write(store, range(1, 9), time=9.0, chunk=4)
+    assert [row[STEP] for row in follower.new_rows()] == list(range(1, 9))
+    assert follower.new_rows() == []
+    journal = MetricJournal(store, PREFIX)
+    again = [{**row(step, 2.0), REWINDS: 1} for step in range(4, 7)]
+    for fields in again:
+        journal.append(fields)
+    journal.flush()
+    kept = [*(row(step, 9.0) for step in range(1, 4)), *again]
+    assert read_metrics(store, PREFIX) == kept
+    assert follower.new_rows() == again
+    assert JournalFollower(store, PREFIX).new_rows() == kept
+    # A life that resumes writes the same steps again: who follows has them.
+    write_again = MetricJournal(store, PREFIX)
+    write_again.append({**again[-1], TIME: 3.0})
+    write_again.flush()
+    assert follower.new_rows() == []

@@ -1,5 +1,7 @@
 import copy
-import importlib
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,33 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.attention import positions_of, segments_of
+from tests.training.families import (
+    FAMILIES,
+    WINDOW,
+    config_of,
+    of_transformers,
+    scrambled,
+    tokens_of,
+)
+from training.attention import attend, positions_of, segments_of
 from training.config import ModelConfig
 from training.cross_entropy import IGNORE_INDEX, nats_of_targets
 from training.model import Decoder, flops_per_token, num_parameters
-from training.torchvision_operators import declare_missing_operators
-
-VARIANTS = {
-    "mha tied": {"num_kv_heads": 4},
-    "gqa tied": {},
-    "gqa untied": {"tie_embeddings": False},
-    "qkv bias tied": {"qkv_bias": True},
-    "qkv bias untied": {"qkv_bias": True, "tie_embeddings": False},
-    "explicit head_dim": {"head_dim": 10},
-}
 
 
 def small_config(**changes: Any) -> ModelConfig:
-    fields: dict[str, Any] = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "intermediate_size": 48,
-        "initializer_range": 0.1,
-    }
-    return ModelConfig(**(fields | changes))
+    return config_of("llama gqa tied", **changes)
 
 
 @pytest.fixture(autouse=True)
@@ -43,56 +34,21 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def scrambled(config: ModelConfig, seed: int = 0) -> Decoder:
-    """A decoder in which biases and norms matter as well."""
-    model = Decoder(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-def tokens_of(rows: int, length: int, *, vocab_size: int = 97, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(1, vocab_size, (rows, length), generator=generator)
-
-
 def theirs(model: Decoder) -> Any:
     """The model of transformers with the weights of ``model``."""
-    declare_missing_operators()
-    transformers = importlib.import_module("transformers")
-    config = model.config
-    fields: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "intermediate_size": config.intermediate_size,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "tie_word_embeddings": config.tie_embeddings,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    if config.head_dim is not None:
-        fields["head_dim"] = config.head_dim
-    family = "Qwen2" if config.qkv_bias else "Llama"
-    other = getattr(transformers, f"{family}ForCausalLM")(
-        getattr(transformers, f"{family}Config")(**fields)
-    )
+    other = of_transformers(model.config)
     missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
     assert unexpected == []
-    assert missing == (["lm_head.weight"] if config.tie_embeddings else [])
+    assert missing == (["lm_head.weight"] if model.config.tie_embeddings else [])
     other.tie_weights()
     return other
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", FAMILIES)
 def test_logits_and_gradients_equal_those_of_transformers(variant: str) -> None:
-    ours = scrambled(small_config(**VARIANTS[variant]))
+    """On rows of more than three windows."""
+    ours = scrambled(config_of(variant))
     reference = theirs(ours)
     tokens = tokens_of(3, 24)
 
@@ -126,8 +82,9 @@ def test_a_document_never_sees_its_neighbour_not_by_one_bit(precision: str, leng
     assert not torch.equal(before[:, :border], after[:, :border])
 
 
-def test_a_packed_document_scores_as_it_does_alone() -> None:
-    model = scrambled(small_config())
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_a_packed_document_scores_as_it_does_alone(variant: str) -> None:
+    model = scrambled(config_of(variant))
     tokens = tokens_of(2, 50)
     tokens[:, [0, 17]] = 0
 
@@ -137,9 +94,10 @@ def test_a_packed_document_scores_as_it_does_alone() -> None:
     torch.testing.assert_close(packed[:, 17:], model(tokens[:, 17:]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["llama gqa tied", "mistral", "olmo2"])
 @pytest.mark.parametrize("with_segments", [False, True])
-def test_the_future_changes_nothing(with_segments: bool) -> None:
-    model = scrambled(small_config())
+def test_the_future_changes_nothing(with_segments: bool, variant: str) -> None:
+    model = scrambled(config_of(variant))
     tokens = tokens_of(2, 30)
     changed = tokens.clone()
     changed[:, 20:] = tokens_of(2, 10, seed=1)
@@ -149,6 +107,43 @@ def test_the_future_changes_nothing(with_segments: bool) -> None:
 
     assert torch.equal(before[:, :20], after[:, :20])
     assert not torch.equal(before[:, 20], after[:, 20])
+
+
+@pytest.mark.parametrize("with_segments", [False, True])
+def test_a_window_ends_where_it_says(with_segments: bool) -> None:
+    """With one layer, what lies beyond the window cannot come round by another way."""
+    model = scrambled(config_of("mistral", num_layers=1))
+    tokens = tokens_of(1, 3 * WINDOW)
+    changed = tokens.clone()
+    changed[:, 0] += 1
+    segments = torch.zeros_like(tokens) if with_segments else None
+
+    before, after = model(tokens, segments), model(changed, segments)
+
+    assert torch.equal(before[:, WINDOW:], after[:, WINDOW:])
+    assert not torch.equal(before[:, WINDOW - 1], after[:, WINDOW - 1])
+
+
+@pytest.mark.parametrize("variant", ["llama gqa tied", "mistral", "qwen2 window"])
+def test_masks_are_made_once_a_forward_and_only_where_they_are_needed(
+    variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Decoder(config_of(variant, num_layers=5))
+    seen: list[Tensor | None] = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        seen.append(mask)
+        return attend(query, key, value, mask)
+
+    monkeypatch.setattr("training.layers.attend", watched)
+    model(tokens_of(1, WINDOW))
+    assert seen == [None] * 5
+
+    seen.clear()
+    model(tokens_of(1, WINDOW + 1))
+    num_full = {"mistral": 0, "qwen2 window": 1}.get(variant, 5)
+    assert seen[:num_full] == [None] * num_full
+    assert len({id(mask) for mask in seen[num_full:]}) == min(1, 5 - num_full)
 
 
 @settings(max_examples=50, deadline=None)
@@ -220,8 +215,9 @@ def test_nats_of_targets_sum_to_the_loss() -> None:
     assert (nats.view(2, 20)[0] > 0).all()
 
 
-def test_a_bf16_step_is_close_to_an_fp32_step() -> None:
-    model = scrambled(small_config())
+@pytest.mark.parametrize("variant", ["llama gqa tied", "mistral", "qwen3", "olmo2"])
+def test_a_bf16_step_is_close_to_an_fp32_step(variant: str) -> None:
+    model = scrambled(config_of(variant))
     tokens = tokens_of(4, 33)
     exact = model(tokens[:, :-1], targets=tokens[:, 1:])
     with torch.autocast("cpu", torch.bfloat16):
@@ -239,9 +235,55 @@ def test_parameters_and_flops_are_those_counted_by_hand() -> None:
     assert num_parameters(config) == matrices
     assert flops_per_token(config, 16) == 6 * matrices + 12 * 2 * 32 * 16
 
+    # Two tables of the width of the heads a layer, and half the keys.
+    windowed = config_of("qwen3", head_dim=8, sliding_window=4)
+    assert num_parameters(windowed) == matrices + 2 * 2 * 8
+    assert flops_per_token(windowed, 16) == 6 * (matrices + 32) + 12 * 2 * 32 * 4
+    assert flops_per_token(windowed, 2) == 6 * (matrices + 32) + 12 * 2 * 32 * 2
+    half = config_of("qwen2 window")
+    biases = 2 * (32 + 2 * 16)
+    assert num_parameters(half) == matrices + biases
+    assert flops_per_token(half, 16) == 6 * (matrices + biases) + 12 * 32 * (16 + WINDOW)
+    olmo2 = config_of("olmo2", tie_embeddings=True)
+    assert num_parameters(olmo2) == matrices + 2 * (32 + 16)
+
     untied = small_config(tie_embeddings=False)
     assert num_parameters(untied) == matrices + 97 * 32
     assert flops_per_token(untied, 16) == flops_per_token(config, 16)
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_what_is_made_on_meta_gets_the_same_weights(variant: str) -> None:
+    config = config_of(variant)
+    with torch.device("meta"):
+        model = Decoder(config, seed=1)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+    model.materialise("cpu", seed=5)
+
+    expected = Decoder(config, seed=5).state_dict()
+    found = model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_to_make_a_decoder_does_not_import_the_compiler() -> None:
+    """Which takes seconds, at every start of a worker."""
+    script = (
+        "import sys\n"
+        "from tests.training.families import config_of\n"
+        "from training.model import Decoder\n"
+        "Decoder(config_of('qwen3'))\n"
+        "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["False", "False"]
 
 
 def test_a_head_of_odd_width_is_refused() -> None:

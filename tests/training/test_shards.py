@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from storage.errors import CorruptError
+from storage.file_cache import FileCache
 from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest, digest_file
 from tests.training.tiny_run import SEQ_LEN, put_train_shards, random_rows
@@ -15,7 +16,7 @@ from training.shards import MdsReader, TrainShards, read_holdout
 def reader_of(root: Path, rows: np.ndarray) -> MdsReader:
     store = LocalObjects(root)
     files = put_train_shards(store, "snap", "web/train", rows, rows_per_shard=7)
-    return MdsReader(store, "snap", "web/train", files, root / "cache")
+    return MdsReader(store, "snap", "web/train", files, FileCache(root / "cache"))
 
 
 def digests(root: Path, folder: str) -> list[FileDigest]:
@@ -48,14 +49,14 @@ def test_streaming_writes_what_we_read_and_reads_the_same(tmp_path: Path) -> Non
 
     store = LocalObjects(tmp_path)
     files = digests(tmp_path / "s", "web/train") + digests(tmp_path / "s", "web/holdout")
-    reader = MdsReader(store, "s", "web/train", files, tmp_path / "cache")
+    reader = MdsReader(store, "s", "web/train", files, FileCache(tmp_path / "cache"))
     shards = TrainShards(reader, seq_len=SEQ_LEN)
     assert reader.num_shards > 3
     theirs = np.stack([sample["tokens"] for sample in LocalDataset(local=out)])
     assert np.array_equal(shards.rows(np.arange(100)), theirs)
     assert np.array_equal(theirs, rows)
 
-    reader = MdsReader(store, "s", "web/holdout", files, tmp_path / "cache")
+    reader = MdsReader(store, "s", "web/holdout", files, FileCache(tmp_path / "cache"))
     assert reader.num_shards > 1
     ours = read_holdout(reader, token_dtype="uint16")
     read = [(row.document, row.cluster, row.tokens.tolist(), row.text_bytes) for row in ours]

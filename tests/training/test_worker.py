@@ -16,7 +16,8 @@ from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.objects import ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
-from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
+from tests.support.waiting import wait_for
+from tests.training.tiny_run import LAYOUT, MODEL, tensors_of, tiny_plan
 from training.batches import Batches, RankBatch
 from training.checkpoint_index import committed_steps, latest, read_manifest, step_prefix
 from training.config import ScheduleConfig, TrainPlan
@@ -30,7 +31,7 @@ from training.model import Decoder
 from training.optim import moments_of
 from training.order import Order
 from training.schedule import resolve
-from training.worker import open_streams
+from training.worker import open_streams, run_worker
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +50,22 @@ def life(
     *,
     step: int | None = None,
     operation: int | None = None,
+    committed: int = 0,
 ) -> bool:
-    """One life of the run, killed in the middle of a step or of a store operation."""
+    """One life of the run, killed in the middle of a step or of a store operation.
+
+    In the middle of a step it is killed when the checkpoint of step ``committed`` is in the store.
+    """
 
     def lr_or_death(tokens_seen: int, schedule: object) -> float:
         if tokens_seen == (step or 0) * plan.global_batch_tokens:
+            if committed:
+                wait_for(lambda: committed in committed_here(), 60, f"step {committed}")
             os.kill(os.getpid(), signal.SIGKILL)
         return lr_at(tokens_seen, plan.schedule)
+
+    def committed_here() -> list[int]:
+        return committed_steps(open_store(uri), plan.checkpoint_prefix)
 
     def killing_store(uri: str) -> ObjectStore:
         return KillingObjects(open_store(uri), kill_before=operation)
@@ -143,7 +153,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
 ) -> None:
     plan, uri = tiny_plan(tmp_path)
     store = open_store(uri)
-    assert life(plan, uri, tmp_path / "work", step=8)
+    assert life(plan, uri, tmp_path / "work", step=8, committed=6)
     newest = step_prefix(plan.checkpoint_prefix, 6)
     assert latest(store, plan.checkpoint_prefix) == newest
     damaged = f"{newest}/{read_manifest(store, newest).moments.name}"
@@ -160,7 +170,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(
 
 def test_a_checkpoint_of_another_plan_is_refused_naming_the_field(tmp_path: Path) -> None:
     plan, uri = tiny_plan(tmp_path)
-    assert life(plan, uri, tmp_path / "work", step=5)
+    assert life(plan, uri, tmp_path / "work", step=5, committed=3)
     other = replace(plan, schedule=replace(plan.schedule, eta_max=0.5))
     with pytest.raises(PlanMismatchError, match=r"schedule\.eta_max was 0\.01, now 0\.5"):
         run_here(other, uri, tmp_path / "work")
@@ -211,11 +221,12 @@ def test_an_infinite_trunk_goes_on_from_before_its_anneal(tmp_path: Path, moment
     begun: list[dict[str, torch.Tensor]] = []
 
     def look(model: StreamLoss, optimizer: torch.optim.AdamW, *_: object, **__: object) -> None:
+        assert isinstance(model.decoder, Decoder)
         begun.append(model.decoder.state_dict())
         begun.append(moments_of(model.decoder, optimizer))
 
     with mock.patch("training.worker.train", look):
-        run_here(following, uri, tmp_path / "work")
+        run_worker(following, uri, work_dir=tmp_path / "work")
     manifest = read_manifest(store, trunk)
     stored = [load(store.get(f"{trunk}/{file.name}")) for file in manifest.files[:2]]
     if moments == "reset":
@@ -232,8 +243,8 @@ def test_an_infinite_trunk_goes_on_from_before_its_anneal(tmp_path: Path, moment
 
 def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
     plan, uri = tiny_plan(tmp_path / "store", num_steps=1)
-    decoder = Decoder(plan.model, seed=plan.seed)
-    write_model(tmp_path / "hub", plan.model, decoder.state_dict(), start_id=0, end_id=0)
+    decoder = Decoder(MODEL, seed=plan.seed)
+    write_model(tmp_path / "hub", MODEL, decoder.state_dict(), start_id=0, end_id=0)
     store = LocalObjects(tmp_path / "store")
     for path in (tmp_path / "hub").iterdir():
         store.put_file(f"imported/{path.name}", path)
@@ -245,7 +256,7 @@ def test_an_update_starts_from_a_hugging_face_directory(tmp_path: Path) -> None:
     assert tensors_of(store, random) == tensors_of(store, final)
     wrong = replace(imported, update="u3", checkpoint_prefix=Layout("tiny").checkpoints("u3"))
     wrong = replace(wrong, model=replace(plan.model, rope_theta=5.0))
-    with pytest.raises(ValueError, match=r"rope_theta is 10000\.0 there, 5\.0 in the plan"):
+    with pytest.raises(ValueError, match=r"rope_theta is 10000\.0 there, expected 5\.0"):
         run_here(wrong, uri, tmp_path / "work")
 
 

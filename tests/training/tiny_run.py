@@ -91,10 +91,16 @@ def random_rows(seed: int, count: int) -> np.ndarray:
 
 def mint_tiny(store: ObjectStore, seed: int, count: int) -> str:
     """Mint a snapshot with one domain ``prose`` of ``count`` samples; returns its id."""
-    identity = identity_of(seed)
+    return mint_rows(store, seed, random_rows(seed, count))
+
+
+def mint_rows(store: ObjectStore, seed: int, rows: np.ndarray, *, rows_per_shard: int = 7) -> str:
+    """Mint a snapshot with one domain ``prose`` of these samples; returns its id."""
+    identity, count = identity_of(seed), len(rows)
     prefix = LAYOUT.snapshot(identity[:12])
-    rows = random_rows(seed, count)
-    files = tuple(put_train_shards(store, prefix, "prose/train", rows, rows_per_shard=7))
+    files = tuple(
+        put_train_shards(store, prefix, "prose/train", rows, rows_per_shard=rows_per_shard)
+    )
     domain = DomainSlice(
         domain="prose",
         train_samples=count,
