@@ -31,6 +31,17 @@ def _checked(file: Path) -> Path:
     return file
 
 
+def _named(name: str) -> str:
+    """Refuse a name that no lineage can have, as a wrong argument."""
+    from storage.layout import check_name
+
+    try:
+        check_name(name, "lineage")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return name
+
+
 def _told(reason: str) -> str:
     """Refuse an empty reason in our words, before Prefect refuses it in its own."""
     if not reason.strip():
@@ -81,14 +92,12 @@ def demo(
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="Name of the lineage.")],
+    name: Annotated[str, typer.Argument(help="Name of the lineage.", callback=_named)],
     file: Annotated[Path, typer.Option(help="Where to write the YAML.")] = DEFAULT_FILE,
 ) -> None:
     """Write a commented lineage YAML to start from."""
     from flows.template import render_template
-    from storage.layout import check_name
 
-    check_name(name, "lineage")
     if file.exists():
         raise ValueError(f"{file} exists already: choose another --file, or remove it first")
     file.write_text(render_template(name, str(file)), encoding="utf-8")
@@ -304,17 +313,19 @@ def main() -> None:
         # typer has made an exit code of Ctrl-C.
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
-        typer.echo("interrupted; run the same command again to go on", err=True)
+        _say("interrupted; run the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
     except Exception as error:  # the process boundary: nothing ends in a traceback
         if debug:
             raise
         from flows.errors import exit_code_of, is_expected, sentence_of
 
-        typer.echo(f"error: {sentence_of(error)}", err=True)
+        _say(f"error: {sentence_of(error)}", err=True)
         if not is_expected(error):
-            typer.echo("(the same command with --debug shows the traceback)", err=True)
+            _say("(the same command with --debug shows the traceback)", err=True)
         sys.exit(exit_code_of(error))
+    finally:
+        _flush()
 
 
 def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
@@ -330,8 +341,27 @@ def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
 
 
 def _finish(outcome: "Outcome", *, as_json: bool) -> None:
-    typer.echo(outcome.to_json() if as_json else outcome.message)
+    _say(outcome.to_json() if as_json else outcome.text)
     raise typer.Exit(outcome.exit_code)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print what a command ends with; that nobody reads it changes no exit code."""
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:
+        _flush()
+
+
+def _flush() -> None:
+    """Flush both streams; one that its reader has closed goes nowhere from here on."""
+    from infra.log import let_go
+
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            let_go(stream)
 
 
 if __name__ == "__main__":

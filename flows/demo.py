@@ -83,6 +83,8 @@ class _Scene:
 
 def run_demo(folder: Path | None, *, seed: int) -> Outcome:
     """Run the demo, or go on where an earlier one stopped or ended."""
+    if folder is None:
+        Settings().make_home()
     home = (folder or Settings().home_path / "demo").resolve()
     settings = use_home(home)
     # Only now: Prefect reads its environment when it is imported.

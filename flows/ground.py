@@ -12,6 +12,7 @@ from infra.versions import check_security_floors
 from storage.layout import Layout
 from storage.mlflow_client import check_tracking
 from storage.objects import ObjectStore, open_store
+from tasks.plan import PlanRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,17 @@ def open_ground(lineage_file: Path) -> Ground:
     lineage = load_lineage(lineage_file)
     check_tracking(settings.tracking_uri, settings.store_uri)
     return Ground(lineage, settings, open_store(settings.store_uri), Layout(lineage.name))
+
+
+def plan_request(ground: Ground) -> PlanRequest:
+    """What the lineage's YAML says about its updates."""
+    lineage = ground.lineage
+    return PlanRequest(
+        recipe=lineage.recipe,
+        budget=lineage.budget,
+        replay=lineage.replay,
+        new_model=lineage.base.model,
+    )
 
 
 def whoami() -> str:

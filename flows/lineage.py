@@ -78,7 +78,10 @@ class Lineage:
         names = [source.name for source in (*self.sources, *self.base.reference)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"source names must be unique, found twice: {', '.join(twice)}")
+            where = "sources and base.reference" if self.base.reference else "sources"
+            raise ValueError(
+                f"{where}: source names must be unique, found twice: {', '.join(twice)}"
+            )
         if not self.sources:
             raise ValueError("sources is empty: name at least one, with name, uri and domain")
         self._check_sizes()
@@ -101,6 +104,22 @@ class Lineage:
             )
 
 
+_EXPECTED = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dataclass_type": "must be a mapping",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "missing": "is missing",
+    "string_type": "must be a text",
+    "tuple_type": "must be a list",
+}
+"""What pydantic's kinds of errors are called here."""
+
+
 class LineageError(Exception):
     """The YAML cannot be used; the message lists every problem, with what is allowed."""
 
@@ -119,12 +138,21 @@ def load_lineage(path: Path) -> Lineage:
         raise LineageError(
             f"no lineage file at {path}: 'perennial init NAME' writes one to start from"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except IsADirectoryError:
+        raise LineageError(
+            f"{path} is a directory: name the lineage's YAML file, as in {path / 'lineage.yaml'}"
+        ) from None
+    except OSError as error:
+        raise LineageError(
+            f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise LineageError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(raw, dict):
+        found = "an empty file" if raw is None else _kind_of(raw)
         raise LineageError(
             f"{path}: expected a mapping with the keys {', '.join(_keys_of(Lineage))}, "
-            f"found {type(raw).__name__}"
+            f"found {found}"
         )
     return parse_lineage(raw, origin=path)
 
@@ -171,7 +199,7 @@ def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
     ]
     words = {dict: "a mapping", list: "a list"}
     return [
-        f"{key}: expected {words[shape]}, found {type(value).__name__}"
+        f"{key}: expected {words[shape]}, found {_kind_of(value)}"
         for key, value, shape in found
         if value is not None and not isinstance(value, shape)
     ]
@@ -184,9 +212,13 @@ def _anchored(source: Any, folder: Path) -> Any:
     return {**source, "uri": str(folder / Path(uri).expanduser())}
 
 
+DEFAULT_RECIPE = "rewarm-cosine"
+"""The recipe of a lineage that names none."""
+
+
 def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
     overrides = dict(raw)
-    name = overrides.pop("name", "rewarm-cosine")
+    name = overrides.pop("name", DEFAULT_RECIPE)
     if not isinstance(name, str) or name not in RECIPES:
         raise LineageError(
             f"recipe.name: {name!r} is not a recipe; known are {', '.join(RECIPES)}"
@@ -212,10 +244,10 @@ def _unknown_keys(raw: Any, cls: type, where: str) -> list[str]:
     problems: list[str] = []
     for key, value in raw.items():
         path = f"{where}{key}"
+        known = _keys_of(cls)
         if cls is Recipe and key == "name":
             continue
-        if key not in hints or key not in _keys_of(cls):
-            known = _keys_of(cls)
+        if key not in known:
             problems.append(
                 f"{path}: unknown key; allowed here are {', '.join(known)}"
                 f"{_nearest(str(key), known)}"
@@ -238,7 +270,15 @@ def _dataclass_in(hint: Any) -> type | None:
 
 
 def _keys_of(cls: type) -> list[str]:
-    return [item.name for item in fields(cls)]
+    """The keys that the YAML may have where ``cls`` is expected."""
+    named = ["name"] if cls is Recipe else []
+    return [*named, *(item.name for item in fields(cls))]
+
+
+def _kind_of(value: Any) -> str:
+    """What a YAML value is called by who wrote it."""
+    words = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false"}
+    return words.get(type(value), "a number" if isinstance(value, int | float) else repr(value))
 
 
 def _nearest(name: str, known: Any) -> str:
@@ -250,8 +290,10 @@ def _sentence(item: Any) -> str:
     path = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]
     ).lstrip(".")
-    message = item["msg"].removeprefix("Value error, ")
+    own: str = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _EXPECTED.get(item["type"], own)
     found = item["input"]
     if isinstance(found, (str, int, float, bool)) and str(found) not in message:
         message += f", got {found!r}"
-    return f"{path or 'lineage'}: {message[0].lower()}{message[1:]}"
+    told = f"{message[0].lower()}{message[1:]}"
+    return f"{path}: {told}" if path else told

@@ -1,13 +1,15 @@
 """The reference of a lineage's YAML, made from the classes that validate it."""
 
 import sys
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from typing import Any
 
 from pydantic import SecretStr, TypeAdapter
 
-from flows.lineage import Lineage
+from flows.lineage import DEFAULT_RECIPE, Lineage
 from infra.settings import Settings
+from training.recipes import RECIPES
 
 _HEADER = """\
 # The lineage's YAML
@@ -18,15 +20,67 @@ taken from the file's own folder. Unknown keys are errors.
 """
 
 
+_TELLING = ("schedule.kind", "schedule.eta_max", "schedule.warmup_fraction")
+"""What is told of the default recipe in the list of recipes."""
+
+
 def render_reference() -> str:
     """The page ``docs/configuration.md``."""
     schema = TypeAdapter(Lineage).json_schema()
     defaults = _defaults_of(Lineage)
     lines = [_HEADER, *_table("Top level", schema, defaults)]
+    recipe = RECIPES[DEFAULT_RECIPE]()
+    # The named recipe's, which apply where the YAML says nothing, and not the class's own.
+    applied = {
+        "Recipe": {**asdict(recipe), **_defaults_of(type(recipe))},
+        "ScheduleConfig": asdict(recipe.schedule),
+    }
     for name, definition in sorted(schema["$defs"].items()):
-        lines += _table(f"`{name}`", definition, {})
+        shown = _with_name(definition) if name == "Recipe" else definition
+        lines += _table(f"`{name}`", shown, applied.get(name, {}))
+        lines += _recipes() if name == "Recipe" else []
     lines += _settings()
     return "\n".join(lines) + "\n"
+
+
+def _with_name(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a recipe in the YAML, which may also name one."""
+    name = {
+        "enum": list(RECIPES),
+        "default": DEFAULT_RECIPE,
+        "description": "The named recipe, below, whose values hold where this one sets no other.",
+    }
+    return {**recipe, "properties": {"name": name, **recipe["properties"]}}
+
+
+def _recipes() -> list[str]:
+    """The named recipes: what each sets otherwise than the default one."""
+    lines = [
+        "### Named recipes",
+        "",
+        f"Values of `{DEFAULT_RECIPE}` are the defaults shown in the tables of this page.",
+        "",
+        "| name | sets | meaning |",
+        "| --- | --- | --- |",
+    ]
+    default = _flat(asdict(RECIPES[DEFAULT_RECIPE]()))
+    for name, make in RECIPES.items():
+        values = _flat(asdict(make()))
+        differing = [key for key in values if values[key] != default[key]]
+        shown = ", ".join(f"`{key}: {values[key]}`" for key in differing)
+        sets = shown or "the defaults: " + ", ".join(f"`{key}: {values[key]}`" for key in _TELLING)
+        meaning = " ".join((make.__doc__ or "").split("\n\n")[0].split())
+        lines.append(f"| `{name}` | {sets} | {meaning} |")
+    return [*lines, ""]
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested values by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{where}{key}.") if isinstance(value, dict) else {where + key: value}
+        flat |= inner
+    return flat
 
 
 def _settings() -> list[str]:

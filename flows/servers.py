@@ -62,8 +62,7 @@ def print_ground(lineage_file: Path | None, *, as_json: bool) -> None:
         facts["servers"] = [asdict(part) for part in parts]
         typer.echo(json.dumps(facts, indent=2, sort_keys=True))
     else:
-        if parts or lineage_file is None:
-            _print_parts(parts)
+        _print_parts(parts)
         if lineage_file is not None:
             print_status(lineage_file)
     if not is_healthy and not (is_down and lineage_file is not None):
@@ -84,7 +83,7 @@ def require_prefect() -> None:
 
 def _print_parts(parts: Sequence[PartStatus]) -> None:
     if not parts:
-        typer.echo("no servers were started here yet: 'perennial up' starts them")
+        typer.echo("servers: none; start them with 'perennial up'")
         return
     table = Table(title="servers", title_justify="left")
     for column in ("part", "condition", "pid", "page", "since", "log"):

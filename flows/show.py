@@ -1,6 +1,7 @@
 """What a lineage looks like now and how it got there. Read-only, except for gc."""
 
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.ground import Ground, open_ground, whoami
+from flows.ground import Ground, open_ground, plan_request, whoami
 from infra.settings import Settings
 from storage.gc import abort_unfinished, delete_garbage, find_garbage, find_unfinished
 from storage.head import Head, VersionRecord, history, read_head
@@ -20,7 +21,9 @@ from storage.manifest import load
 from storage.objects import open_store
 from storage.snapshots import read_snapshot
 from tasks.page import report_key, verdict_key
+from tasks.plan import interrupted_plan
 from tasks.verdict import DomainRow, VerdictReport
+from training.checkpoint_index import committed_steps
 
 
 def print_history(lineage_file: Path, *, as_json: bool) -> None:
@@ -39,18 +42,22 @@ def print_history(lineage_file: Path, *, as_json: bool) -> None:
 def print_status(lineage_file: Path) -> None:
     """Champion, pending data, versions that wait for a person, who is updating."""
     for name, value in status_of(lineage_file).items():
-        shown = ", ".join(value) if isinstance(value, list) else value
-        typer.echo(f"{name.replace('_', ' '):>18}  {shown if shown not in ('', None) else '-'}")
+        shown = _shown(value)
+        typer.echo(f"{name.replace('_', ' '):>18}  {shown}")
 
 
 def status_of(lineage_file: Path) -> dict[str, Any]:
     """What ``print_status`` prints, by name."""
     ground = open_ground(lineage_file)
     lease = read_lease(ground.store, ground.layout)
-    facts = _facts(ground, read_head(ground.store, ground.layout))
-    facts["updating"] = (
-        f"{lease.holder} ({lease.note or 'starting'})" if lease and is_held(lease) else ""
-    )
+    head = read_head(ground.store, ground.layout)
+    facts = _facts(ground, head)
+    facts |= {"updating": "", "unfinished": None}
+    if lease and is_held(lease):
+        facts["updating"] = f"{lease.holder} ({lease.note or 'starting'})"
+    elif head is not None:
+        note = lease.note if lease and lease.holder else ""
+        facts["unfinished"] = _unfinished(ground, head, note)
     return facts
 
 
@@ -96,13 +103,25 @@ def print_demo_summary(lineage_file: Path, settings: Settings) -> None:
     home = settings.home_path
     typer.echo(f"\nreport of {newest.version}: {report_uri(ground, newest)}")
     typer.echo("look at it in MLflow:   " + mlflow_command(settings))
-    typer.echo(f"look at it in Prefect:  PREFECT_HOME={home / 'prefect'} prefect server start")
-    typer.echo(f"look at the lineage:    PERENNIAL_HOME={home} perennial history {lineage_file}")
+    prefect, perennial = installed_command("prefect"), installed_command("perennial")
+    typer.echo(f"look at it in Prefect:  PREFECT_HOME={home / 'prefect'} {prefect} server start")
+    typer.echo(f"look at the lineage:    PERENNIAL_HOME={home} {perennial} history {lineage_file}")
+
+
+def installed_command(name: str) -> str:
+    """A command of this installation, as the user's shell finds it.
+
+    Its bare name, or its whole path where the environment that it lies in is not active.
+    """
+    script = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    return name if found is not None and Path(found) == script else str(script)
 
 
 def mlflow_command(settings: Settings) -> str:
     """The command that opens MLflow's page on what the settings point at."""
-    return f"mlflow ui --host 127.0.0.1 --backend-store-uri {settings.tracking_uri}"
+    mlflow = installed_command("mlflow")
+    return f"{mlflow} ui --host 127.0.0.1 --backend-store-uri {settings.tracking_uri}"
 
 
 def report_uri(ground: Ground, record: VersionRecord) -> str:
@@ -145,6 +164,37 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
             record.version for record in head.versions if record.decision == "awaiting"
         ],
     }
+
+
+def _unfinished(ground: Ground, head: Head, note: str) -> dict[str, Any] | None:
+    """How far the update came that the next run will go on with; None when there is none."""
+    try:
+        plan = interrupted_plan(ground.store, ground.layout, head, plan_request(ground), note)
+    except ValueError:
+        # The YAML does not fit the lineage, which 'perennial plan' explains.
+        return None
+    if plan is None:
+        return None
+    prefix = plan.train.checkpoint_prefix
+    step = next(iter(committed_steps(ground.store, prefix)), 0)
+    return {
+        "update": plan.id,
+        "step": step,
+        "steps": plan.train.num_steps,
+        "checkpoint": f"{prefix}/step-{step}" if step else None,
+    }
+
+
+def _shown(value: Any) -> str:
+    """A fact of the status for people."""
+    if isinstance(value, list):
+        return ", ".join(value) or "-"  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, dict):
+        return (
+            "{update}, step {step:,} of {steps:,}, newest checkpoint {checkpoint}; "
+            "'perennial update' goes on with it"
+        ).format_map({**value, "checkpoint": value["checkpoint"] or "(none yet)"})
+    return str(value or "-")
 
 
 def _history_table(heads: list[Head]) -> Table:

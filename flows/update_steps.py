@@ -13,7 +13,7 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from flows.drain import GO_ON, end_for_runner, heeded_sigterm
-from flows.ground import Ground, whoami
+from flows.ground import Ground, plan_request, whoami
 from flows.mirror import (
     MirrorError,
     close_relay,
@@ -40,7 +40,6 @@ from tasks.import_base import import_base
 from tasks.page import report_key
 from tasks.plan import (
     NothingToDo,
-    PlanRequest,
     UpdatePlan,
     describe,
     held_under_another_recipe,
@@ -378,17 +377,6 @@ def stopped(ground: Ground, reason: str) -> Outcome:
     """What an update ends with that was asked to; a run of ``perennial serve`` does not return."""
     end_for_runner()
     return outcome(ground, None, "stopped", f"{reason}\n{GO_ON}")
-
-
-def plan_request(ground: Ground) -> PlanRequest:
-    """What the lineage's YAML says about its updates."""
-    lineage = ground.lineage
-    return PlanRequest(
-        recipe=lineage.recipe,
-        budget=lineage.budget,
-        replay=lineage.replay,
-        new_model=lineage.base.model,
-    )
 
 
 def extend_replay(ground: Ground) -> ExtendReplay:

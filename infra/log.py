@@ -1,7 +1,9 @@
 """Logging, set up once: our lines reach the terminal and, in a flow run, the Prefect API."""
 
 import logging
+import os
 import sys
+from typing import TextIO
 
 OUR_PACKAGES = ("flows", "tasks", "training", "storage", "infra")
 
@@ -33,12 +35,31 @@ def keep_tracebacks_off_the_terminal() -> None:
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
 
 
+def let_go(stream: TextIO) -> None:
+    """Send what is written to a stream nowhere, when its reader has closed it (``| head``).
+
+    Else every later flush fails, the last one when Python exits, which then ends with a code of its
+    own. As the manual of Python's ``signal`` module advises.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+class _Lines(logging.Formatter):
+    """Says of a line that it is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.mark = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        return super().format(record)
+
+
 class _TerminalHandler(logging.StreamHandler):  # pyright: ignore[reportMissingTypeArgument]
     """Writes to the standard error of the moment, so that progress displays may redirect it."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S"))
+        self.setFormatter(_Lines("%(asctime)s  %(mark)s%(message)s", datefmt="%H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -46,3 +67,10 @@ class _TerminalHandler(logging.StreamHandler):  # pyright: ignore[reportMissingT
             # A progress bar may stand on this line.
             self.stream.write("\r\x1b[2K")
         super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # Before rich, which Prefect's handler prints with, ends the process over it.
+            let_go(sys.stderr)
+        else:
+            super().handleError(record)

@@ -1,6 +1,6 @@
 """Progress of everything long, with rate and time left.
 
-As a bar on a terminal and as log lines elsewhere.
+As a bar on a terminal and as log lines elsewhere; nothing of what takes less than a second.
 """
 
 import logging
@@ -11,6 +11,7 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 _LINE_EVERY_SECONDS = 10.0
+_SHOWN_AFTER_SECONDS = 1.0
 _BAR_WIDTH = 28
 
 
@@ -25,10 +26,11 @@ class Progress:
         self._what = what
         self._total = total
         self._unit = unit
-        self._started_at = time.monotonic()
+        self._made_at = self._started_at = time.monotonic()
         self._first_done: int | None = None
         self._last_line_at = self._started_at
         self._is_terminal = sys.stderr.isatty()
+        self._has_bar = False
 
     def __enter__(self) -> "Progress":
         return self
@@ -42,8 +44,11 @@ class Progress:
         if self._first_done is None:
             # What was done before we looked (a resumed run) must not count into the rate.
             self._first_done, self._started_at = done, now
+        if now - self._made_at < _SHOWN_AFTER_SECONDS:
+            return
         text = self._describe(done, now, note)
         if self._is_terminal:
+            self._has_bar = True
             sys.stderr.write(f"\r\x1b[2K  {self._bar(done)}{text}")
             sys.stderr.flush()
         elif now - self._last_line_at >= _LINE_EVERY_SECONDS or done >= self._total > 0:
@@ -52,7 +57,7 @@ class Progress:
 
     def close(self) -> None:
         """End the bar's line."""
-        if self._is_terminal and self._first_done is not None:
+        if self._has_bar:
             sys.stderr.write("\n")
             sys.stderr.flush()
 

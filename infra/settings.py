@@ -193,8 +193,13 @@ class Settings(BaseSettings):
             values |= self._stack_variables(self.stack)
         for name, value in values.items():
             os.environ.setdefault(name, value)
+        self.make_home()
         # MLflow's SQLite file is created by MLflow, its folder is not.
         (self.home_path / "mlflow").mkdir(parents=True, exist_ok=True)
+
+    def make_home(self) -> None:
+        """Create home, for its owner only; one that is there stays as it is."""
+        self.home_path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _stack_variables(self, stack: StackState) -> dict[str, str]:
         """What opens the servers of ``perennial up``, except where others are named."""

@@ -161,6 +161,28 @@ def unfinished_plan(
     return plan
 
 
+def interrupted_plan(
+    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest, update: str
+) -> UpdatePlan | None:
+    """The plan of the update that was begun and that the next run will go on with, if any.
+
+    Args:
+        store: Where the lineage lies.
+        layout: Of the lineage.
+        head: The newest.
+        request: Today's configuration.
+        update: What a crashed holder of the lease worked on; empty when none did.
+
+    Raises:
+        ValueError: Today's configuration does not fit the lineage.
+    """
+    plan = unfinished_plan(store, layout, head, request, update)
+    plan = plan or make_plan(store, layout, head, request)
+    if isinstance(plan, UpdatePlan) and _is_saved(store, layout, plan.id):
+        return plan
+    return None
+
+
 def held_under_another_recipe(
     store: ObjectStore, layout: Layout, head: Head, request: PlanRequest
 ) -> list[str]:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 from infra.stack.credentials import Credentials
 from infra.stack.databases import with_driver
 from infra.stack.health import all_answer, basic, has_ray_node, has_registered
-from infra.stack.state import LOOPBACK, StackError, StackFolder, StackState, write_private
+from infra.stack.state import (
+    LOOPBACK,
+    StackError,
+    StackFolder,
+    StackState,
+    make_private,
+    write_private,
+)
 
 if TYPE_CHECKING:
     from infra.settings import Settings
@@ -112,6 +119,7 @@ def prepare(settings: "Settings") -> None:
         f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{users}\n"
         "grant_default_workspace_access = false\n",
     )
+    make_private(folder.mlflow_auth_database)
     (settings.home_path / "mlflow").mkdir(parents=True, exist_ok=True)
     (settings.home_path / "prefect").mkdir(parents=True, exist_ok=True)
     path = ray_folder(settings.home_path)

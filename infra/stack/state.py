@@ -147,6 +147,13 @@ def write_state(folder: StackFolder, state: StackState) -> None:
     write_private(folder.state, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
 
 
+def make_private(path: Path) -> None:
+    """Make a file that only its owner may read, empty if it is not there, for others to fill."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     new = path.with_name(f".{path.name}.{os.getpid()}")

@@ -5,8 +5,8 @@ in bf16 autocast. They take turns of a few steps, so that a busy machine slows a
 ratios. The engine is ``training.worker.run_worker`` as an update runs it, with verified shards,
 masked documents, journal and the final checkpoint; the peers have nothing of that.
 
-Run: ``python -m tests.benchmarks.throughput [--steps 300] [--loop FILE]`` (``pip install
-accelerate`` first, which the Trainer needs). FILE is Python and defines
+Run: ``python -m tests.benchmarks.throughput [--steps 300] [--loop FILE]``. FILE is Python and
+defines
 
     steps(directory, batches, lrs, betas, eps, weight_decay, max_grad_norm) -> Iterator[float]
 

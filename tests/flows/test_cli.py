@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,11 +32,11 @@ def assert_one_sentence(ended: Ended, code: int, message: str) -> None:
     ("changes", "message"),
     [
         ({"repley": 1}, r"repley: unknown key; .* did you mean 'replay'\?"),
-        ({"recipe": {"seq_len": "many"}}, r"recipe\.seq_len: .* valid integer.*'many'"),
-        ({"recipe": [1, 2]}, "recipe: expected a mapping, found list"),
+        ({"recipe": {"seq_len": "many"}}, r"recipe\.seq_len: must be a whole number, got 'many'"),
+        ({"recipe": [1, 2]}, "recipe: expected a mapping, found a list"),
         ({"recipe": {"name": ["a"]}}, r"recipe\.name: \['a'\] is not a recipe; known are"),
-        ({"base": "x"}, "base: expected a mapping, found str"),
-        ({"sources": "abc"}, "sources: expected a list, found str"),
+        ({"base": "x"}, "base: expected a mapping, found a text"),
+        ({"sources": "abc"}, "sources: expected a list, found a text"),
         ({"sources": []}, "sources is empty: name at least one"),
         ({"recipe": {"seq_len": 10**18}}, r"recipe\.seq_len 10+ is above .*embeddings 32: lower"),
         ({"replay": {"share": float("nan")}}, "must be at least 0 and below 1, got nan"),
@@ -58,7 +60,7 @@ def test_a_yaml_that_cannot_be_used_is_refused_before_anything_is_read(
     ("arguments", "message"),
     [
         (("update", "/nowhere/lineage.yaml"), "no lineage file at /nowhere/lineage.yaml: "),
-        (("update", "/"), "/: cannot be read as YAML: .*Is a directory"),
+        (("update", "/"), "/ is a directory: name the lineage's YAML file, as in /lineage.yaml"),
     ],
 )
 def test_a_missing_yaml_is_a_usage_error(
@@ -72,6 +74,7 @@ def test_a_missing_yaml_is_a_usage_error(
     [
         ("promote",),
         ("updat",),
+        ("init", "My Model"),
         ("update", "--wait-seconds", "nan"),
         ("update", "--wait-seconds", "-5"),
         ("gc", "--grace-hours", "-1"),
@@ -84,13 +87,83 @@ def test_a_wrong_command_ends_with_usage(arguments: tuple[str, ...], empty_home:
 
 
 def test_sources_without_files_are_nothing_to_do_and_say_so(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    lineage.write(sources=[source("prose"), source("ledger")])
+    ended = perennial.run("update", lineage.file, "--json")
+    assert (ended.code, ended.json["kind"]) == (0, "nothing to do")
+    assert "no file matches the uri of any source" in ended.json["message"]
+    told = f"source ledger: no file matches {lineage.folder}/ledger/*.jsonl"
+    assert told in ended.json["warnings"]
+    assert f"WARNING: {told}\n" in ended.err
+
+
+def test_sources_that_have_never_matched_a_file_are_an_error(
     empty_home: Commands, tmp_path: Path
 ) -> None:
     lineage = TinyLineage(tmp_path / "lineage")
     lineage.write()
-    ended = empty_home.run("update", lineage.file, "--json")
-    assert (ended.code, ended.json["kind"]) == (0, "nothing to do")
-    assert "no file matches the uri of any source" in ended.json["message"]
+    message = r"no source has ever matched a file \(source ledger: .*\); fill in the uri of each"
+    assert_one_sentence(empty_home.run("update", lineage.file), 1, message)
+
+
+def test_a_plan_is_told_once_and_ends_with_what_could_not_be_read(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    with lineage.add("ledger").open("a", encoding="utf-8") as file:
+        file.write("no JSON\n")
+    lineage.write(
+        sources=[source("ledger"), {**source("prose"), "uri": "misspelt/*.jsonl"}],
+    )
+    first = perennial.run("plan", lineage.file)
+    assert first.code == 0, first.err
+    assert first.out.count("against champion") == 1
+    assert "against champion" not in first.err
+    rejected = r"1 of \d+ documents rejected \(1 malformed_json; first: part-1\.jsonl:\d+\); all"
+    missing = "source prose: no file matches .*/misspelt/"
+    for told in (rejected, missing):
+        assert len(re.findall(f"^WARNING: {told}", first.out, re.M)) == 1, first.out
+        assert len(re.findall(f"WARNING: {told}", first.err)) == 1, first.err
+    # The snapshot is pending, and nothing is read anew.
+    again = perennial.run("plan", lineage.file, "--json").json["warnings"]
+    assert any(re.match(rejected, warning) for warning in again)
+    page = Path(perennial.run("update", lineage.file, "--json").json["report"])
+    assert re.search(rejected, page.read_text(encoding="utf-8"))
+
+
+CLOSED_PIPE = """
+import logging, sys
+from flows import cli
+from flows.outcome import Outcome
+from infra.log import set_up_logging
+
+@cli.app.command()
+def judge(kind: str) -> None:
+    set_up_logging()
+    for number in range(9):
+        logging.getLogger("flows").info(f"line {number}")
+    cli._finish(Outcome(lineage="tiny", kind=kind, message="better"), as_json=False)
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("PASS", 0), ("FAIL", 3), ("AMBIGUOUS", 4)])
+def test_the_exit_code_is_the_verdicts_though_nobody_reads_on(
+    verdict: str, code: int, tmp_path: Path
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PERENNIAL_HOME": str(tmp_path / "home")}
+    ended = subprocess.run(
+        [sys.executable, "-c", CLOSED_PIPE, "judge", verdict],
+        stdout=writer,
+        stderr=writer,
+        env=environment,
+        timeout=60,
+    )
+    os.close(writer)
+    assert ended.returncode == code
 
 
 def _other_seq_len(lineage: TinyLineage) -> None:

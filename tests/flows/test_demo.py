@@ -5,6 +5,7 @@ import pytest
 
 import flows.demo
 from flows.lineage import load_lineage
+from flows.show import installed_command
 from storage.head import Head, VersionRecord
 
 HEAD = Head(
@@ -67,3 +68,15 @@ def test_both_lineages_of_the_demo_differ_in_replay_alone(tmp_path: Path) -> Non
     assert with_replay.recipe.seed == 3
     assert without.replay.share == 0.0
     assert replace(without, replay=with_replay.replay) == with_replay
+
+
+def test_a_command_is_named_so_that_it_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "perennial"
+    script.touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert installed_command("perennial") == str(script)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert installed_command("perennial") == "perennial"

@@ -71,7 +71,14 @@ def test_a_named_recipe_is_complete_and_single_fields_override_it() -> None:
             r"num_workers 5 to 7 does not divide .* \d+: workers",
         ),
         ({"compute": {"num_workers": [2]}}, r"compute\.num_workers: must be a whole .* got \[2\]"),
-        ({"budget": {"epochs": "many"}}, r"budget\.epochs: .* got 'many'"),
+        ({"budget": {"epochs": "many"}}, r"budget\.epochs: must be a number, got 'many'"),
+        ({"recipe": {"precision": "fp8"}}, r"precision: must be 'bf16' or 'fp32', got 'fp8'"),
+        (
+            {"recipe": {"seqlen": 1}},
+            r"recipe\.seqlen: unknown key; allowed here are name, seq_len,",
+        ),
+        ({"recipe": {"seq_len": [1]}}, r"recipe\.seq_len: must be a whole number"),
+        ({"base": 3}, "base: expected a mapping, found a number"),
     ],
 )
 def test_a_problem_names_the_key_the_value_and_what_is_allowed(
@@ -90,7 +97,9 @@ def test_all_unknown_keys_are_reported_at_once() -> None:
 
 def test_two_sources_of_one_name_are_refused() -> None:
     source = {"name": "web", "uri": "x", "domain": "d"}
-    with pytest.raises(LineageError, match="source names must be unique, found twice: web"):
+    with pytest.raises(
+        LineageError, match=r"yaml: sources: source names must be unique, found twice: web"
+    ):
         parse_lineage(minimal(sources=[source, source]), origin=ORIGIN)
 
 
@@ -99,6 +108,7 @@ def test_two_sources_of_one_name_are_refused() -> None:
     [
         ("- a list", "expected a mapping with the keys name, base, sources"),
         ("a: [", "cannot be read as YAML"),
+        ("# to be filled in", "expected a mapping with the keys name, .*, found an empty file"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -106,6 +116,11 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str, mess
     file.write_text(content)
     with pytest.raises(LineageError, match=message):
         load_lineage(file)
+
+
+def test_a_directory_in_place_of_the_file_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(LineageError, match=f"{tmp_path} is a directory: name the lineage's YAML"):
+        load_lineage(tmp_path)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:

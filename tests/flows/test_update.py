@@ -189,6 +189,22 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
     assert runs_of(empty_home.home, "tiny") == ["FINISHED"]
 
 
+def test_status_tells_how_far_an_interrupted_update_came(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    assert perennial.run("status", lineage.file, "--json").json["unfinished"] is None
+    lineage.add("ledger")
+    killed = kill_at("training.checkpoint_saver.commit", 3)
+    assert perennial.run("update", lineage.file, prepare=killed).code == -9
+    found = perennial.run("status", lineage.file, "--json").json["unfinished"]
+    newest_step = f"{LAYOUT.checkpoints(found['update'])}/step-40"
+    assert (found["step"], found["steps"], found["checkpoint"]) == (40, 60, newest_step)
+    told = perennial.run("status", lineage.file)
+    assert told.out.startswith("servers: none; start them with 'perennial up'\n")
+    line = f"unfinished  {found['update']}, step 40 of 60, newest checkpoint {newest_step};"
+    assert line in told.out
+
+
 def test_ctrl_c_ends_an_update_and_the_next_one_goes_on(
     lineage: TinyLineage, perennial: Commands, tmp_path: Path
 ) -> None:

@@ -124,3 +124,14 @@ def test_another_home_does_not_see_the_servers_of_this_one(home: Path, tmp_path:
     assert other.stack is None
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "RAY_AUTH_TOKEN_PATH"):
         assert name not in os.environ
+
+
+def test_a_home_that_is_made_is_for_its_owner_only_and_one_that_is_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o750)
+    for name, mode in (("made", 0o700), ("there", 0o750)):
+        Settings(home=tmp_path / name).export()
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode

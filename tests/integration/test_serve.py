@@ -129,7 +129,7 @@ def test_the_same_trigger_ten_times_and_three_more_make_one_update(serving: Serv
 
 
 def test_who_finds_the_lineage_busy_waits_or_skips_as_configured(serving: Serving) -> None:
-    serving.add("busy", schedule={"when_busy": "skip"})
+    serving.add("busy", schedule={"when_busy": "skip"}).add("prose")
     serving.deployment("refresh-data/busy")
     with Lease.acquire(serving.store, Layout("busy"), "somebody@elsewhere"):
         skipped = serving.trigger("update-model/busy")
@@ -149,7 +149,7 @@ def test_who_finds_the_lineage_busy_waits_or_skips_as_configured(serving: Servin
             "Deployment concurrency limit reached.",
         )
         assert serving.run(waiting)["state"]["name"] == "Running"
-    assert serving.end_of(waiting)["name"] == "NothingToDo"
+    assert serving.end_of(waiting)["name"] == "Done"
 
 
 def test_cancel_ends_a_training_and_retry_goes_on_with_it(serving: Serving) -> None:

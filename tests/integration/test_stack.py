@@ -194,7 +194,7 @@ def test_no_secret_is_in_a_command_line_a_log_or_the_state(
 def test_only_the_owner_can_read_what_lies_beside_the_secrets(stack: Stack) -> None:
     folder = stack.home / "stack"
     assert folder.stat().st_mode & 0o777 == 0o700
-    for name in ("secrets.json", "ray-token", "mlflow-auth.ini", "state.json"):
+    for name in ("secrets.json", "ray-token", "mlflow-auth.ini", "mlflow-auth.db", "state.json"):
         assert (folder / name).stat().st_mode & 0o777 == 0o600
 
 

@@ -31,6 +31,7 @@ from tasks.refresh_request import (
     StoredTokenizer,
     TrainedTokenizer,
 )
+from tasks.rejects import rejects_of
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
@@ -193,6 +194,59 @@ def test_a_second_refresh_has_nothing_to_do(
     assert again.snapshot is None
     assert again.reason == "nothing new: all 1 files of the sources were read before"
     assert _head(store) == before
+
+
+def test_rejects_are_a_warning_of_the_refresh_and_of_every_later_look_at_its_snapshot(
+    store: LocalObjects, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = (
+        '{"text": "cut off\n'
+        + '{"no": "text"}\n'
+        + json.dumps({"text": _text(99), "id": "d99"})
+        + "\n"
+    )
+    (data / "2.jsonl").write_text(bad)
+    request = _request(_source(data, reject_limit=0.5))
+    result = _refresh(store, request, tmp_path / "work")
+    told = "2 of 43 documents rejected (1 malformed_json, 1 missing_text; first: 2.jsonl:1); all "
+    (warning,) = [warning for warning in result.warnings if "rejected" in warning]
+    assert warning.startswith(told), warning
+    assert rejects_of(store, _LAYOUT, _manifest(store, result)) == warning
+    logged = [record for record in caplog.records if "rejected" in record.getMessage()]
+    assert [(record.levelname, record.getMessage()) for record in logged] == [("WARNING", warning)]
+
+
+def test_rejects_are_told_also_when_nothing_is_left_to_train_on(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1.jsonl").write_text("no JSON\n")
+    result = _refresh(
+        store, _request(_source(tmp_path / "data", reject_limit=1)), tmp_path / "work"
+    )
+    assert result.snapshot is None
+    assert result.warnings == ("1 of 1 documents rejected (1 malformed_json; first: 1.jsonl:1)",)
+
+
+def test_a_source_without_a_file_is_a_warning_that_names_source_and_pattern(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    request = _request(_source(data), _source(tmp_path / "dta" / "*.jsonl", "news"))
+    told = f"source news: no file matches {tmp_path}/dta/*.jsonl"
+    assert told in _refresh(store, request, tmp_path / "work").warnings
+    (data / "1.jsonl").unlink()
+    again = _refresh(store, request, tmp_path / "work")
+    assert again.reason == "no file matches the uri of any source"
+    assert again.warnings == (told, f"source web: no file matches {data}")
+
+
+def test_sources_that_have_never_matched_a_file_are_an_error(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    request = _request(_source(tmp_path / "dta" / "*.jsonl"))
+    with pytest.raises(ValueError, match=r"no source has ever matched a file \(source web: no"):
+        _refresh(store, request, tmp_path / "work")
+    assert read_head(store, _LAYOUT) is None
 
 
 def test_only_new_files_are_read_and_a_duplicate_of_an_earlier_refresh_is_dropped(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.documents import Reject, printable
-from tasks.rejects import RejectWriter
+from tasks.rejects import RejectWriter, describe_rejects
 
 
 def reject(reason: str = "malformed_json", detail: str = "why", uri: str = "/data/a") -> Reject:
@@ -71,3 +71,12 @@ def test_a_detail_is_short_and_printable(detail: str) -> None:
     shown = printable(detail)
     assert len(shown) <= 200
     assert shown.isprintable()
+
+
+def test_rejects_are_told_with_their_share_their_reasons_and_the_first_place() -> None:
+    counts = {"bad_utf8": 1, "malformed_json": 1_200, "missing_text": 4}
+    told = describe_rejects(counts, reject(uri="/data/\x1b.jsonl"), documents_read=100_000)
+    assert told == (
+        "1,205 of 101,205 documents rejected (1,200 malformed_json, 4 missing_text, 1 bad_utf8; "
+        "first: \\x1b.jsonl:3)"
+    )

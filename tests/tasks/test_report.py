@@ -414,3 +414,11 @@ def test_ticks_are_round_and_enclose_the_values(
     low: float, high: float, ticks: list[float]
 ) -> None:
     assert nice_ticks(low, high, 4) == ticks
+
+
+def test_what_to_know_of_the_data_is_on_the_page_and_only_then() -> None:
+    page = example(VERDICTS["PASS"])
+    warning = f"9 of 559 documents rejected (9 bad_utf8; first: {HOSTILE}:2)"
+    text = Page(render(replace(page, warnings=(warning,)))).text
+    assert warning in text
+    assert "To know of the data" not in Page(render(page)).text
