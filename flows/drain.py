@@ -1,53 +1,77 @@
 """SIGTERM with notice, as of a machine that is about to go: save, give back, end well."""
 
-import contextlib
-import logging
-import os
+import contextvars
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 import typer
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import deployment
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 GO_ON = "run the same command again to go on"
+_BOTH = (signal.SIGTERM, signal.SIGINT)
+_SECONDS_TO_END = 5.0
+"""For the work, after a signal that does not wait for it."""
 
 
-@contextlib.contextmanager
-def heeded_sigterm() -> Generator[threading.Event]:
-    """While the body runs, the first SIGTERM sets the event; the next one does what it did before.
+def drained(work: Callable[[threading.Event], T]) -> T:
+    """The result of ``work``, which is asked by its event to come to an end when SIGTERM arrives.
 
-    Only in the main thread, where Python handles signals; elsewhere the event stays unset.
+    The work runs in a thread of its own. Signals are Python's main thread's business, and all that
+    it does meanwhile is wait: so the exception that Prefect makes of SIGTERM can neither break into
+    the work nor get lost in a callback of the garbage collection, and Prefect's own handler, by
+    which its runner tells a cancellation from a crash, stays where it is. A second SIGTERM, or
+    Ctrl-C, does not wait.
+
+    Raises:
+        TerminationSignal: ``perennial serve`` has started this run: Prefect then knows it as
+            crashed or cancelled, as whoever sent the signal wanted it.
+        Exception: What the work raises.
     """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGTERM)
-
-    def heed(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGTERM, before)
-
-    signal.signal(signal.SIGTERM, heed)
+    ended: Future[T] = Future()
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=context.run, args=(_run, work, asked, ended), name="drained", daemon=True
+    )
     try:
-        yield asked
-    finally:
-        if signal.getsignal(signal.SIGTERM) is heed:
-            signal.signal(signal.SIGTERM, before)
+        return _waited_for(thread, ended, asked)
+    except BaseException:
+        asked.set()
+        thread.join(_SECONDS_TO_END)
+        raise
 
 
-def end_for_runner() -> None:
-    """End this process by the SIGTERM that it has heeded, if ``perennial serve`` has started it.
+def _run(work: Callable[[threading.Event], T], asked: threading.Event, ended: Future[T]) -> None:
+    # Or every process that the work starts would be deaf for them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BOTH)
+    try:
+        ended.set_result(work(asked))
+    except BaseException as error:  # whatever it is, the main thread raises it
+        ended.set_exception(error)
 
-    Prefect then knows the run as crashed or cancelled, as whoever sent the signal wanted it; a run
-    that ended well would not go on later.
-    """
-    if deployment.id is not None:
-        os.kill(os.getpid(), signal.SIGTERM)
+
+def _waited_for(thread: threading.Thread, ended: Future[T], asked: threading.Event) -> T:
+    try:
+        # Until it has started, nothing would end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
+        try:
+            thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BOTH)
+        return ended.result()
+    except TerminationSignal:
+        asked.set()
+        result = ended.result()
+        if deployment.id is not None:
+            raise
+        return result
 
 
 def end_well_on_sigterm() -> None:

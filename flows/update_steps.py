@@ -5,6 +5,7 @@ store, so a flow that is started again finds it.
 """
 
 import logging
+import threading
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.drain import GO_ON, end_for_runner, heeded_sigterm
+from flows.drain import GO_ON, drained
 from flows.ground import Ground, plan_request, whoami
 from flows.mirror import (
     MirrorError,
@@ -175,9 +176,10 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id)
     relay = MetricRelay(lambda: curve_receiver(ground, plan))
-    with heeded_sigterm() as sigterm:
+
+    def run(sigterm: threading.Event) -> str | Stopped:
         try:
-            checkpoint = train_plan(
+            return train_plan(
                 plan.train,
                 store_uri=ground.settings.store_uri,
                 compute=ground.lineage.compute,
@@ -188,10 +190,15 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
             )
         except TrainingStoppedError as stopped:
             return Stopped(str(stopped))
-        finally:
-            close_relay(relay)
+
+    try:
+        trained = drained(run)
+    finally:
+        close_relay(relay)
+    if isinstance(trained, Stopped):
+        return trained
     record_exposures(ground.store, ground.layout, plan.train, work_dir=ground.work_dir)
-    return checkpoint
+    return trained
 
 
 @step
@@ -374,8 +381,7 @@ def checkpoint_of(trained: str | Stopped) -> str:
 
 
 def stopped(ground: Ground, reason: str) -> Outcome:
-    """What an update ends with that was asked to; a run of ``perennial serve`` does not return."""
-    end_for_runner()
+    """What an update ends with that was asked to."""
     return outcome(ground, None, "stopped", f"{reason}\n{GO_ON}")
 
 
