@@ -72,7 +72,7 @@ class Run:
     def loses_a_machine(self) -> Node:
         """A machine with a worker, but not the driver, in the middle of the training."""
         self.wait_for_step(SOME_STEPS)
-        hosts = [node for node in self.cluster.nodes if any(work_dir(node).glob("rank-*"))]
+        hosts = [node for node in self.cluster.nodes if (work_dir(node) / "shards").exists()]
         assert len(hosts) > 1
         assert not self.has_ended
         return next(node for node in hosts if node is not self.cluster.head)
@@ -289,7 +289,7 @@ def test_an_update_that_loses_a_machine_ends_as_if_nothing_had_happened(
     machine = cluster.add_machine()
     shutil.copytree(lineage.folder, machine.scratch / "lineage")
     whole = outcome_of(machine, "whole", start_update(cluster, machine, "whole", s3_root))
-    assert not any((machine.scratch / "whole/work").rglob("rank-*"))
+    assert not any((machine.scratch / "whole/work").rglob("shards"))
     cluster.kill(machine)
 
     store = open_store(f"{s3_root}/lost")
@@ -299,7 +299,7 @@ def test_an_update_that_loses_a_machine_ends_as_if_nothing_had_happened(
         assert update.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    hosts = [n for n in cluster.nodes if any((n.scratch / "lost/work").rglob("rank-*"))]
+    hosts = [n for n in cluster.nodes if any((n.scratch / "lost/work").rglob("shards"))]
     assert len(hosts) == 2
     lost = next(node for node in hosts if node is not cluster.head)
     assert not any("/step-240/" in key for key in lasting_keys(store))

@@ -11,6 +11,8 @@ from urllib.parse import quote
 import psutil
 import pytest
 
+from infra.stack.lock import locked
+from infra.stack.state import StackFolder
 from tests.integration.servers.stack import Stack, basic, stack_in
 from tests.support.tiny_lineage import TinyLineage
 from tests.support.waiting import wait_for
@@ -202,7 +204,9 @@ def test_only_the_owner_can_read_what_lies_beside_the_secrets(stack: Stack) -> N
 def unwatched(stack: Stack) -> Iterator[None]:
     """Nothing is mended by itself."""
     watch = psutil.Process(stack.pids()["watch"])
-    watch.suspend()
+    # Held here, so that it is not held by a process that does nothing any more.
+    with locked(StackFolder(stack.home), print):
+        watch.suspend()
     yield
     watch.resume()
 
