@@ -166,7 +166,7 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
     for target, call in (
         ("tasks.refresh.publish_suite", 1),
         ("flows.update_steps.train_plan", 1),
-        ("training.worker.save", 3),
+        ("training.recorder.save", 3),
         ("flows.update_steps.export_candidate", 1),
         ("flows.update_steps.score_candidate", 1),
         ("tasks.publish.commit_change", 1),
