@@ -2,13 +2,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.stack.processes import MARK, Process, is_alive, members, spawn, stop
+from tests.support.waiting import wait_for
 
 # A child that outlives its parent, in a session of its own, and one that ignores SIGTERM.
 FAMILY = """
@@ -37,16 +37,9 @@ def start(tmp_path: Path, mark: str, code: str) -> Process:
     )
 
 
-def wait_until(condition: Callable[[], object], timeout_seconds: float = 10) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def started_family(tmp_path: Path, mark: str) -> Process:
     first = start(tmp_path, mark, FAMILY)
-    wait_until(lambda: "ready" in (tmp_path / "part.log").read_text())
+    wait_for(lambda: "ready" in (tmp_path / "part.log").read_text(), 10, "the part to be ready")
     return first
 
 
@@ -56,7 +49,7 @@ def test_all_processes_of_a_part_are_found_after_the_first_one_was_killed(
     first = started_family(tmp_path, mark)
     assert len(members(mark.__eq__)) == 2
     os.kill(first.pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(first))
+    wait_for(lambda: not is_alive(first), 10, "its end")
     (orphan,) = members(mark.__eq__)
     assert orphan.pid != first.pid
 
@@ -81,7 +74,7 @@ print("ready", flush=True)
 time.sleep(600)
 """
     process = start(tmp_path, mark, code)
-    wait_until(lambda: "ready" in (tmp_path / "part.log").read_text())
+    wait_for(lambda: "ready" in (tmp_path / "part.log").read_text(), 10, "the part to be ready")
     os.kill(process.pid, signal.SIGSTOP)
     stop(mark.__eq__, grace_seconds=10)
     assert "ended well" in (tmp_path / "part.log").read_text()
@@ -120,13 +113,13 @@ def test_a_process_that_ended_is_dead_though_its_parent_never_asked(
     tmp_path: Path, mark: str
 ) -> None:
     process = start(tmp_path, mark, "pass")
-    wait_until(lambda: not is_alive(process))
+    wait_for(lambda: not is_alive(process), 10, "its end")
 
 
 def test_a_log_is_kept_once_and_is_for_its_owner_only(tmp_path: Path, mark: str) -> None:
     for word in ("first", "second"):
         process = start(tmp_path, mark, f"print({word!r})")
-        wait_until(lambda process=process: not is_alive(process))
+        wait_for(lambda process=process: not is_alive(process), 10, "its end")
     assert (tmp_path / "part.log").read_text() == "second\n"
     assert (tmp_path / "part.log.1").read_text() == "first\n"
     assert (tmp_path / "part.log").stat().st_mode & 0o777 == 0o600
@@ -146,6 +139,6 @@ print("ready", flush=True)
 signal.pause()
 """
     start(tmp_path, mark, code)
-    wait_until(lambda: "ready" in (tmp_path / "part.log").read_text())
+    wait_for(lambda: "ready" in (tmp_path / "part.log").read_text(), 10, "the part to be ready")
     stop(mark.__eq__, grace_seconds=10)
     assert "child asked before: False" in (tmp_path / "part.log").read_text()
