@@ -23,7 +23,7 @@ from storage.snapshots import read_snapshot
 from tasks.page import report_key, verdict_key
 from tasks.plan import interrupted_plan
 from tasks.verdict import DomainRow, VerdictReport
-from training.checkpoint_index import committed_steps
+from training.checkpoint.index import committed_steps
 
 
 def print_history(lineage_file: Path, *, as_json: bool) -> None:

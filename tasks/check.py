@@ -25,7 +25,7 @@ from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScore
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
-    from training.holdout import HoldoutDocument
+    from training.data.holdout import HoldoutDocument
 
 _PROBES = 4
 _Scores = tuple[DocumentScore, ...]

@@ -15,8 +15,8 @@ from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, read_snapshot
 from training.config import Stream, TrainPlan
-from training.order import Order
-from training.skips import Skips, read_skips
+from training.data.order import Order
+from training.guard.skips import Skips, read_skips
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from tasks.verdict import Health
 from training.causal_model import CausalModel
 from training.evaluate import score_documents, unigram_nats
 from training.generate import generate
-from training.holdout import DocumentScore, HoldoutDocument
+from training.data.holdout import DocumentScore, HoldoutDocument
 from training.model_files import load_model
-from training.shards import MdsReader, read_holdout
+from training.data.shards import MdsReader, read_holdout
 
 _PREFIX_TOKENS = 16
 _NEW_TOKENS = 48

@@ -25,7 +25,7 @@ def load_trained(
     store: ObjectStore, checkpoint_prefix: str, plan: TrainPlan, work_dir: Path
 ) -> "CausalModel":
     """The model with a checkpoint's weights, verified. Raises NotFoundError, CorruptError."""
-    from training.checkpoint import load_weights  # noqa: PLC0415  torch
+    from training.checkpoint.state import load_weights  # noqa: PLC0415  torch
     from training.model_files import model_with  # noqa: PLC0415  torch
 
     return model_with(

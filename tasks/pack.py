@@ -13,7 +13,7 @@ import numpy as np
 from storage.manifest import FileDigest
 from storage.snapshots import DomainSlice
 from tasks.tokenize import TokenizedDocument
-from training.holdout import HoldoutDocument
+from training.data.holdout import HoldoutDocument
 from training.shard_writer import write_holdout_shards, write_train_shards
 
 _COUNTED_AT_ONCE = 1 << 22

@@ -30,7 +30,7 @@ from training.config import (
     Schedule,
     TrainPlan,
 )
-from training.foreign_config import model_config_of, why_not_native
+from training.foreign.config import model_config_of, why_not_native
 from training.identity import identity_fields
 from training.schedule import resolve
 

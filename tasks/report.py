@@ -21,7 +21,7 @@ from tasks.plan import UpdatePlan, describe_schedule
 from tasks.scores import ForgettingMatrix
 from tasks.verdict import VerdictReport
 from training.metrics import LOSS, LR, TOKENS_SEEN
-from training.order import Order
+from training.data.order import Order
 
 _TEMPLATE = "report.html.jinja"
 _MEANING = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import Bounds
 from training.config import FORBID_UNKNOWN
-from training.holdout import DocumentScore
+from training.data.holdout import DocumentScore
 
 Role = Literal["old", "new"]
 Outcome = Literal["PASS", "FAIL", "AMBIGUOUS"]

@@ -1,6 +1,6 @@
 """What training, evaluation, generation and export need of a model, whoever computes it.
 
-``training.model.Decoder`` is one, natively; ``training.foreign.ForeignModel`` is another, through
+``training.decoder.model.Decoder`` is one, natively; ``training.foreign.model.ForeignModel`` is another, through
 ``transformers``. Both are modules whose ``state_dict`` has a checkpoint's names.
 
 Shapes: B rows, T positions, V vocabulary, N = B * T predictions.
@@ -33,7 +33,7 @@ class CausalModel(Protocol):
 
         Args:
             tokens: ``int64[B, T]``.
-            segments: ``int64[B, T]``, see ``training.attention.segments_of``. Attention stays
+            segments: ``int64[B, T]``, see ``training.decoder.attention.segments_of``. Attention stays
                 inside a segment and positions restart with it. None: each row is one segment.
         """
         ...

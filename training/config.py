@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import FORBID_UNKNOWN, Bounds
-from training.model_config import ModelConfig
+from training.decoder.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class ForeignConfig:
     max_position_embeddings: int
     """Longest sequence, tokens; a very large number where the family has no limit."""
     packing: Literal["positions", "mask", "rows"]
-    """How several documents in a row are kept apart, see ``training.foreign_packing``; found when
+    """How several documents in a row are kept apart, see ``training.foreign.packing``; found when
     the model was imported, and the same in all its updates."""
     fields: str
     """All of config.json that can change what is computed, as canonical JSON."""

@@ -16,7 +16,7 @@ import torch
 
 from training.causal_model import CausalModel
 from training.cross_entropy import IGNORE_INDEX
-from training.holdout import DocumentScore, HoldoutDocument
+from training.data.holdout import DocumentScore, HoldoutDocument
 
 _PADDING_SEGMENT = -1
 

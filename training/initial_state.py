@@ -11,17 +11,17 @@ from torch import nn
 from storage.errors import CorruptError, NotFoundError
 from storage.models import fetch_model, is_published
 from storage.objects import ObjectStore
-from training.checkpoint import (
+from training.checkpoint.state import (
     LoadedState,
     TrainState,
     adopt_weights,
     load_state,
     start_from,
 )
-from training.checkpoint_index import check_same_plan, committed_steps, step_prefix
+from training.checkpoint.index import check_same_plan, committed_steps, step_prefix
 from training.config import ForeignConfig, TrainPlan
-from training.hub import read_into
-from training.model import Decoder
+from training.hub.directory import read_into
+from training.decoder.model import Decoder
 from training.model_files import build_model
 from training.optim import build_optimizer, restore_moments
 from training.rank_zero import told_by_rank_zero
@@ -71,7 +71,7 @@ def _resumed(
     plan: TrainPlan, loaded: LoadedState, checkpoint: str, device: torch.device
 ) -> TrainState:
     if isinstance(plan.model, ForeignConfig):
-        from training.foreign import adopt_foreign  # noqa: PLC0415  transformers
+        from training.foreign.model import adopt_foreign  # noqa: PLC0415  transformers
 
         model = cast("nn.Module", build_model(plan.model, seed=None))
         adopt_foreign(model, loaded.weights, checkpoint)
@@ -115,7 +115,7 @@ def _start_from_hub(
         for info in store.list(prefix):
             store.get_file(info.key, directory / info.key.removeprefix(f"{prefix}/"))
     if isinstance(plan.model, ForeignConfig):
-        from training.foreign_files import restore_foreign  # noqa: PLC0415  transformers
+        from training.foreign.files import restore_foreign  # noqa: PLC0415  transformers
 
         restore_foreign(model, plan.model, directory, prefix)
         return

@@ -12,12 +12,12 @@ from typing import Any
 
 from storage.layout import Layout
 from storage.objects import open_store
-from training.checkpoint_index import committed_steps, is_intact, step_prefix
+from training.checkpoint.index import committed_steps, is_intact, step_prefix
 from training.config import TrainPlan
-from training.elastic import Workers, usable_counts
+from training.cluster.elastic import Workers, usable_counts
 from training.errors import TrainingStoppedError
 from training.metrics import JournalFollower
-from training.ray_run import Job, Patience, run_on_ray
+from training.cluster.run import Job, Patience, run_on_ray
 
 _POLL_SECONDS = 1.0
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.attention import segments_of
+from training.decoder.attention import segments_of
 from training.causal_model import CausalModel
 from training.cross_entropy import IGNORE_INDEX
 

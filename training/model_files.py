@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from training.causal_model import CausalModel
-from training.checkpoint import adopt_weights
+from training.checkpoint.state import adopt_weights
 from training.config import ForeignConfig, ModelConfig
-from training.hub import load_decoder, write_model
-from training.hub_config import config_from
-from training.model import Decoder
+from training.hub.directory import load_decoder, write_model
+from training.hub.config import config_from
+from training.decoder.model import Decoder
 
 
 def build_model(config: ModelConfig | ForeignConfig, *, seed: int | None) -> CausalModel:
     """A model on the processor, its weights drawn from ``seed``; with None they may be anything."""
     if isinstance(config, ModelConfig):
         return Decoder(config, seed=seed)
-    from training.foreign import build_foreign  # noqa: PLC0415  transformers
+    from training.foreign.model import build_foreign  # noqa: PLC0415  transformers
 
     return build_foreign(config, seed=seed)
 
@@ -41,7 +41,7 @@ def model_with(
             decoder = Decoder(config)
         adopt_weights(decoder, weights, source)
         return decoder.eval()
-    from training.foreign import adopt_foreign, build_foreign  # noqa: PLC0415  transformers
+    from training.foreign.model import adopt_foreign, build_foreign  # noqa: PLC0415  transformers
 
     model = build_foreign(config, seed=None)
     adopt_foreign(model, weights, source)
@@ -58,7 +58,7 @@ def load_model(directory: Path) -> CausalModel:
     """
     if is_native(directory / "config.json"):
         return load_decoder(directory)
-    from training.foreign_files import load_foreign  # noqa: PLC0415  transformers
+    from training.foreign.files import load_foreign  # noqa: PLC0415  transformers
 
     return load_foreign(directory)
 
@@ -67,7 +67,7 @@ def load_like(model: CausalModel, directory: Path) -> CausalModel:
     """``load_model``, computed by whoever computes ``model``."""
     if isinstance(model, Decoder):
         return load_decoder(directory)
-    from training.foreign_files import load_foreign  # noqa: PLC0415  transformers
+    from training.foreign.files import load_foreign  # noqa: PLC0415  transformers
 
     return load_foreign(directory)
 
@@ -85,8 +85,8 @@ def write_directory(directory: Path, model: CausalModel, *, start_id: int, end_i
         weights = model.state_dict()
         write_model(directory, model.config, weights, start_id=start_id, end_id=end_id)
         return
-    from training.foreign import ForeignModel  # noqa: PLC0415  transformers
-    from training.foreign_files import write_foreign  # noqa: PLC0415  transformers
+    from training.foreign.model import ForeignModel  # noqa: PLC0415  transformers
+    from training.foreign.files import write_foreign  # noqa: PLC0415  transformers
 
     write_foreign(directory, cast("ForeignModel", model), start_id=start_id, end_id=end_id)
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from storage.models import verify_directory
-from training.foreign_config import longest_sequence, needs_eager_attention
+from training.foreign.config import longest_sequence, needs_eager_attention
 from training.tokenizer import load_tokenizer
 
 MAX_NEW_TOKENS = 64
@@ -44,7 +44,7 @@ class TextGenerator:
             CorruptError: A file is missing, short or altered, or there is no manifest.
         """
         verify_directory(directory)
-        from training.torchvision_operators import declare_missing_operators  # noqa: PLC0415  torch
+        from training.foreign.torchvision_operators import declare_missing_operators  # noqa: PLC0415  torch
 
         declare_missing_operators()
         from transformers import AutoModelForCausalLM  # noqa: PLC0415  heavy, and after the above

@@ -15,14 +15,14 @@ from storage.layout import Layout
 from storage.objects import ObjectStore
 from training import metrics
 from training.causal_model import CausalModel
-from training.checkpoint import TrainState
-from training.checkpoint_index import CheckpointConfig
-from training.checkpoint_saver import RETRY_SECONDS, CheckpointSaver, is_store_away
+from training.checkpoint.state import TrainState
+from training.checkpoint.index import CheckpointConfig
+from training.checkpoint.saver import RETRY_SECONDS, CheckpointSaver, is_store_away
 from training.config import TrainPlan
 from training.loop import StepResult
-from training.order import Order
-from training.run_life import Life
-from training.skips import learned_by_stream
+from training.data.order import Order
+from training.checkpoint.run_life import Life
+from training.guard.skips import learned_by_stream
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from storage.manifest import FileDigest, digest_file
-from training.holdout import HoldoutDocument
+from training.data.holdout import HoldoutDocument
 
 SHARD_BYTES = 8 << 20
 """Size at which a shard is full: small enough to be fetched whole, large enough to be few."""
@@ -68,7 +68,7 @@ def _write(
 
 def _open_writer(columns: dict[str, str], directory: Path) -> Any:
     """An MDSWriter. ``streaming`` is imported here because that takes seconds."""
-    from training.torchvision_operators import declare_missing_operators  # noqa: PLC0415  torch
+    from training.foreign.torchvision_operators import declare_missing_operators  # noqa: PLC0415  torch
 
     declare_missing_operators()
     from streaming import MDSWriter  # noqa: PLC0415  imports transformers and sklearn

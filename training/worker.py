@@ -15,21 +15,21 @@ from storage.file_cache import FileCache
 from storage.layout import Layout
 from storage.objects import ObjectStore, open_store
 from storage.snapshots import read_snapshot_manifest
-from training.batches import Batches
+from training.data.batches import Batches
 from training.causal_model import CausalModel
-from training.checkpoint import TrainState
-from training.checkpoint_index import CheckpointConfig
+from training.checkpoint.state import TrainState
+from training.checkpoint.index import CheckpointConfig
 from training.config import TrainPlan
-from training.guard import Guard, RewindError, recent_losses
+from training.guard.guard import Guard, RewindError, recent_losses
 from training.initial_state import state_of
 from training.loop import train
 from training.loss import StreamLoss
-from training.order import Order
+from training.data.order import Order
 from training.rank_zero import told_by_rank_zero
 from training.recorder import Recorder
-from training.run_life import begin_life
-from training.shards import MdsReader, TrainShards
-from training.skips import Skip, Skips, discard_left_branch, read_skips
+from training.checkpoint.run_life import begin_life
+from training.data.shards import MdsReader, TrainShards
+from training.guard.skips import Skip, Skips, discard_left_branch, read_skips
 
 logger = logging.getLogger(__name__)
 

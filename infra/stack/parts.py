@@ -58,7 +58,7 @@ _DROPPED = (
     "PGPASSWORD",
     "RAY_ADDRESS",
     "RAY_AUTH_TOKEN",
-    # Ray's nodes need more than one a machine (training/ray_node.py).
+    # Ray's nodes need more than one a machine (training/cluster/node.py).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
     "PERENNIAL_PREFECT_DATABASE_URL",
     "PERENNIAL_MLFLOW_DATABASE_URL",
@@ -272,7 +272,7 @@ def _ray_node(
     return Part(
         name=name,
         title=title,
-        command=(sys.executable, "-m", "training.ray_node", *shared, *options),
+        command=(sys.executable, "-m", "training.cluster.node", *shared, *options),
         environment=_environment(settings, values),
         url=dashboard if is_head else "",
         answers=partial(

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.attention import segments_of
+from training.decoder.attention import segments_of
 from training.cross_entropy import IGNORE_INDEX
-from training.hub import load_decoder
+from training.hub.directory import load_decoder
 from training.loss import targets_of
 
 MICRO_BATCH_SIZE = 8

@@ -30,12 +30,12 @@ from torch import Tensor
 
 from storage.local_objects import LocalObjects
 from tests.training.tiny_run import tiny_plan
-from training.checkpoint import TrainState, load_state, progress_of, weights_of, write_local
-from training.checkpoint_index import discard, step_prefix
-from training.checkpoint_saver import CheckpointSaver
-from training.checkpoint_tensors import bytes_of
+from training.checkpoint.state import TrainState, load_state, progress_of, weights_of, write_local
+from training.checkpoint.index import discard, step_prefix
+from training.checkpoint.saver import CheckpointSaver
+from training.checkpoint.tensors import bytes_of
 from training.config import ModelConfig, TrainPlan
-from training.model import Decoder
+from training.decoder.model import Decoder
 from training.optim import build_optimizer, moments_of
 
 MODEL = ModelConfig(

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.attention import segments_of
+from training.decoder.attention import segments_of
 from training.config import ModelConfig
-from training.model import Decoder, num_parameters
-from training.torchvision_operators import declare_missing_operators
+from training.decoder.model import Decoder, num_parameters
+from training.foreign.torchvision_operators import declare_missing_operators
 
 CONFIG = ModelConfig(
     vocab_size=4096,

@@ -21,9 +21,9 @@ from functools import partial
 import numpy as np
 
 from training.config import Mixture, Stream
-from training.kept_rows import _table
-from training.order import Order, _sequence_of
-from training.torchvision_operators import declare_missing_operators
+from training.data.kept_rows import _table
+from training.data.order import Order, _sequence_of
+from training.foreign.torchvision_operators import declare_missing_operators
 
 BATCH = 256
 SHARD_ROWS = 2048

@@ -35,13 +35,13 @@ from torch import Tensor
 from storage.file_cache import FileCache
 from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest
-from training.batches import Batches
+from training.data.batches import Batches
 from training.config import Mixture, Stream
-from training.order import Order
-from training.permutation import permute
+from training.data.order import Order
+from training.data.permutation import permute
 from training.shard_writer import write_train_shards
-from training.shards import MdsReader, TrainShards
-from training.torchvision_operators import declare_missing_operators
+from training.data.shards import MdsReader, TrainShards
+from training.foreign.torchvision_operators import declare_missing_operators
 
 Timed = tuple[float, float]
 """Wall and processor seconds."""

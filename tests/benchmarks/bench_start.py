@@ -111,10 +111,10 @@ def _start(who: str, kind: str, root: Path, samples: int) -> tuple[float, float]
 def _start_ours(kind: str, root: Path, samples: int) -> float:
     from storage.file_cache import FileCache
     from storage.manifest import FileDigest
-    from training.batches import Batches
+    from training.data.batches import Batches
     from training.config import Mixture, Stream
-    from training.order import Order
-    from training.shards import MdsReader, TrainShards
+    from training.data.order import Order
+    from training.data.shards import MdsReader, TrainShards
 
     imported_at = time.perf_counter()
     files = [FileDigest(*row) for row in json.loads((root / "files.json").read_text())]
@@ -136,7 +136,7 @@ def _start_ours(kind: str, root: Path, samples: int) -> float:
 
 
 def _start_streaming(kind: str, root: Path, samples: int) -> float:
-    from training.torchvision_operators import declare_missing_operators
+    from training.foreign.torchvision_operators import declare_missing_operators
 
     declare_missing_operators()
     streaming: Any = importlib.import_module("streaming")

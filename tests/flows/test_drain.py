@@ -15,7 +15,7 @@ from tests.flows.test_update import LAYOUT, newest, weights_of
 from tests.support.commands import Commands, kill_at
 from tests.support.mlflow_tables import reasons_of, runs_of
 from tests.support.tiny_lineage import TinyLineage
-from training.checkpoint_index import committed_steps
+from training.checkpoint.index import committed_steps
 from training.metrics import STEP, read_metrics
 
 STOPPED_IN_STEP = 30

@@ -166,7 +166,7 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
     for target, call in (
         ("tasks.refresh.publish_suite", 1),
         ("flows.update_steps.train_plan", 1),
-        ("training.checkpoint_saver.commit", 3),
+        ("training.checkpoint.saver.commit", 3),
         ("flows.update_steps.export_candidate", 1),
         ("flows.update_steps.score_candidate", 1),
         ("tasks.publish.commit_change", 1),
@@ -194,7 +194,7 @@ def test_status_tells_how_far_an_interrupted_update_came(
 ) -> None:
     assert perennial.run("status", lineage.file, "--json").json["unfinished"] is None
     lineage.add("ledger")
-    killed = kill_at("training.checkpoint_saver.commit", 3)
+    killed = kill_at("training.checkpoint.saver.commit", 3)
     assert perennial.run("update", lineage.file, prepare=killed).code == -9
     found = perennial.run("status", lineage.file, "--json").json["unfinished"]
     newest_step = f"{LAYOUT.checkpoints(found['update'])}/step-40"

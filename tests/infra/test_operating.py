@@ -12,7 +12,7 @@ from storage.local_objects import LocalObjects
 from tests.support.deployment import ROOT, check_perennial, unknown_variables
 from tests.support.manual import MANUAL, blocks
 from tests.training.tiny_run import tiny_plan
-from training.checkpoint_index import read_manifest
+from training.checkpoint.index import read_manifest
 from training.launch import run_training
 
 TEXT = MANUAL.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ from storage.objects import open_store
 from tests.support.waiting import wait_for
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, free_port, tiny_plan
-from training.checkpoint_index import committed_steps
+from training.checkpoint.index import committed_steps
 from training.errors import TrainingStoppedError
 from training.launch import run_training
 from training.metrics import CHECKSUM, LOSS, read_metrics
@@ -43,7 +43,7 @@ class Machines:
 
     def start(self, name: str, *options: str, cpus: int = 1) -> None:
         """Start one node; it joins as soon as it can."""
-        command = [sys.executable, "-m", "training.ray_node", "start", "--block"]
+        command = [sys.executable, "-m", "training.cluster.node", "start", "--block"]
         command += ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", f"--node-name={name}"]
         command += ["--object-store-memory=80000000", "--min-worker-port=0", "--max-worker-port=0"]
         command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats"]

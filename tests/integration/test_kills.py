@@ -17,7 +17,7 @@ import pytest
 from storage.objects import open_store
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
-from training.checkpoint_index import committed_steps, step_prefix
+from training.checkpoint.index import committed_steps, step_prefix
 from training.config import TrainPlan
 from training.metrics import MEASURED, STEP, read_metrics
 
@@ -38,7 +38,7 @@ run_training(plan, store_uri=uri, num_workers=2, work_dir=root / "work", threads
 NUM_STEPS = 700
 VICTIMS = {
     "worker": "RayTrainWorker",
-    "driver": "training.ray_driver",
+    "driver": "training.cluster.driver",
     "head": "gcs_server",
     "node": "raylet/raylet",
     "flow": "",

@@ -20,7 +20,7 @@ from tests.support.deployment import IMAGES
 from tests.support.tiny_lineage import SEQ_LEN, TinyLineage
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, plan_in, tensors_of, tiny_plan
-from training.checkpoint_index import committed_steps, step_prefix
+from training.checkpoint.index import committed_steps, step_prefix
 from training.config import TrainPlan
 from training.metrics import CHECKSUM, LOSS, MEASURED, STEP, TIME, read_metrics
 

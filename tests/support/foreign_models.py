@@ -63,7 +63,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def transformers_model(family: str, **changes: Any) -> Any:
     """A model of ``transformers`` with random weights, in evaluation mode."""
-    from training.torchvision_operators import declare_missing_operators
+    from training.foreign.torchvision_operators import declare_missing_operators
 
     declare_missing_operators()
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from training.torchvision_operators import declare_missing_operators
+from training.foreign.torchvision_operators import declare_missing_operators
 
 # Before streaming, which imports torchvision, which may lack its compiled operators.
 declare_missing_operators()
@@ -28,9 +28,9 @@ for _name in (
     "transformers.models.auto.modeling_auto",
     "transformers.models.gpt_neox.modeling_gpt_neox",
     "training.evaluate",
-    "training.foreign_files",
+    "training.foreign.files",
     "training.generate",
-    "training.hub",
+    "training.hub.directory",
     "training.launch",
     "training.pyfunc",
     "training.shard_writer",

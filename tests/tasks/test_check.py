@@ -21,9 +21,9 @@ from tasks.check import CheckResult, check
 from tasks.scores import forgetting_matrix, read_scores, scores_key, write_scores
 from tasks.verdict import DocumentScore, nats_per_token
 from training.config import ModelConfig
-from training.holdout import HoldoutDocument
-from training.hub import write_model
-from training.model import Decoder
+from training.data.holdout import HoldoutDocument
+from training.hub.directory import write_model
+from training.decoder.model import Decoder
 from training.shard_writer import write_holdout_shards
 
 LAYOUT = Layout("demo")

@@ -64,7 +64,7 @@ def test_an_imported_model_is_the_first_champion(base: Path, tmp_path: Path) -> 
 
 
 def test_the_import_computes_what_transformers_computed(base: Path, tmp_path: Path) -> None:
-    from training.torchvision_operators import declare_missing_operators
+    from training.foreign.torchvision_operators import declare_missing_operators
 
     declare_missing_operators()
     from transformers import AutoModelForCausalLM

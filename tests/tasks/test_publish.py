@@ -28,10 +28,10 @@ from tests.support.lineages import (
     report_of,
     start_lineage,
 )
-from training.checkpoint import TrainState, load_weights, save
+from training.checkpoint.state import TrainState, load_weights, save
 from training.config import Mixture, OptimizerConfig, Schedule, TrainPlan
-from training.hub import load_decoder
-from training.model import Decoder
+from training.hub.directory import load_decoder
+from training.decoder.model import Decoder
 from training.tokenizer import train_tokenizer, upload_tokenizer
 
 VERSION = "1-aaaaaaaa"

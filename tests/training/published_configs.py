@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.model_config import RopeScaling
+from training.decoder.config import RopeScaling
 
 # As their makers published them, without names and token ids.
 PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from training.config import ModelConfig
 from training.evaluate import score_documents, unigram_nats
-from training.holdout import HoldoutDocument
-from training.model import Decoder
+from training.data.holdout import HoldoutDocument
+from training.decoder.model import Decoder
 
 CONFIG = ModelConfig(
     vocab_size=50,

@@ -3,7 +3,7 @@ import torch
 
 from training.config import ModelConfig
 from training.generate import generate
-from training.model import Decoder
+from training.decoder.model import Decoder
 
 CONFIG = ModelConfig(
     vocab_size=30,

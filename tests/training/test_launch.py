@@ -16,7 +16,7 @@ import pytest
 from storage.errors import CorruptError
 from storage.objects import open_store
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
-from training.checkpoint_index import committed_steps
+from training.checkpoint.index import committed_steps
 from training.config import TrainPlan
 from training.errors import (
     PlanMismatchError,
@@ -26,7 +26,7 @@ from training.errors import (
 )
 from training.launch import run_training
 from training.metrics import MEASURED, STEP, read_metrics
-from training.ray_run import repeat
+from training.cluster.run import repeat
 
 DRIVER = """
 import sys
@@ -110,7 +110,7 @@ def test_an_error_that_must_come_again_ends_the_run_at_once_as_it_is(error: Exce
 
 def test_dead_workers_are_replaced_as_often_as_allowed(caplog: pytest.LogCaptureFixture) -> None:
     dead = OSError("the actor died unexpectedly\nbecause of a long story")
-    with caplog.at_level(logging.WARNING, "training.ray_run"):
+    with caplog.at_level(logging.WARNING, "training.cluster.run"):
         repeat(Attempts({0: LOST, 1: dead}, {}, {0: LOST}), "u1", 3)
     reasons = [
         record.getMessage().removesuffix(NEXT).split(": ", 1)[1] for record in caplog.records
@@ -235,7 +235,7 @@ def test_on_ray_no_death_and_no_wished_stop_changes_a_bit(
     assert kill_head.killed
     assert "Ray's driver ended with Ray's head does not answer any more; they start" in caplog.text
     caplog.clear()
-    assert processes("training.ray_driver") == []
+    assert processes("training.cluster.driver") == []
     assert tensors_of(store, final) == tensors_of(whole, final)
     rows = read_metrics(store, LAYOUT.metrics("u1"))
     assert [without_clock(row) for row in rows] == [

@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from tests.training.tiny_run import MODEL, VOCAB, free_port, tiny_plan
-from training.batches import RankBatch
+from training.data.batches import RankBatch
 from training.config import TrainPlan
 from training.loop import train_step
 from training.loss import IGNORE_INDEX, StreamLoss, targets_of
-from training.model import Decoder
+from training.decoder.model import Decoder
 from training.optim import build_optimizer, moments_of, restore_moments
 
 BATCH = 8
@@ -82,7 +82,7 @@ def test_the_loss_of_a_step_is_the_mean_over_all_valid_targets(plan: TrainPlan) 
     loss, optimizer = new_model(plan)
     tokens, _ = tokens_and_streams()
     targets = targets_of(tokens, start_id=0, end_id=0)
-    from training.attention import segments_of
+    from training.decoder.attention import segments_of
 
     with torch.no_grad():
         logits = decoder_of(loss)(tokens[:, :-1], segments_of(tokens[:, :-1], 0))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from storage.manifest import digest_file
-from training.holdout import HoldoutDocument
+from training.data.holdout import HoldoutDocument
 from training.shard_writer import write_holdout_shards, write_train_shards
 
 

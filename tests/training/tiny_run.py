@@ -13,7 +13,7 @@ from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest, content_hash, digest_bytes, identity_of
 from storage.objects import ObjectStore
 from storage.snapshots import DomainSlice, SnapshotManifest, mint
-from training.checkpoint_index import is_intact, read_manifest
+from training.checkpoint.index import is_intact, read_manifest
 from training.config import (
     Mixture,
     ModelConfig,

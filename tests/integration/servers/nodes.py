@@ -209,7 +209,7 @@ class NodeCluster:
             "OMP_NUM_THREADS": "1",
             # One process less a training; of announced ends there are none here.
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-            "RAY_START_HOOK": "training.ray_node.without_client",
+            "RAY_START_HOOK": "training.cluster.node.without_client",
             **HEALTH_CHECK,
             **self.environment,
         }

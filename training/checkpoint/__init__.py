@@ -1,0 +1,1 @@
+"""The state of a run, whole or not at all."""

@@ -1,0 +1,238 @@
+"""Which checkpoints a run has. Needs no torch, so that a finished run is recognised at once.
+
+A checkpoint is ``<prefix>/step-<n>/`` with weights, optimizer moments, ``state.json`` and, written
+last, ``manifest.json``, which makes it exist; a permanent one has ``keep.json`` too. The tensor
+files carry their own hash in their names: two lives of a run that save the same step at the same
+time, even on different numbers of workers, whose sums differ in the last bits, never overwrite each
+other's bytes, and the first manifest wins.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from storage.errors import CorruptError, NotFoundError
+from storage.layout import KEEP_MARK
+from storage.manifest import FileDigest, canonical_json, check_stored, load, verify
+from storage.objects import ObjectStore
+from training.checkpoint.pieces import TensorFile, check_stored_file
+from training.config import TrainPlan
+from training.errors import PlanMismatchError
+from training.identity import identity_fields
+from training.guard.rewind import kept_for_rewind
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Of what is written now. 1, without a number, had one hash a tensor file and no pieces."""
+MANIFEST = "manifest.json"
+_PROGRESS = "state.json"
+_FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")
+"""What may differ between the lives of a run, because the weights do not depend on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """How checkpoints are stored. Says nothing of the weights, so it is in no identity."""
+
+    keep_newest: int = 2
+    """Checkpoints kept of a run, besides its trunk, its last and the permanent ones; at least 1.
+    More than one, so that there is another when the newest is damaged."""
+    permanent_every_steps: int | None = None
+    """Checkpoints of these steps stay for as long as their update does; None: only the trunk."""
+    upload_bytes_per_second: float | None = None
+    """Bound of the network that a checkpoint takes, bytes a second; None: as fast as it goes."""
+    store_wait_seconds: float = 600.0
+    """How long a finished run waits for a store that is away, before it fails."""
+
+    def is_permanent(self, step: int) -> bool:
+        """Whether the checkpoint of ``step`` is kept whatever comes later."""
+        every = self.permanent_every_steps
+        return every is not None and step % every == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointManifest:
+    """What makes a checkpoint exist."""
+
+    step: int
+    weights: TensorFile
+    """``model-<hash>.safetensors``."""
+    moments: TensorFile
+    """``optimizer-<hash>.safetensors``."""
+    progress: FileDigest
+    """``state.json``."""
+    format: int = 1
+
+    @property
+    def files(self) -> tuple[FileDigest, ...]:
+        """All objects but the manifest itself."""
+        return self.weights.digest, self.moments.digest, self.progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``state.json``: everything of a run that is not a tensor.
+
+    There are no random states: the order of samples is a function of the step, and the model has
+    no dropout.
+    """
+
+    step: int
+    """Optimizer steps taken."""
+    tokens_seen: dict[str, int]
+    """By stream, inputs."""
+    plan: dict[str, Any]
+    """The plan it belongs to."""
+    format: int = 1
+    skips: tuple[int, ...] = ()
+    """Numbers of the skips that it depends on, see ``training.guard.skips``."""
+
+
+def step_prefix(prefix: str, step: int) -> str:
+    """Where the checkpoint of ``step`` lies."""
+    return f"{prefix}/step-{step}"
+
+
+def committed_steps(store: ObjectStore, prefix: str) -> list[int]:
+    """Steps whose checkpoint was committed, newest first; its bytes are not looked at."""
+    steps: list[int] = []
+    for info in store.list(prefix):
+        folder, _, name = info.key.removeprefix(f"{prefix}/").partition("/")
+        if name == MANIFEST and folder.removeprefix("step-").isdigit():
+            steps.append(int(folder.removeprefix("step-")))
+    return sorted(steps, reverse=True)
+
+
+def read_manifest(store: ObjectStore, checkpoint: str) -> CheckpointManifest:
+    """The manifest of one checkpoint.
+
+    Raises:
+        NotFoundError: There is none.
+        CorruptError: It was altered, or written by a newer version.
+    """
+    manifest = load(store, f"{checkpoint}/{MANIFEST}", CheckpointManifest)
+    if manifest.format > FORMAT:
+        raise CorruptError(
+            f"{checkpoint} has format {manifest.format}, this version reads up to {FORMAT}; "
+            "go on with the version that wrote it"
+        )
+    return manifest
+
+
+def is_intact(store: ObjectStore, checkpoint: str) -> bool:
+    """Whether every byte of the checkpoint is as it was written; logs the name of what is not."""
+    try:
+        check_bytes(store, checkpoint)
+    except NotFoundError:
+        return False
+    except CorruptError as error:
+        logger.warning("checkpoint %s cannot be used: %s", checkpoint, error)
+        return False
+    return True
+
+
+def check_bytes(store: ObjectStore, checkpoint: str) -> None:
+    """Read all of a checkpoint, in pieces: as slow as a download, and no memory to speak of.
+
+    Raises:
+        NotFoundError: It was never committed.
+        CorruptError: Names the object that is missing, short or altered.
+    """
+    manifest = read_manifest(store, checkpoint)
+    verify(store, checkpoint, manifest.files)
+    check_stored(store, checkpoint, manifest.progress)
+    for file in (manifest.weights, manifest.moments):
+        check_stored_file(store, checkpoint, file)
+
+
+def latest(store: ObjectStore, prefix: str, *, at_most: int | None = None) -> str | None:
+    """Prefix of the newest checkpoint whose every byte verifies, None when there is none.
+
+    A damaged newer one is named in the log and passed over. With ``at_most``, steps after it are
+    not looked at.
+    """
+    for step in committed_steps(store, prefix):
+        if at_most is not None and step > at_most:
+            continue
+        if is_intact(store, step_prefix(prefix, step)):
+            return step_prefix(prefix, step)
+    return None
+
+
+def discard(store: ObjectStore, checkpoint: str) -> None:
+    """Delete a checkpoint, its manifest first, so that no half of it can be taken for a whole."""
+    store.delete(f"{checkpoint}/{MANIFEST}")
+    for info in list(store.list(checkpoint)):
+        store.delete(info.key)
+
+
+def remove_leftovers(store: ObjectStore, checkpoint: str) -> None:
+    """Delete what a committed checkpoint does not name: files of lives that died or came second."""
+    named = {file.name for file in read_manifest(store, checkpoint).files}
+    named |= {MANIFEST, KEEP_MARK}
+    for info in list(store.list(checkpoint)):
+        if info.key.removeprefix(f"{checkpoint}/") not in named:
+            store.delete(info.key)
+
+
+def discard_old(
+    store: ObjectStore, plan: TrainPlan, config: CheckpointConfig | None = None
+) -> None:
+    """Discard the checkpoints that are not kept; safe to retry.
+
+    Kept are the newest, the trunk, the last, those that a rewind may need, and the permanent ones.
+    """
+    config = config or CheckpointConfig()
+    steps = committed_steps(store, plan.checkpoint_prefix)
+    kept = {plan.trunk_step, plan.num_steps, *steps[: config.keep_newest]}
+    kept |= kept_for_rewind(steps, plan)
+    for step in steps:
+        if step not in kept and not config.is_permanent(step):
+            discard(store, step_prefix(plan.checkpoint_prefix, step))
+
+
+def discard_after(store: ObjectStore, prefix: str, step: int) -> None:
+    """Discard every checkpoint after ``step``, the newest first, for a run that goes back.
+
+    The newest first, so that a crash in between leaves a run that can still go on from any of those
+    that are left. Safe to retry. Nothing of the run may be saving meanwhile.
+    """
+    for found in committed_steps(store, prefix):
+        if found > step:
+            discard(store, step_prefix(prefix, found))
+
+
+def plan_as_json(plan: TrainPlan) -> dict[str, Any]:
+    """The plan as it is stored, without what may change between the lives of a run."""
+    fields = json.loads(canonical_json(identity_fields(plan)))
+    return {name: value for name, value in fields.items() if name not in _FREE_FIELDS}
+
+
+def check_same_plan(progress: Progress, plan: TrainPlan, checkpoint: str) -> None:
+    """Refuse to continue a run under another plan.
+
+    Raises:
+        PlanMismatchError: Names the first field that differs.
+    """
+    difference = _difference(progress.plan, plan_as_json(plan), "")
+    if difference:
+        raise PlanMismatchError(
+            f"{checkpoint} belongs to another plan: {difference}; continue it with its own plan, "
+            "or start an update of another name"
+        )
+
+
+def _difference(stored: Any, wanted: Any, path: str) -> str:
+    """Where two JSON values differ first, in words; empty when they are equal."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        for name in sorted(stored.keys() | wanted.keys()):
+            found = _difference(stored.get(name), wanted.get(name), f"{path}.{name}".strip("."))
+            if found:
+                return found
+        return ""
+    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
+        pairs = enumerate(zip(stored, wanted, strict=True))
+        return next((d for i, (a, b) in pairs if (d := _difference(a, b, f"{path}[{i}]"))), "")
+    return "" if stored == wanted else f"{path} was {stored!r}, now {wanted!r}"

@@ -1,0 +1,1 @@
+"""Ray: workers, their driver, and whoever watches over both."""

@@ -1,0 +1,1 @@
+"""The native decoder: what is computed, and over which devices."""

@@ -1,0 +1,145 @@
+"""The layers of the native decoder: attention, SwiGLU and norms, as ``ModelConfig`` says.
+
+Shapes: B rows, T positions, C ``hidden_size``, H query heads, K key and value heads, D width of a
+head.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.decoder.attention import attend, rotate
+from training.decoder.config import ModelConfig
+
+
+class PreNormLayer(nn.Module):
+    """Norms of what goes into attention and the SwiGLU: Llama, Mistral, Qwen."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """``[B, T, C]`` to the same."""
+        x = x + self.self_attn(self.input_layernorm(x), tables, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class PostNormLayer(nn.Module):
+    """Norms of what comes out of attention and the SwiGLU: OLMo 2."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = SwiGLU(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """``[B, T, C]`` to the same."""
+        x = x + self.post_attention_layernorm(self.self_attn(x, tables, mask))
+        return x + self.post_feedforward_layernorm(self.mlp(x))
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention on rotated, optionally normalised, queries and keys."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        num_heads, num_kv_heads = config.num_heads, config.num_kv_heads
+        self.heads = (num_heads, num_kv_heads, num_kv_heads)
+        width, bias = config.head_width, config.qkv_bias
+        self.q_proj = Linear(config.hidden_size, num_heads * width, bias=bias)
+        self.k_proj = Linear(config.hidden_size, num_kv_heads * width, bias=bias)
+        self.v_proj = Linear(config.hidden_size, num_kv_heads * width, bias=bias)
+        self.o_proj = Linear(num_heads * width, config.hidden_size, bias=config.output_bias)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm is not None:
+            heads_normed = (1, 1) if config.qk_norm == "head" else (num_heads, num_kv_heads)
+            self.q_norm = RMSNorm(heads_normed[0] * width, config.rms_norm_eps)
+            self.k_norm = RMSNorm(heads_normed[1] * width, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """``[B, T, C]`` to the same."""
+        num_heads, num_kv_heads, _ = self.heads
+        # One product for all three reads the activations once, forward and backward.
+        heads_BTHD = _joint_linear(x, self.q_proj, self.k_proj, self.v_proj).unflatten(
+            -1, (sum(self.heads), -1)
+        )
+        if self.q_norm is None or self.k_norm is None:
+            rotated, value = heads_BTHD.split([num_heads + num_kv_heads, num_kv_heads], dim=2)
+            query, key = rotate(rotated, tables).split([num_heads, num_kv_heads], dim=2)
+        else:
+            query, key, value = heads_BTHD.split(self.heads, dim=2)
+            query = rotate(_normed_heads(query, self.q_norm), tables)
+            key = rotate(_normed_heads(key, self.k_norm), tables)
+        return self.o_proj(attend(query, key, value, mask))
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, bias = config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(config.hidden_size, width, bias=bias)
+        self.up_proj = Linear(config.hidden_size, width, bias=bias)
+        self.down_proj = Linear(width, config.hidden_size, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, T, C]`` to the same."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class RMSNorm(nn.Module):
+    """In float32 (Zhang and Sennrich 2019, arXiv:1910.07467), cast for the next product."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over the last dimension."""
+        normed = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            # Cast once here, or autocast casts again for every product that reads it.
+            return normed.to(torch.get_autocast_dtype(device))
+        return normed.to(x.dtype)
+
+
+# Not torch's skip_init, which goes by the meta device and imports the compiler: seconds, 100 MB.
+class Linear(nn.Linear):
+    """A layer for ``init_weights`` to fill: torch's own start moves the global random state."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Embedding(nn.Embedding):
+    """A table for ``init_weights`` to fill."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+def _normed_heads(heads: Tensor, norm: RMSNorm) -> Tensor:
+    """``[B, T, heads, D]``, each head or all of them together as wide as the norm is."""
+    if norm.weight.shape[0] == heads.shape[-1]:
+        return norm(heads)
+    return norm(heads.flatten(2)).view(heads.shape)
+
+
+def _joint_linear(x: Tensor, *layers: nn.Linear) -> Tensor:
+    """The outputs of ``layers`` side by side."""
+    weights: list[Tensor] = [layer.weight for layer in layers]
+    biases: list[Tensor] = [
+        layer.bias
+        for layer in layers
+        if layer.bias is not None  # pyright: ignore[reportUnnecessaryComparison]  torch hides it
+    ]
+    return F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)

@@ -1,0 +1,1 @@
+"""Causal models that ``transformers`` computes."""

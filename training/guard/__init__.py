@@ -1,0 +1,1 @@
+"""Bad steps, and what is done about them."""
