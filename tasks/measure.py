@@ -15,11 +15,11 @@ from storage.snapshots import SnapshotManifest
 from storage.suite import SuiteSlice
 from tasks.verdict import Health
 from training.causal_model import CausalModel
+from training.data.holdout import DocumentScore, HoldoutDocument
+from training.data.shards import MdsReader, read_holdout
 from training.evaluate import score_documents, unigram_nats
 from training.generate import generate
-from training.data.holdout import DocumentScore, HoldoutDocument
 from training.model_files import load_model
-from training.data.shards import MdsReader, read_holdout
 
 _PREFIX_TOKENS = 16
 _NEW_TOKENS = 48

@@ -20,8 +20,8 @@ from tasks.charts import Curve, interval_chart, line_chart
 from tasks.plan import UpdatePlan, describe_schedule
 from tasks.scores import ForgettingMatrix
 from tasks.verdict import VerdictReport
-from training.metrics import LOSS, LR, TOKENS_SEEN
 from training.data.order import Order
+from training.metrics import LOSS, LR, TOKENS_SEEN
 
 _TEMPLATE = "report.html.jinja"
 _MEANING = {

@@ -4,14 +4,16 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
 from infra.credentials import first_line_of
 from infra.progress import Progress
+from training.checkpoint.index import CheckpointConfig
 from training.config import FORBID_UNKNOWN, TrainPlan
+from training.parallel.config import ParallelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ class ComputeConfig:
     silence_seconds: Annotated[float, Bounds(gt=0, unit="seconds")] = 900.0
     """How long a worker may wait for another before it counts as lost. Must exceed the time in
     which one worker stores a checkpoint."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
 def train(
@@ -120,6 +124,8 @@ def train(
             max_failures=compute.max_failures,
             wait_seconds=compute.wait_seconds,
             silence_seconds=compute.silence_seconds,
+            parallel=compute.parallel,
+            checkpoints=compute.checkpoints,
             work_dir=work_dir,
             ray_address=ray_address or None,
             on_metrics=follow,

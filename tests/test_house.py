@@ -32,8 +32,9 @@ def test_help_answers_without_prefect_and_pydantic() -> None:
 
 def test_the_core_of_training_needs_torch_numpy_and_safetensors_only() -> None:
     statement = (
-        "import training.loop, training.hub.directory, training.evaluate, training.checkpoint.state,"
-        "training.data.order, training.recipes, training.data.shards, training.data.batches, training.schedule"
+        "import training.loop, training.hub.directory, training.evaluate, training.recipes,"
+        "training.checkpoint.state, training.data.order, training.data.shards,"
+        "training.data.batches, training.schedule"
     )
     ours_or_allowed = modules_after(statement)
     banned = {"pydantic", "ray", "streaming", "transformers", "tokenizers", "pyarrow", "prefect"}

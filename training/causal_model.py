@@ -1,7 +1,7 @@
 """What training, evaluation, generation and export need of a model, whoever computes it.
 
-``training.decoder.model.Decoder`` is one, natively; ``training.foreign.model.ForeignModel`` is another, through
-``transformers``. Both are modules whose ``state_dict`` has a checkpoint's names.
+``training.decoder.model.Decoder`` is one, natively; ``training.foreign.model.ForeignModel`` is
+another, through ``transformers``. Both are modules whose ``state_dict`` has a checkpoint's names.
 
 Shapes: B rows, T positions, V vocabulary, N = B * T predictions.
 """
@@ -33,8 +33,8 @@ class CausalModel(Protocol):
 
         Args:
             tokens: ``int64[B, T]``.
-            segments: ``int64[B, T]``, see ``training.decoder.attention.segments_of``. Attention stays
-                inside a segment and positions restart with it. None: each row is one segment.
+            segments: ``int64[B, T]``, see ``training.decoder.attention.segments_of``. Attention
+                stays inside a segment and positions restart with it. None: each row is one segment.
         """
         ...
 

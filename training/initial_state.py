@@ -11,6 +11,7 @@ from torch import nn
 from storage.errors import CorruptError, NotFoundError
 from storage.models import fetch_model, is_published
 from storage.objects import ObjectStore
+from training.checkpoint.index import check_same_plan, committed_steps, step_prefix
 from training.checkpoint.state import (
     LoadedState,
     TrainState,
@@ -18,10 +19,9 @@ from training.checkpoint.state import (
     load_state,
     start_from,
 )
-from training.checkpoint.index import check_same_plan, committed_steps, step_prefix
 from training.config import ForeignConfig, TrainPlan
-from training.hub.directory import read_into
 from training.decoder.model import Decoder
+from training.hub.directory import read_into
 from training.model_files import build_model
 from training.optim import build_optimizer, restore_moments
 from training.rank_zero import told_by_rank_zero

@@ -12,12 +12,13 @@ from typing import Any
 
 from storage.layout import Layout
 from storage.objects import open_store
-from training.checkpoint.index import committed_steps, is_intact, step_prefix
-from training.config import TrainPlan
+from training.checkpoint.index import CheckpointConfig, committed_steps, is_intact, step_prefix
 from training.cluster.elastic import Workers, usable_counts
+from training.cluster.run import Job, Patience, run_on_ray
+from training.config import TrainPlan
 from training.errors import TrainingStoppedError
 from training.metrics import JournalFollower
-from training.cluster.run import Job, Patience, run_on_ray
+from training.parallel.config import ParallelConfig
 
 _POLL_SECONDS = 1.0
 
@@ -36,6 +37,8 @@ def run_training(
     wait_seconds: float = 3600.0,
     silence_seconds: float = 900.0,
     threads_per_worker: int | None = None,
+    parallel: ParallelConfig | None = None,
+    checkpoints: CheckpointConfig | None = None,
     on_metrics: MetricsListener | None = None,
     is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> str:
@@ -56,6 +59,8 @@ def run_training(
         silence_seconds: How long a rank may wait for another before it counts as lost. Must exceed
             the time in which rank 0 stores a checkpoint.
         threads_per_worker: Of torch; None shares this machine's processors.
+        parallel: How the model is spread over the workers; None: as ``ParallelConfig`` says.
+        checkpoints: How they are stored; None: as ``CheckpointConfig`` says.
         on_metrics: Called with new rows of metrics, in order, from a thread of its own.
         is_asked_to_stop: Looked at several times a second, and before every step that is taken in
             this process; once true, the training ends after the step that it is in.
@@ -79,7 +84,13 @@ def run_training(
     # By the most: the number of threads decides how a sum is rounded, and must stay as it is.
     num_threads = threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, workers[1]))
     job = Job(
-        plan=plan, store_uri=store_uri, work_dir=work_dir, num_threads=num_threads, use_gpu=use_gpu
+        plan=plan,
+        store_uri=store_uri,
+        work_dir=work_dir,
+        num_threads=num_threads,
+        use_gpu=use_gpu,
+        parallel=parallel or ParallelConfig(),
+        checkpoints=checkpoints or CheckpointConfig(),
     )
     patience = Patience(
         max_failures=max_failures, wait_seconds=wait_seconds, silence_seconds=silence_seconds
@@ -109,6 +120,8 @@ def _run_here(job: Job, is_asked_to_stop: Callable[[], bool]) -> None:
         device="cuda:0" if job.use_gpu else "cpu",
         num_threads=job.num_threads,
         is_asked_to_stop=is_asked_to_stop,
+        parallel=job.parallel,
+        checkpoints=job.checkpoints,
     )
 
 

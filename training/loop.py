@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.data.batches import RankBatch
 from training.config import TrainPlan
+from training.data.batches import RankBatch
 from training.loss import count_by_stream, targets_of
 from training.schedule import lr_at
 

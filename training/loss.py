@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.decoder.attention import segments_of
 from training.causal_model import CausalModel
 from training.cross_entropy import IGNORE_INDEX
+from training.decoder.attention import segments_of
 
 
 def targets_of(tokens: Tensor, *, start_id: int, end_id: int) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 from training.causal_model import CausalModel
 from training.checkpoint.state import adopt_weights
 from training.config import ForeignConfig, ModelConfig
-from training.hub.directory import load_decoder, write_model
-from training.hub.config import config_from
 from training.decoder.model import Decoder
+from training.hub.config import config_from
+from training.hub.directory import load_decoder, write_model
 
 
 def build_model(config: ModelConfig | ForeignConfig, *, seed: int | None) -> CausalModel:
@@ -85,8 +85,8 @@ def write_directory(directory: Path, model: CausalModel, *, start_id: int, end_i
         weights = model.state_dict()
         write_model(directory, model.config, weights, start_id=start_id, end_id=end_id)
         return
-    from training.foreign.model import ForeignModel  # noqa: PLC0415  transformers
     from training.foreign.files import write_foreign  # noqa: PLC0415  transformers
+    from training.foreign.model import ForeignModel  # noqa: PLC0415  transformers
 
     write_foreign(directory, cast("ForeignModel", model), start_id=start_id, end_id=end_id)
 

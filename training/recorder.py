@@ -15,14 +15,14 @@ from storage.layout import Layout
 from storage.objects import ObjectStore
 from training import metrics
 from training.causal_model import CausalModel
-from training.checkpoint.state import TrainState
 from training.checkpoint.index import CheckpointConfig
-from training.checkpoint.saver import RETRY_SECONDS, CheckpointSaver, is_store_away
-from training.config import TrainPlan
-from training.loop import StepResult
-from training.data.order import Order
 from training.checkpoint.run_life import Life
+from training.checkpoint.saver import RETRY_SECONDS, CheckpointSaver, is_store_away
+from training.checkpoint.state import TrainState
+from training.config import TrainPlan
+from training.data.order import Order
 from training.guard.skips import learned_by_stream
+from training.loop import StepResult
 
 logger = logging.getLogger(__name__)
 

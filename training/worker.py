@@ -15,21 +15,22 @@ from storage.file_cache import FileCache
 from storage.layout import Layout
 from storage.objects import ObjectStore, open_store
 from storage.snapshots import read_snapshot_manifest
-from training.data.batches import Batches
 from training.causal_model import CausalModel
-from training.checkpoint.state import TrainState
 from training.checkpoint.index import CheckpointConfig
+from training.checkpoint.run_life import begin_life
+from training.checkpoint.state import TrainState
 from training.config import TrainPlan
+from training.data.batches import Batches
+from training.data.order import Order
+from training.data.shards import MdsReader, TrainShards
 from training.guard.guard import Guard, RewindError, recent_losses
+from training.guard.skips import Skip, Skips, discard_left_branch, read_skips
 from training.initial_state import state_of
 from training.loop import train
 from training.loss import StreamLoss
-from training.data.order import Order
+from training.parallel.config import ParallelConfig
 from training.rank_zero import told_by_rank_zero
 from training.recorder import Recorder
-from training.checkpoint.run_life import begin_life
-from training.data.shards import MdsReader, TrainShards
-from training.guard.skips import Skip, Skips, discard_left_branch, read_skips
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def run_worker(
     num_threads: int | None = None,
     is_asked_to_stop: Callable[[], bool] = never,
     on_ready: OnReady = lambda *_: None,
+    parallel: ParallelConfig | None = None,
     checkpoints: CheckpointConfig | None = None,
 ) -> None:
     """Train ``plan`` to its end, from its newest checkpoint. Safe to retry; every rank calls this.
@@ -69,6 +71,7 @@ def run_worker(
         is_asked_to_stop: Looked at before every step; when it is true on any rank, that step is the
             last of this life, and a checkpoint follows it.
         on_ready: Called before the first step, and again after every rewind.
+        parallel: How the model is spread over the workers; None: as ``ParallelConfig`` says.
         checkpoints: How they are stored; None: as ``CheckpointConfig`` says.
 
     Raises:
@@ -101,6 +104,7 @@ def run_worker(
         device,
         is_asked_to_stop,
         on_ready,
+        parallel or ParallelConfig(),
         checkpoints or CheckpointConfig(),
     )
     is_over = False
@@ -122,6 +126,7 @@ class _Worker:
     device: str
     is_asked_to_stop: Callable[[], bool]
     on_ready: OnReady
+    parallel: ParallelConfig
     checkpoints: CheckpointConfig
 
     def train_until_rewind(self) -> bool:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.decoder.attention import segments_of
 from training.cross_entropy import IGNORE_INDEX
+from training.decoder.attention import segments_of
 from training.hub.directory import load_decoder
 from training.loss import targets_of
 

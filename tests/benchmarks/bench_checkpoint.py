@@ -30,9 +30,9 @@ from torch import Tensor
 
 from storage.local_objects import LocalObjects
 from tests.training.tiny_run import tiny_plan
-from training.checkpoint.state import TrainState, load_state, progress_of, weights_of, write_local
 from training.checkpoint.index import discard, step_prefix
 from training.checkpoint.saver import CheckpointSaver
+from training.checkpoint.state import TrainState, load_state, progress_of, weights_of, write_local
 from training.checkpoint.tensors import bytes_of
 from training.config import ModelConfig, TrainPlan
 from training.decoder.model import Decoder

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.decoder.attention import segments_of
 from training.config import ModelConfig
+from training.decoder.attention import segments_of
 from training.decoder.model import Decoder, num_parameters
 from training.foreign.torchvision_operators import declare_missing_operators
 

@@ -35,13 +35,13 @@ from torch import Tensor
 from storage.file_cache import FileCache
 from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest
-from training.data.batches import Batches
 from training.config import Mixture, Stream
+from training.data.batches import Batches
 from training.data.order import Order
 from training.data.permutation import permute
-from training.shard_writer import write_train_shards
 from training.data.shards import MdsReader, TrainShards
 from training.foreign.torchvision_operators import declare_missing_operators
+from training.shard_writer import write_train_shards
 
 Timed = tuple[float, float]
 """Wall and processor seconds."""

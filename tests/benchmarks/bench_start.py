@@ -111,8 +111,8 @@ def _start(who: str, kind: str, root: Path, samples: int) -> tuple[float, float]
 def _start_ours(kind: str, root: Path, samples: int) -> float:
     from storage.file_cache import FileCache
     from storage.manifest import FileDigest
-    from training.data.batches import Batches
     from training.config import Mixture, Stream
+    from training.data.batches import Batches
     from training.data.order import Order
     from training.data.shards import MdsReader, TrainShards
 

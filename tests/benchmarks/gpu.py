@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.data.batches import RankBatch
 from training.config import Mixture, OptimizerConfig, Schedule, Stream, TrainPlan
+from training.data.batches import RankBatch
+from training.decoder.config import ModelConfig
+from training.decoder.model import Decoder, flops_per_token, num_parameters
+from training.foreign.torchvision_operators import declare_missing_operators
 from training.loop import StepResult, train
 from training.loss import StreamLoss
-from training.decoder.model import Decoder, flops_per_token, num_parameters
-from training.decoder.config import ModelConfig
 from training.optim import build_optimizer
-from training.foreign.torchvision_operators import declare_missing_operators
 
 START_ID = 0
 VOCAB = 50_304

@@ -44,15 +44,15 @@ from tests.benchmarks.workload import (
     sparse_bigram_rows,
     store_rows,
 )
-from training.data.batches import Batches
 from training.config import TrainPlan
+from training.data.batches import Batches
+from training.data.order import Order
+from training.decoder.model import Decoder, num_parameters
+from training.foreign.torchvision_operators import declare_missing_operators
 from training.hub.directory import write_model
 from training.loss import targets_of
 from training.metrics import LOSS, read_metrics
-from training.decoder.model import Decoder, num_parameters
-from training.data.order import Order
 from training.schedule import lr_at
-from training.foreign.torchvision_operators import declare_missing_operators
 from training.worker import open_streams, run_worker
 
 SETTLING_STEPS = 10

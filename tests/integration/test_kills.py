@@ -118,7 +118,9 @@ def left_behind() -> dict[str, set[str]]:
 
 def is_of_ray(process: psutil.Process) -> bool:
     words = " ".join(cmdline(process))
-    return any(name in words for name in ("gcs_server", "raylet", "ray::", "ray_driver"))
+    return any(
+        name in words for name in ("gcs_server", "raylet", "ray::", "training.cluster.driver")
+    )
 
 
 def test_ten_kills_at_random_moments_change_no_bit_and_leave_nothing(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from storage.s3_bucket import Bucket
 from tests.storage.crash_contract import CrashContract
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
 from tests.training.tiny_run import MODEL, tensors_of, tiny_plan
-from training.checkpoint.state import TrainState, save
 from training.checkpoint.index import latest
+from training.checkpoint.state import TrainState, save
 from training.decoder.model import Decoder
 from training.optim import build_optimizer
 

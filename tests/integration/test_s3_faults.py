@@ -15,8 +15,8 @@ from tests.integration.servers.fault_proxy import PASSING, FaultProxy
 from tests.storage.crash_contract import SCENES, state_of
 from tests.storage.store_contract import StoreContract, in_threads
 from tests.training.tiny_run import MODEL, tensors_of, tiny_plan
-from training.checkpoint.state import TrainState, save
 from training.checkpoint.index import latest
+from training.checkpoint.state import TrainState, save
 from training.decoder.model import Decoder
 from training.optim import build_optimizer
 

@@ -22,8 +22,8 @@ from tasks.scores import forgetting_matrix, read_scores, scores_key, write_score
 from tasks.verdict import DocumentScore, nats_per_token
 from training.config import ModelConfig
 from training.data.holdout import HoldoutDocument
-from training.hub.directory import write_model
 from training.decoder.model import Decoder
+from training.hub.directory import write_model
 from training.shard_writer import write_holdout_shards
 
 LAYOUT = Layout("demo")

@@ -30,8 +30,8 @@ from tests.support.lineages import (
 )
 from training.checkpoint.state import TrainState, load_weights, save
 from training.config import Mixture, OptimizerConfig, Schedule, TrainPlan
-from training.hub.directory import load_decoder
 from training.decoder.model import Decoder
+from training.hub.directory import load_decoder
 from training.tokenizer import train_tokenizer, upload_tokenizer
 
 VERSION = "1-aaaaaaaa"

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from training.config import ModelConfig
-from training.hub.config import fields_of
-from training.decoder.model import Decoder
 from training.decoder.config import RopeScaling
+from training.decoder.model import Decoder
 from training.foreign.torchvision_operators import declare_missing_operators
+from training.hub.config import fields_of
 
 WINDOW = 7
 LLAMA3 = RopeScaling(

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import ModelConfig
-from training.evaluate import score_documents, unigram_nats
 from training.data.holdout import HoldoutDocument
 from training.decoder.model import Decoder
+from training.evaluate import score_documents, unigram_nats
 
 CONFIG = ModelConfig(
     vocab_size=50,

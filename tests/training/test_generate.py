@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from training.config import ModelConfig
-from training.generate import generate
 from training.decoder.model import Decoder
+from training.generate import generate
 
 CONFIG = ModelConfig(
     vocab_size=30,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from storage.manifest import canonical_json, identity_of
 from storage.rebuild import rebuild
 from training.config import ModelConfig
-from training.identity import ADDED_LATER, identity_fields
 from training.decoder.config import RopeScaling
+from training.identity import ADDED_LATER, identity_fields
 
 # As stored by the first version of Perennial, which knew Llama and Qwen2 alone.
 STORED = json.loads("""{

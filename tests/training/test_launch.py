@@ -17,6 +17,7 @@ from storage.errors import CorruptError
 from storage.objects import open_store
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.checkpoint.index import committed_steps
+from training.cluster.run import repeat
 from training.config import TrainPlan
 from training.errors import (
     PlanMismatchError,
@@ -26,7 +27,6 @@ from training.errors import (
 )
 from training.launch import run_training
 from training.metrics import MEASURED, STEP, read_metrics
-from training.cluster.run import repeat
 
 DRIVER = """
 import sys

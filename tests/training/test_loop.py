@@ -12,11 +12,11 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from tests.training.tiny_run import MODEL, VOCAB, free_port, tiny_plan
-from training.data.batches import RankBatch
 from training.config import TrainPlan
+from training.data.batches import RankBatch
+from training.decoder.model import Decoder
 from training.loop import train_step
 from training.loss import IGNORE_INDEX, StreamLoss, targets_of
-from training.decoder.model import Decoder
 from training.optim import build_optimizer, moments_of, restore_moments
 
 BATCH = 8

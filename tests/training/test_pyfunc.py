@@ -11,8 +11,8 @@ from storage.errors import CorruptError
 from storage.manifest import readable_json
 from storage.models import ModelManifest, digest_directory
 from training.config import ModelConfig
-from training.hub.directory import load_decoder, write_model
 from training.decoder.model import Decoder
+from training.hub.directory import load_decoder, write_model
 from training.pyfunc import TextGenerator, write_mlmodel
 from training.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 

@@ -18,18 +18,18 @@ from storage.objects import ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
 from tests.support.waiting import wait_for
 from tests.training.tiny_run import LAYOUT, MODEL, tensors_of, tiny_plan
-from training.data.batches import Batches, RankBatch
 from training.checkpoint.index import committed_steps, latest, read_manifest, step_prefix
 from training.config import ScheduleConfig, TrainPlan
+from training.data.batches import Batches, RankBatch
+from training.data.order import Order
+from training.decoder.model import Decoder
 from training.errors import PlanMismatchError
 from training.hub.directory import write_model
 from training.launch import run_training
 from training.loop import lr_at
 from training.loss import StreamLoss
 from training.metrics import CHECKSUM, LOSS, LR, MEASURED, STEP, read_metrics
-from training.decoder.model import Decoder
 from training.optim import moments_of
-from training.data.order import Order
 from training.schedule import resolve
 from training.worker import open_streams, run_worker
 

@@ -10,8 +10,9 @@ other's bytes, and the first manifest wins.
 import json
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from infra.bounds import FORBID_UNKNOWN, Bounds
 from storage.errors import CorruptError, NotFoundError
 from storage.layout import KEEP_MARK
 from storage.manifest import FileDigest, canonical_json, check_stored, load, verify
@@ -19,8 +20,8 @@ from storage.objects import ObjectStore
 from training.checkpoint.pieces import TensorFile, check_stored_file
 from training.config import TrainPlan
 from training.errors import PlanMismatchError
-from training.identity import identity_fields
 from training.guard.rewind import kept_for_rewind
+from training.identity import identity_fields
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,17 @@ _FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")
 class CheckpointConfig:
     """How checkpoints are stored. Says nothing of the weights, so it is in no identity."""
 
-    keep_newest: int = 2
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    keep_newest: Annotated[int, Bounds(gt=0)] = 2
     """Checkpoints kept of a run, besides its trunk, its last and the permanent ones; at least 1.
     More than one, so that there is another when the newest is damaged."""
-    permanent_every_steps: int | None = None
-    """Checkpoints of these steps stay for as long as their update does; None: only the trunk."""
-    upload_bytes_per_second: float | None = None
-    """Bound of the network that a checkpoint takes, bytes a second; None: as fast as it goes."""
-    store_wait_seconds: float = 600.0
+    permanent_every_steps: Annotated[int | None, Bounds(gt=0, unit="steps")] = None
+    """Checkpoints of every so many steps stay for as long as their update does; only the trunk's
+    when not set."""
+    upload_bytes_per_second: Annotated[float | None, Bounds(gt=0, unit="bytes a second")] = None
+    """Bound of the network that a checkpoint takes; as fast as it goes when not set."""
+    store_wait_seconds: Annotated[float, Bounds(ge=0, unit="seconds")] = 600.0
     """How long a finished run waits for a store that is away, before it fails."""
 
     def is_permanent(self, step: int) -> bool:

@@ -26,7 +26,6 @@ from pathlib import Path
 
 from storage.errors import StorageError, StoreFullError, UnavailableError
 from storage.objects import ObjectStore
-from training.checkpoint.state import TrainState, commit, progress_of, weights_of, write_local
 from training.checkpoint.buffers import HostBuffers
 from training.checkpoint.index import (
     MANIFEST,
@@ -35,10 +34,11 @@ from training.checkpoint.index import (
     discard_old,
     step_prefix,
 )
+from training.checkpoint.run_life import Life
+from training.checkpoint.state import TrainState, commit, progress_of, weights_of, write_local
 from training.config import TrainPlan
 from training.errors import TrainingError
 from training.optim import moments_of
-from training.checkpoint.run_life import Life
 
 logger = logging.getLogger(__name__)
 

@@ -38,11 +38,11 @@ from training.checkpoint.index import (
     step_prefix,
 )
 from training.checkpoint.pieces import TensorFile
+from training.checkpoint.run_life import Life, require_newest
 from training.checkpoint.tensors import read_tensors, write_tensors
 from training.config import TrainPlan
-from training.optim import moments_of, restore_moments
-from training.checkpoint.run_life import Life, require_newest
 from training.guard.skips import Skips
+from training.optim import moments_of, restore_moments
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The process that speaks to Ray for one training; ``training.cluster.run`` starts it and orders lives.
+"""The process that speaks to Ray for one training.  ``training.cluster.run`` orders its lives.
 
 It ends when Ray's head is lost, for Ray would end it anyway, a minute later and without a word; and
 when the process that started it is gone.
@@ -13,10 +13,10 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from training.errors import TrainingError
 from training.cluster.connection import connected_ray, prepare_environment
 from training.cluster.life import live
 from training.cluster.run import HEAD_LOST, Connected, LifeEnded, Request, Said
+from training.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 

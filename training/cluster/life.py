@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from storage.objects import open_store
 from training.checkpoint.index import committed_steps
 from training.cluster.elastic import usable_counts
-from training.errors import TrainingError
 from training.cluster.overseer import overseen
 from training.cluster.room import no_room, room_for
 from training.cluster.run import CONTROLLER, Failures, Job, Request, portable
 from training.cluster.watchdog import Watchdog
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -136,8 +136,8 @@ def _run_ray_worker(config: dict[str, Any]) -> None:
     import ray  # noqa: PLC0415  only Ray's own processes get here
     import ray.train  # noqa: PLC0415  likewise
 
-    from training.cluster.pulse import Pulse  # noqa: PLC0415  likewise
     from training.cluster.board import Board, on_board  # noqa: PLC0415  likewise
+    from training.cluster.pulse import Pulse  # noqa: PLC0415  likewise
     from training.worker import run_worker  # noqa: PLC0415  likewise
 
     job: Job = config["job"]
@@ -155,4 +155,6 @@ def _run_ray_worker(config: dict[str, Any]) -> None:
             num_threads=job.num_threads,
             is_asked_to_stop=is_asked_to_stop,
             on_ready=pulse.watch,
+            parallel=job.parallel,
+            checkpoints=job.checkpoints,
         )

@@ -1,4 +1,4 @@
-"""``ray start`` for nodes that listen on loopback only: ``python -m training.cluster.node start ...``.
+"""``ray start`` on loopback only: ``python -m training.cluster.node start ...``.
 
 Ray replaces the address 127.0.0.1 of a node by the machine's own, and then listens on all
 interfaces (``ray/_private/services.py``, ``resolve_ip_for_localhost``). Its switch against that,

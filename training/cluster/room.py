@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from training.cluster.elastic import room_in, widest
-from training.errors import TrainingError
 from training.cluster.run import Job
+from training.errors import TrainingError
 
 _SETTLE_SECONDS = 3.0
 """How long room for fewer workers than the most must be all there is, before they are taken."""

@@ -5,9 +5,9 @@ Whether they are started again is decided here: Ray would repeat an error that m
 wait for lost machines for ever. No worker needs a file of another machine: data and checkpoints go
 through the object store, whose credentials every process finds in its own machine's environment.
 
-Ray itself is in another process (``training.cluster.driver``): Ray ends any process of its own whose
-head is lost, and this one has a lease to give back. Importing this module does not import torch or
-Ray, and neither does running it.
+Ray itself is in another process (``training.cluster.driver``): Ray ends any process of its own
+whose head is lost, and this one has a lease to give back. Importing this module does not import
+torch or Ray, and neither does running it.
 """
 
 import contextlib
@@ -17,15 +17,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from storage.errors import StorageError
-from training.config import TrainPlan
-from training.cluster.elastic import Workers
-from training.errors import TrainingError
+from training.checkpoint.index import CheckpointConfig
 from training.cluster.connection import require_head
+from training.cluster.elastic import Workers
+from training.config import TrainPlan
+from training.errors import TrainingError
+from training.parallel.config import ParallelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class Job:
     """On whatever machine the worker is; created there."""
     num_threads: int
     use_gpu: bool
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     @property
     def resources(self) -> dict[str, float]:

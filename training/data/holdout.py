@@ -1,6 +1,7 @@
 """Held-out documents, and what a model made of them. Needs no torch.
 
-Written by ``training.shard_writer``, read by ``training.data.shards``, scored by ``training.evaluate``.
+Written by ``training.shard_writer``, read by ``training.data.shards``, scored by
+``training.evaluate``.
 """
 
 from dataclasses import dataclass

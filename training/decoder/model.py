@@ -1,8 +1,8 @@
 """The native decoder, with parameters named as on the Hugging Face hub.
 
 A transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU (Touvron et al.
-2023, arXiv:2302.13971), with what the families of ``training.decoder.families`` add: biases, norms of
-queries and keys or of a block's output, sliding windows, tied embeddings. A state dict of ours
+2023, arXiv:2302.13971), with what the families of ``training.decoder.families`` add: biases, norms
+of queries and keys or of a block's output, sliding windows, tied embeddings. A state dict of ours
 loads into the class that transformers has for the family and back without renaming; with tied
 embeddings there is no ``lm_head``, as in their files.
 
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.decoder.attention import attention_mask, positions_of, rotary_tables
 from training.config import ModelConfig
 from training.cross_entropy import nats_of_targets, summed_nats
+from training.decoder.attention import attention_mask, positions_of, rotary_tables
 from training.decoder.layers import Embedding, Linear, PostNormLayer, PreNormLayer, RMSNorm
 from training.decoder.sharding import fill
 
@@ -69,8 +69,8 @@ class Decoder(nn.Module):
 
         Args:
             tokens: ``int64[B, T]``.
-            segments: ``int64[B, T]``, see ``training.decoder.attention.segments_of``. Attention stays
-                inside a segment and positions restart with it. None: each row is one segment.
+            segments: ``int64[B, T]``, see ``training.decoder.attention.segments_of``. Attention
+                stays inside a segment and positions restart with it. None: each row is one segment.
             targets: ``int64[B, T]``, ``IGNORE_INDEX`` where there is none. The result is then the
                 sum of their nats, a float32 scalar, and the logits are never held as a whole:
                 faster, and far less memory.

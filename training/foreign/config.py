@@ -1,8 +1,8 @@
 """What a config.json says, for the causal models that ``transformers`` computes.
 
 Needs no transformers, so that a scheduler can plan an update. What only transformers knows, whether
-it has a family and which fields that family reads, ``training.foreign.model`` asks it when a model is
-imported.
+it has a family and which fields that family reads, ``training.foreign.model`` asks it when a model
+is imported.
 """
 
 import json

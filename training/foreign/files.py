@@ -11,7 +11,6 @@ from torch import nn
 
 from training.checkpoint.state import weights_of
 from training.config import ForeignConfig
-from training.foreign.model import ForeignModel, check_fit
 from training.foreign.config import (
     PACKING_FIELD,
     fields_of,
@@ -25,6 +24,7 @@ from training.foreign.family import (
     config_object,
     transformers_library,
 )
+from training.foreign.model import ForeignModel, check_fit
 from training.foreign.packing import check_packing, find_packing
 from training.hub.weights import read_tensor, stored_tensors, write_weights
 

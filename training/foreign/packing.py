@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.decoder.attention import positions_of, segment_mask
 from training.config import ForeignConfig
+from training.decoder.attention import positions_of, segment_mask
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from storage.objects import ObjectStore
 from training import metrics
 from training.checkpoint.state import TrainState
 from training.config import TrainPlan
-from training.errors import TrainingDivergedError
-from training.loop import StepResult
 from training.data.order import Order
+from training.errors import TrainingDivergedError
 from training.guard.rewind import steps_back
 from training.guard.skips import Reason, Skip, Skips, digest_of, record_skip, samples_of
 from training.guard.spike import HISTORY_STEPS, first_beyond, floor_at
 from training.guard.weight_check import CHECK_EVERY_STEPS, WeightCheck
+from training.loop import StepResult
 
 logger = logging.getLogger(__name__)
 

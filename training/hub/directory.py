@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from training.config import ModelConfig
+from training.decoder.model import Decoder
+from training.decoder.sharding import fill
 from training.hub.config import config_from, fields_of, token_ids_of
 from training.hub.weights import (
     MAX_SHARD_BYTES,
@@ -22,8 +24,6 @@ from training.hub.weights import (
     stored_tensors,
     write_weights,
 )
-from training.decoder.model import Decoder
-from training.decoder.sharding import fill
 
 _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _READABLE_DTYPES = ("F32", "BF16", "F16")

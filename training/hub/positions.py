@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from training.config import ModelConfig
-from training.decoder.families import Family
 from training.decoder.config import RopeScaling
+from training.decoder.families import Family
 
 _DEFAULT_THETA = 10_000.0
 _LLAMA3_FIELDS = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

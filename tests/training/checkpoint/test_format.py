@@ -20,16 +20,16 @@ from storage.errors import CorruptError
 from storage.local_objects import LocalObjects
 from storage.manifest import digest_file, publish
 from tests.training.tiny_run import MODEL, tiny_plan
-from training.checkpoint.state import LoadedState, TrainState, load_state, save
 from training.checkpoint.index import FORMAT, latest, read_manifest, step_prefix
 from training.checkpoint.pieces import TensorFile, open_header
+from training.checkpoint.state import LoadedState, TrainState, load_state, save
 from training.checkpoint.tensors import read_tensors, write_tensors
 from training.config import TrainPlan
 from training.launch import run_training
 from training.model_files import build_model
 from training.optim import build_optimizer
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,15 @@ from storage.errors import AccessError, UnavailableError
 from storage.local_objects import LocalObjects
 from tests.support.waiting import wait_for
 from tests.training.tiny_run import tensors_of, tiny_plan
-from training.checkpoint.state import TrainState, load_weights, save
 from training.checkpoint.buffers import HostBuffers
 from training.checkpoint.index import CheckpointConfig, committed_steps, latest, step_prefix
+from training.checkpoint.run_life import begin_life
 from training.checkpoint.saver import CheckpointSaver
+from training.checkpoint.state import TrainState, load_weights, save
 from training.config import TrainPlan
 from training.errors import StaleLifeError
 from training.model_files import build_model
 from training.optim import build_optimizer
-from training.checkpoint.run_life import begin_life
 
 PATIENT = CheckpointConfig(store_wait_seconds=60)
 

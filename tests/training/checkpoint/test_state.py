@@ -12,12 +12,12 @@ from storage.local_objects import LocalObjects
 from storage.objects import open_store
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, MODEL, tensors_of, tiny_plan
-from training.checkpoint.state import TrainState, load_weights, save
 from training.checkpoint.index import discard_old, is_intact, latest, step_prefix
+from training.checkpoint.state import TrainState, load_weights, save
 from training.config import TrainPlan
+from training.decoder.model import Decoder
 from training.launch import run_training
 from training.metrics import CHECKSUM, LOSS, STEP, read_metrics
-from training.decoder.model import Decoder
 from training.optim import build_optimizer
 
 

@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from training.errors import TrainingError
 from training.cluster.connection import prepare_environment, require_head
+from training.errors import TrainingError
 
 CODE = """
 import json, os, sys

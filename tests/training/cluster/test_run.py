@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from tests.training.tiny_run import tiny_plan
-from training.errors import TrainingError
 from training.cluster.life import attempt, live
 from training.cluster.run import (
     CONTROLLER,
@@ -24,6 +23,7 @@ from training.cluster.run import (
     run_on_ray,
 )
 from training.cluster.watchdog import Watchdog
+from training.errors import TrainingError
 
 # Importing ray.train reads and writes deprecated fields of ray.data.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings(r"ignore:.*\bdeprecated\b")]

@@ -14,8 +14,8 @@ from storage.file_cache import FileCache
 from storage.local_objects import LocalObjects
 from storage.objects import ObjectInfo, open_store
 from tests.training.tiny_run import SEQ_LEN, put_train_shards, random_rows, tiny_plan
-from training.data.batches import Batches
 from training.config import Mixture, Stream
+from training.data.batches import Batches
 from training.data.order import Order
 from training.data.shards import MdsReader, TrainShards
 from training.worker import open_streams

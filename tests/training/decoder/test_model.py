@@ -19,9 +19,9 @@ from tests.training.families import (
     scrambled,
     tokens_of,
 )
-from training.decoder.attention import attend, positions_of, segments_of
 from training.config import ModelConfig
 from training.cross_entropy import IGNORE_INDEX, nats_of_targets
+from training.decoder.attention import attend, positions_of, segments_of
 from training.decoder.model import Decoder, flops_per_token, num_parameters
 
 
@@ -278,7 +278,7 @@ def test_to_make_a_decoder_does_not_import_the_compiler() -> None:
     )
     found = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,

@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 from tests.training.families import config_of, scrambled, tokens_of
 from tests.training.tiny_run import free_port
 from training.config import ModelConfig
-from training.hub.directory import read_into, write_model
 from training.decoder.model import Decoder
 from training.decoder.sharding import fill
+from training.hub.directory import read_into, write_model
 
 
 @pytest.mark.parametrize("variant", ["qwen2 window", "olmo2"])

@@ -26,12 +26,12 @@ from tests.training.tiny_run import tensors_of, tiny_plan
 from training.checkpoint.index import step_prefix
 from training.config import ForeignConfig, TrainPlan
 from training.cross_entropy import IGNORE_INDEX
+from training.data.holdout import HoldoutDocument
 from training.evaluate import score_documents
-from training.foreign.model import ForeignModel, build_foreign
 from training.foreign.config import foreign_config_of, model_config_of, why_not_native
 from training.foreign.files import load_foreign, write_foreign
+from training.foreign.model import ForeignModel, build_foreign
 from training.generate import generate
-from training.data.holdout import HoldoutDocument
 from training.launch import run_training
 from training.loop import lr_at
 from training.model_files import load_model

@@ -20,7 +20,9 @@ from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, SEQ_LEN, VOCAB, mint_rows, tensors_of, tiny_plan
 from training.checkpoint.index import Progress, committed_steps, step_prefix
 from training.config import Mixture, TrainPlan
+from training.data.order import Order
 from training.errors import TrainingDivergedError
+from training.guard.skips import Skip, digest_of, read_skips, record_skip, samples_of
 from training.loss import StreamLoss
 from training.metrics import (
     GRAD_NORM,
@@ -33,8 +35,6 @@ from training.metrics import (
     WEIGHT_NORM,
     read_metrics,
 )
-from training.data.order import Order
-from training.guard.skips import Skip, digest_of, read_skips, record_skip, samples_of
 from training.worker import run_worker
 
 BATCH_TOKENS = 8 * SEQ_LEN

@@ -14,8 +14,8 @@ from torch import nn
 
 from tests.training.tiny_run import free_port
 from training.config import OptimizerConfig
-from training.optim import build_optimizer
 from training.guard.weight_check import WeightCheck, checksum_of, largest_update, norms_of
+from training.optim import build_optimizer
 
 CONFIG = OptimizerConfig()
 

@@ -10,10 +10,10 @@ from tests.training.families import FAMILIES as VARIANTS
 from tests.training.families import LLAMA3, config_of
 from tests.training.published_configs import PUBLISHED
 from training.config import ModelConfig
-from training.decoder.families import FAMILIES
-from training.hub.config import config_from, fields_of
 from training.decoder.config import RopeScaling
+from training.decoder.families import FAMILIES
 from training.foreign.torchvision_operators import declare_missing_operators
+from training.hub.config import config_from, fields_of
 
 PATH = Path("config.json")
 SHAPE: dict[str, Any] = {

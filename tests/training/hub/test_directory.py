@@ -19,9 +19,9 @@ from tests.training.families import (
     tokens_of,
 )
 from training.config import ModelConfig
-from training.hub.directory import load_decoder, read_config, read_into, read_model, write_model
 from training.decoder.model import Decoder
 from training.foreign.torchvision_operators import declare_missing_operators
+from training.hub.directory import load_decoder, read_config, read_into, read_model, write_model
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.training.families import config_of
+from training.decoder.model import Decoder
 from training.hub.directory import write_model
 from training.hub.weights import read_tensor, stored_tensors, write_weights
-from training.decoder.model import Decoder
 
 INDEX = "model.safetensors.index.json"
 DTYPES = [
@@ -157,7 +157,7 @@ def test_a_model_is_never_in_memory_twice(tmp_path: Path) -> None:
 
     found = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=True,

@@ -1,0 +1,1 @@
+"""One model over several devices: which way, and how much memory that takes."""
