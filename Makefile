@@ -15,7 +15,7 @@ demo: venv  ## keep a small language model up to date, on text that this install
 	$(RUN)/perennial demo $(DEMO_ARGS)
 
 test: venv  ## the tests: no root, no network, under 10 minutes on two cores
-	$(RUN)/pytest $(PYTEST_ARGS)
+	$(RUN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: venv  ## exactly what CI runs: format, lint, types, import contracts
 	$(RUN)/ruff format --check .

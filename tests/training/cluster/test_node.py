@@ -16,7 +16,7 @@ CODE = f"""
 import json, os, sys
 from ray._private import services
 services.get_node_ip_address = lambda address=None: {ELSEWHERE!r}
-from training import ray_node
+from training.cluster import node
 
 def show(parameters, is_head):
     if sys.argv[0] == "ours":
@@ -24,9 +24,9 @@ def show(parameters, is_head):
     print(json.dumps([parameters.node_ip_address, parameters.ray_client_server_port]), flush=True)
     os._exit(0)
 
-without_client, ray_node.without_client = ray_node.without_client, show
+without_client, node.without_client = node.without_client, show
 if sys.argv[1] == "ours":
-    start = ray_node.main
+    start = node.main
 else:
     from ray.scripts.scripts import main as start
     os.environ["RAY_START_HOOK"] = "training.cluster.node.without_client"
