@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.output import flush, say
+from tasks.unfinished import TakeOver
+
 if TYPE_CHECKING:
     from flows.outcome import Outcome
 
@@ -94,13 +97,16 @@ def demo(
 def init(
     name: Annotated[str, typer.Argument(help="Name of the lineage.", callback=_named)],
     file: Annotated[Path, typer.Option(help="Where to write the YAML.")] = DEFAULT_FILE,
+    small: Annotated[
+        bool, typer.Option("--small", help="A model that trains in minutes without a GPU.")
+    ] = False,
 ) -> None:
     """Write a commented lineage YAML to start from."""
     from flows.template import render_template
 
     if file.exists():
         raise ValueError(f"{file} exists already: choose another --file, or remove it first")
-    file.write_text(render_template(name, str(file)), encoding="utf-8")
+    file.write_text(render_template(name, str(file), small=small), encoding="utf-8")
     typer.echo(f"wrote {file}: edit base and sources, then 'perennial plan {file}'")
 
 
@@ -120,12 +126,44 @@ def update(
         float,
         typer.Option(help="How long to wait while another update of the lineage runs.", min=0),
     ] = 0,
+    take_over: Annotated[
+        TakeOver,
+        typer.Option(
+            help="What to do with an unfinished update whose YAML has changed since: end and name "
+            "the fields; go on under the new values; go on from its weights with a new schedule, "
+            "moments as the recipe says or fresh; or discard it."
+        ),
+    ] = "refuse",
+    branch_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UPDATE/step-N",
+            help="Cool down from this checkpoint: the decay alone, on its update's own data.",
+        ),
+    ] = None,
+    cooldown_tokens: Annotated[
+        int | None,
+        typer.Option(help="Length of that cool-down; default: as the recipe's decay.", min=1),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one whole update: refresh, plan, mix, train, check, decide, publish."""
     from flows.update import update_model
+    from flows.update_planning import Wish
 
-    outcome = _run(update_model, lineage_file=lineage, dry_run=dry_run, wait_seconds=wait_seconds)
+    try:
+        Wish(take_over=take_over, branch_from=branch_from, cooldown_tokens=cooldown_tokens)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    outcome = _run(
+        update_model,
+        lineage_file=lineage,
+        dry_run=dry_run,
+        take_over=take_over,
+        branch_from=branch_from,
+        cooldown_tokens=cooldown_tokens,
+        wait_seconds=wait_seconds,
+    )
     _finish(outcome, as_json=as_json)
 
 
@@ -313,19 +351,19 @@ def main() -> None:
         # typer has made an exit code of Ctrl-C.
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
-        _say("interrupted; run the same command again to go on", err=True)
+        say("interrupted; run the same command again to go on", err=True)
         sys.exit(INTERRUPTED)
     except Exception as error:  # the process boundary: nothing ends in a traceback
         if debug:
             raise
         from flows.errors import exit_code_of, is_expected, sentence_of
 
-        _say(f"error: {sentence_of(error)}", err=True)
+        say(f"error: {sentence_of(error)}", err=True)
         if not is_expected(error):
-            _say("(the same command with --debug shows the traceback)", err=True)
+            say("(the same command with --debug shows the traceback)", err=True)
         sys.exit(exit_code_of(error))
     finally:
-        _flush()
+        flush()
 
 
 def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
@@ -341,27 +379,8 @@ def _run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
 
 
 def _finish(outcome: "Outcome", *, as_json: bool) -> None:
-    _say(outcome.to_json() if as_json else outcome.text)
+    say(outcome.to_json() if as_json else f"{outcome.text}\n{outcome.chart}".rstrip("\n"))
     raise typer.Exit(outcome.exit_code)
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """Print what a command ends with; that nobody reads it changes no exit code."""
-    try:
-        typer.echo(text, err=err)
-    except BrokenPipeError:
-        _flush()
-
-
-def _flush() -> None:
-    """Flush both streams; one that its reader has closed goes nowhere from here on."""
-    from infra.log import let_go
-
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            let_go(stream)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from flows.outcome import Outcome
+from flows.output import say
 from infra.settings import Settings, use_home
 from storage.head import Head
 from tasks.harvest import harvest_part
@@ -91,16 +90,16 @@ def run_demo(folder: Path | None, *, seed: int) -> Outcome:
     from flows.show import current_head, print_demo_summary  # noqa: PLC0415
     from flows.update import update_model  # noqa: PLC0415
 
-    typer.echo(f"everything goes to {home}")
+    say(f"everything goes to {home}")
     files = _write_yamls(home, seed)
     outcome: Outcome | None = None
     for scene in _scenes(home, files, current_head(NAME, settings)):
-        typer.echo(f"\n== {scene.title}")
+        say(f"\n== {scene.title}")
         scene.prepare()
         outcome = update_model(lineage_file=scene.file)
-        typer.echo(f"{outcome.kind}: {outcome.text}")
+        say(f"{outcome.kind}: {outcome.text}")
         if outcome.kind != scene.expected:
-            typer.echo(f"(NOT what one would expect here, which is {scene.expected})")
+            say(f"(NOT what one would expect here, which is {scene.expected})")
         if outcome.kind == "nothing to do":
             break
     if outcome is None:

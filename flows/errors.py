@@ -8,6 +8,7 @@ from infra.stack.state import StackError
 from infra.versions import UnsafeVersionError
 from storage.errors import StorageError
 from tasks.documents import SourceRefusedError
+from tasks.plan_changes import ConfigurationChangedError
 from training.errors import TrainingError
 
 EXPECTED = (
@@ -47,8 +48,8 @@ def is_expected(error: BaseException) -> bool:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """2 for a lineage file that cannot be used, 1 for everything else."""
-    return 2 if isinstance(error, LineageError) else 1
+    """2 for a lineage file that cannot be used, or not for what was begun; 1 for all else."""
+    return 2 if isinstance(error, LineageError | ConfigurationChangedError) else 1
 
 
 def _sentence_of_os_error(error: OSError) -> str:

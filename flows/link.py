@@ -1,21 +1,26 @@
-"""Link an update's verdict and report from the Prefect run that made it."""
+"""Put an update's plan, and its verdict with the report, on the page of the Prefect run."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_markdown_artifact
 
 from flows.outcome import Outcome
-from infra.credentials import hide_credentials
+from infra.credentials import first_line_of, hide_credentials
 
 if TYPE_CHECKING:
     from flows.ground import Ground
+    from flows.plan_view import PlanView
+    from tasks.plan import UpdatePlan
+
+logger = logging.getLogger(__name__)
 
 
 def link_report(ground: "Ground", outcome: Outcome) -> None:
     """Put the verdict, and where report and model version are found, on the flow run's page."""
     name = ground.lineage.name
-    create_markdown_artifact(
-        key=f"{name}-verdict".replace(".", "-").replace("_", "-"),
+    _put(
+        key=f"{name}-verdict",
         description=f"{outcome.kind}: version {outcome.version} of {name}",
         markdown="\n".join(
             [
@@ -29,6 +34,36 @@ def link_report(ground: "Ground", outcome: Outcome) -> None:
             ]
         ),
     )
+
+
+def link_plan(ground: "Ground", plan: "UpdatePlan", view: "PlanView") -> None:
+    """Put what will be trained on, and the drawing of its learning rate, on the run's page."""
+    name = ground.lineage.name
+    _put(
+        key=f"{name}-plan",
+        description=f"plan of version {plan.version} of {name}",
+        markdown="\n".join(
+            [
+                f"# Plan of version {plan.version} of {name}",
+                "",
+                "```text",
+                *view.lines,
+                "",
+                *view.chart,
+                "```",
+            ]
+        ),
+    )
+
+
+def _put(key: str, description: str, markdown: str) -> None:
+    """An artifact; that Prefect does not take it is no reason to stop."""
+    try:
+        create_markdown_artifact(
+            key=key.replace(".", "-").replace("_", "-"), description=description, markdown=markdown
+        )
+    except Exception as error:  # whatever Prefect's client raises
+        logger.warning(f"Prefect's page lacks the {description} ({first_line_of(error)})")
 
 
 def _where(ground: "Ground") -> str:

@@ -19,6 +19,8 @@ from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import mirror
 from tasks.train import MetricRelay, Metrics
 from training.errors import TrainingStoppedError
+from training.goodput import read_lives, settled
+from training.metrics import GOODPUT
 
 logger = logging.getLogger(__name__)
 
@@ -203,22 +205,52 @@ def _receiver(
 
 def _log_missing_curves(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:
     """Log what MLflow lacks of the curves of judged updates: it was lost, or was not there."""
-    from training.metrics import read_metrics  # noqa: PLC0415  likewise
-
     for record in head.versions:
         if record.verdict == "IMPORTED":
             continue
         plan = load_plan(ground.store, ground.layout, record.update)
         found = runs.get(record.update)
-        if found is None:
-            curve_receiver(ground, plan)
-        elif found.last_logged_step < plan.train.num_steps:
-            if _shows_left_branch(
-                found.run, read_metrics(ground.store, ground.layout.metrics(plan.id))
-            ):
-                curve_receiver(ground, plan)
-            else:
-                _receiver(ground, plan, found.run)
+        is_whole = found is not None and found.last_logged_step >= plan.train.num_steps
+        if not is_whole:
+            _complete_curves(ground, plan, found)
+        if found is None or not is_whole or f"{GOODPUT}/productive_share" not in found.curves:
+            _log_goodput(ground, plan)
+
+
+def _complete_curves(ground: Ground, plan: UpdatePlan, found: registry.FoundRun | None) -> None:
+    from training.metrics import read_metrics  # noqa: PLC0415  likewise
+
+    rows = read_metrics(ground.store, ground.layout.metrics(plan.id)) if found else []
+    if found is None or _shows_left_branch(found.run, rows):
+        curve_receiver(ground, plan)
+    else:
+        _receiver(ground, plan, found.run)
+
+
+def _log_goodput(ground: Ground, plan: UpdatePlan) -> None:
+    """Where the time of an update's training went, if that was kept; after its curves."""
+    account = settled(ground.store, ground.layout, plan.id)
+    if account is None:
+        return
+    uri = ground.settings.tracking_uri
+    run = registry.find_run(uri, lineage=ground.lineage.name, update=plan.id)
+    if run is None:
+        return
+    # The same every time, so that a point that is sent again is no second one.
+    begun, _ = read_lives(ground.store, ground.layout, plan.id)
+    timestamp_ms = int(1000 * (begun[0].asked_at + account.wall_seconds)) if begun else 0
+    registry.log_metrics(
+        run,
+        [
+            registry.MetricPoint(
+                key=f"{GOODPUT}/{name}",
+                step=plan.train.num_steps,
+                value=value,
+                timestamp_ms=timestamp_ms,
+            )
+            for name, value in account.figures().items()
+        ],
+    )
 
 
 def _end_abandoned(ground: Ground, head: Head, runs: dict[str, registry.FoundRun]) -> None:

@@ -38,6 +38,8 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """What a person should know of the data, though nothing failed."""
+    chart: str = ""
+    """A drawing of characters that a terminal shows below the text; for a font of fixed width."""
 
     @property
     def exit_code(self) -> int:

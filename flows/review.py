@@ -8,6 +8,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import StringConstraints
 
+from flows import update_judging as judging
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground, whoami
 from flows.naming import run_name
@@ -37,7 +38,7 @@ def check_model(lineage_file: Path, *, version: Name) -> Outcome:
     # A champion has no one above it: it is judged as it was then, against its parent.
     is_champion = head is not None and head.champion == record.version
     against = record.parent if is_champion or head is None else head.champion
-    report = steps.judge(ground, record.version, against, record.snapshots)
+    report = judging.judge(ground, record.version, against, record.snapshots)
     message = f"{record.version} against {against or 'a unigram model'}: {report.reason}"
     outcome = steps.outcome(
         ground, head, report.verdict, message, version=record.version, details=asdict(report)

@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from flows.show import print_status, status_of, wide_console
+from flows.output import say_table
+from flows.show import print_status, status_of
 from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.stack import control
@@ -91,7 +92,7 @@ def _print_parts(parts: Sequence[PartStatus]) -> None:
     for part in parts:
         pid = str(part.pid or "-")
         table.add_row(part.part, part.condition, pid, part.url or "-", part.since or "-", part.log)
-    wide_console().print(table)
+    say_table(table)
 
 
 def _make_mlflow_database(settings: Settings) -> None:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from flows.ground import Ground, open_ground, plan_request, whoami
+from flows.output import say, say_table
+from infra.progress import counted, progress_line
 from infra.settings import Settings
 from storage.gc import abort_unfinished, delete_garbage, find_garbage, find_unfinished
 from storage.head import Head, VersionRecord, history, read_head
@@ -21,9 +21,12 @@ from storage.manifest import load
 from storage.objects import open_store
 from storage.snapshots import read_snapshot
 from tasks.page import report_key, verdict_key
-from tasks.plan import interrupted_plan
+from tasks.plan import load_plan
+from tasks.unfinished import interrupted
 from tasks.verdict import DomainRow, VerdictReport
-from training.checkpoint.index import committed_steps
+from training.goodput import settled
+from training.metrics import read_last_rows
+from training.speed import Speed
 
 
 def print_history(lineage_file: Path, *, as_json: bool) -> None:
@@ -31,19 +34,19 @@ def print_history(lineage_file: Path, *, as_json: bool) -> None:
     ground = open_ground(lineage_file)
     heads = history(ground.store, ground.layout)
     if as_json:
-        typer.echo(json.dumps([asdict(head) for head in heads], indent=2, sort_keys=True))
+        say(json.dumps([asdict(head) for head in heads], indent=2, sort_keys=True))
         return
     if not heads:
-        typer.echo(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
+        say(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
         return
-    wide_console().print(_history_table(heads))
+    say_table(_history_table(heads))
 
 
 def print_status(lineage_file: Path) -> None:
     """Champion, pending data, versions that wait for a person, who is updating."""
     for name, value in status_of(lineage_file).items():
         shown = _shown(value)
-        typer.echo(f"{name.replace('_', ' '):>18}  {shown}")
+        say(f"{name.replace('_', ' '):>18}  {shown}")
 
 
 def status_of(lineage_file: Path) -> dict[str, Any]:
@@ -52,12 +55,12 @@ def status_of(lineage_file: Path) -> dict[str, Any]:
     lease = read_lease(ground.store, ground.layout)
     head = read_head(ground.store, ground.layout)
     facts = _facts(ground, head)
-    facts |= {"updating": "", "unfinished": None}
+    facts |= {"updating": "", "training": "", "unfinished": None}
     if lease and is_held(lease):
         facts["updating"] = f"{lease.holder} ({lease.note or 'starting'})"
+        facts["training"] = _training(ground, lease.note)
     elif head is not None:
-        note = lease.note if lease and lease.holder else ""
-        facts["unfinished"] = _unfinished(ground, head, note)
+        facts["unfinished"] = _unfinished(ground, head, lease.unfinished if lease else "")
     return facts
 
 
@@ -66,9 +69,8 @@ def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_
     ground = open_ground(lineage_file)
     store, layout, grace_seconds = ground.store, ground.layout, grace_hours * 3600
     if delete:
-        # Nobody may adopt what is being removed; an unfinished update stays named, and so is kept.
-        with Lease.acquire(store, layout, whoami()) as lease:
-            lease.set_note(lease.previous_note)
+        # Nobody may adopt what is being removed.
+        with Lease.acquire(store, layout, whoami()):
             garbage = find_garbage(store, layout, grace_seconds=grace_seconds)
             uploads = find_unfinished(store, layout, grace_seconds=grace_seconds)
             delete_garbage(store, garbage)
@@ -80,32 +82,31 @@ def collect_garbage(lineage_file: Path, *, grace_hours: float, delete: bool, as_
     if as_json:
         keys = [info.key for info in garbage]
         found = {"deleted": delete, "bytes": size, "keys": keys, "unfinished_uploads": uploads}
-        typer.echo(json.dumps(found))
+        say(json.dumps(found))
         return
     for info in garbage:
-        typer.echo(f"{info.size:>14,}  {info.key}")
+        say(f"{info.size:>14,}  {info.key}")
     for key in uploads:
-        typer.echo(f"{'unfinished':>14}  {key}")
+        say(f"{'unfinished':>14}  {key}")
     done = "deleted" if delete else "would be deleted with --delete"
     also = f" and {len(uploads):,} unfinished uploads" if uploads else ""
-    typer.echo(f"{len(garbage):,} objects, {size / 1e6:,.1f} MB{also} {done}")
+    say(f"{len(garbage):,} objects, {size / 1e6:,.1f} MB{also} {done}")
 
 
 def print_demo_summary(lineage_file: Path, settings: Settings) -> None:
     """What happened in the demo: one row a version and domain, the history, where to look next."""
     ground = open_ground(lineage_file)
     heads = history(ground.store, ground.layout)
-    console = wide_console()
-    console.print()
-    console.print(_versions_table(ground, heads[-1]))
-    console.print(_history_table(heads))
+    say()
+    say_table(_versions_table(ground, heads[-1]))
+    say_table(_history_table(heads))
     newest = heads[-1].versions[-1]
     home = settings.home_path
-    typer.echo(f"\nreport of {newest.version}: {report_uri(ground, newest)}")
-    typer.echo("look at it in MLflow:   " + mlflow_command(settings))
+    say(f"\nreport of {newest.version}: {report_uri(ground, newest)}")
+    say("look at it in MLflow:   " + mlflow_command(settings))
     prefect, perennial = installed_command("prefect"), installed_command("perennial")
-    typer.echo(f"look at it in Prefect:  PREFECT_HOME={home / 'prefect'} {prefect} server start")
-    typer.echo(f"look at the lineage:    PERENNIAL_HOME={home} {perennial} history {lineage_file}")
+    say(f"look at it in Prefect:  PREFECT_HOME={home / 'prefect'} {prefect} server start")
+    say(f"look at the lineage:    PERENNIAL_HOME={home} {perennial} history {lineage_file}")
 
 
 def installed_command(name: str) -> str:
@@ -136,11 +137,6 @@ def current_head(lineage: str, settings: Settings) -> Head | None:
     return read_head(open_store(settings.store_uri), Layout(lineage))
 
 
-def wide_console() -> Console:
-    """As wide as the terminal; wide enough for whole sentences where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
-
-
 def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
     facts: dict[str, Any] = {"lineage": ground.lineage.name, "store": ground.store.uri}
     if head is None:
@@ -163,26 +159,53 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
         "waiting_for_a_person": [
             record.version for record in head.versions if record.decision == "awaiting"
         ],
+        "last_training": _goodput(ground, head),
     }
 
 
-def _unfinished(ground: Ground, head: Head, note: str) -> dict[str, Any] | None:
+def _unfinished(ground: Ground, head: Head, update: str) -> dict[str, Any] | None:
     """How far the update came that the next run will go on with; None when there is none."""
     try:
-        plan = interrupted_plan(ground.store, ground.layout, head, plan_request(ground), note)
+        found = interrupted(ground.store, ground.layout, head, plan_request(ground), update)
     except ValueError:
         # The YAML does not fit the lineage, which 'perennial plan' explains.
         return None
-    if plan is None:
+    if found is None:
         return None
-    prefix = plan.train.checkpoint_prefix
-    step = next(iter(committed_steps(ground.store, prefix)), 0)
+    plan, step = found.plan, max(found.step, found.plan.train.first_step)
+    saved = found.step and f"{plan.train.checkpoint_prefix}/step-{found.step}"
     return {
         "update": plan.id,
         "step": step,
         "steps": plan.train.num_steps,
-        "checkpoint": f"{prefix}/step-{step}" if step else None,
+        "tokens": step * plan.train.global_batch_tokens,
+        "total_tokens": plan.total_tokens,
+        "checkpoint": saved or plan.train.initial if step else None,
+        "refused": found.refusal() if found.changes else None,
     }
+
+
+def _training(ground: Ground, update: str) -> str:
+    """How far the training of an update is and how fast, as the journal says; empty before it."""
+    rows = read_last_rows(ground.store, ground.layout.metrics(update)) if update else []
+    if not rows:
+        return ""
+    plan = load_plan(ground.store, ground.layout, update)
+    speed = Speed(plan.train.global_batch_tokens)
+    speed.add(rows)
+    line = progress_line(
+        speed.tokens, plan.total_tokens, "tokens", rate=speed.tokens_per_second, note=speed.note
+    )
+    return line if speed.tokens < plan.total_tokens else f"{counted(speed.tokens)} tokens, all"
+
+
+def _goodput(ground: Ground, head: Head) -> str:
+    """Where the time of the newest update's training went; empty when that was not kept."""
+    if not head.versions:
+        return ""
+    newest = head.versions[-1]
+    account = settled(ground.store, ground.layout, newest.update)
+    return f"{newest.version}: {account.in_words()}" if account is not None else ""
 
 
 def _shown(value: Any) -> str:
@@ -190,10 +213,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value) or "-"  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(value, dict):
-        return (
-            "{update}, step {step:,} of {steps:,}, newest checkpoint {checkpoint}; "
-            "'perennial update' goes on with it"
-        ).format_map({**value, "checkpoint": value["checkpoint"] or "(none yet)"})
+        done = progress_line(value["tokens"], value["total_tokens"], "tokens", rate=0)
+        goes_on = value["refused"] or "'perennial update' goes on with it"
+        checkpoint = value["checkpoint"] or "(none yet)"
+        return f"{value['update']}, {done}, newest checkpoint {checkpoint}; {goes_on}"
     return str(value or "-")
 
 

@@ -1,4 +1,54 @@
-"""The commented YAML that ``perennial init`` writes."""
+"""The commented YAML that ``perennial init`` writes, with a model of two sizes to choose from."""
+
+_MODEL = """\
+  model:
+    vocab_size: 32768
+    hidden_size: 768
+    num_layers: 12
+    num_heads: 12
+    num_kv_heads: 4
+    intermediate_size: 2048
+"""
+_RECIPE = """\
+  seq_len: 1024
+  global_batch_samples: 256
+  micro_batch_size: 8
+  # schedule: {eta_max: 3.0e-4}
+"""
+_BUDGET = """\
+  epochs: 1                    # passes over the new data
+"""
+
+# The sizes of the demo, whose updates take minutes on two cores (docs/results/demo.md).
+_SMALL_MODEL = """\
+  # (2.4 M parameters, to see everything work on a laptop; 'perennial init' has a larger one)
+  model:
+    vocab_size: 4096
+    hidden_size: 192
+    num_layers: 4
+    num_heads: 6
+    num_kv_heads: 2
+    intermediate_size: 512
+    max_position_embeddings: 256
+"""
+_SMALL_RECIPE = """\
+  seq_len: 256
+  global_batch_samples: 32
+  micro_batch_size: 32
+  schedule: {eta_max: 2.0e-3, warmup_fraction: 0.05}   # a small model bears a high rate
+"""
+_SMALL_BUDGET = """\
+  first_tokens: 1000000        # a minute or two; raise both, or set epochs, for a better model
+  tokens: 500000
+  checkpoint_every_tokens: 250000
+"""
+_SMALL_HOLDOUT = """\
+holdout:                       # of little data a larger share, so that small losses can be seen
+  fraction: 0.08
+  min_clusters: 24
+  max_tokens: 100000
+
+"""
 
 TEMPLATE = """\
 # A lineage: one model kept up to date. Every key with its meaning: docs/configuration.md
@@ -7,13 +57,7 @@ name: {name}
 
 base:
   # Start from nothing: this architecture, and a tokenizer trained on the first data ...
-  model:
-    vocab_size: 32768
-    hidden_size: 768
-    num_layers: 12
-    num_heads: 12
-    num_kv_heads: 4
-    intermediate_size: 2048
+{model}\
   # ... or continue an existing model (then remove model above), a Hugging Face directory with
   # config.json, *.safetensors and tokenizer.json; reference is text like what it was trained on,
   # to guard what it knows:
@@ -36,19 +80,17 @@ sources:
 refresh:
   min_new_tokens: 0            # smaller amounts stay unread until there is more
 
+{holdout}\
 recipe:
   name: rewarm-cosine          # or: infinite, wsd
-  seq_len: 1024
-  global_batch_samples: 256
-  micro_batch_size: 8
-  # schedule: {{eta_max: 3.0e-4}}
+{recipe}\
 
 replay:
   share: 0.25                  # of an update's tokens; 0.05 is enough for a weak shift
   budget_tokens: 1000000000
 
 budget:
-  epochs: 1                    # passes over the new data
+{budget}\
 
 check:
   max_loss_nats: 0.05          # largest tolerated loss on any old domain, nats per token
@@ -64,6 +106,19 @@ schedule:
 """
 
 
-def render_template(name: str, file: str) -> str:
-    """The template for a lineage called ``name``, to be saved as ``file``."""
-    return TEMPLATE.format(name=name, file=file)
+def render_template(name: str, file: str, *, small: bool = False) -> str:
+    """The template for a lineage called ``name``, to be saved as ``file``.
+
+    Args:
+        name: Of the lineage.
+        file: Where the text will lie, for its own comments.
+        small: With a model that trains in minutes without a GPU.
+    """
+    return TEMPLATE.format(
+        name=name,
+        file=file,
+        model=_SMALL_MODEL if small else _MODEL,
+        holdout=_SMALL_HOLDOUT if small else "",
+        recipe=_SMALL_RECIPE if small else _RECIPE,
+        budget=_SMALL_BUDGET if small else _BUDGET,
+    )

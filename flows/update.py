@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import update_judging as judging
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
 from flows.link import link_report
@@ -12,8 +13,10 @@ from flows.naming import run_name
 from flows.outcome import Outcome
 from flows.schedule import WaitSeconds, WhenBusy
 from flows.states import ended
+from flows.update_planning import CooldownTokens, Wish, plan_update
 from storage.lease import Lease
 from tasks.plan import NothingToDo
+from tasks.unfinished import TakeOver
 from training.errors import TrainingStoppedError
 
 
@@ -22,6 +25,9 @@ def update_model(
     lineage_file: Path,
     *,
     dry_run: bool = False,
+    take_over: TakeOver = "refuse",
+    branch_from: str | None = None,
+    cooldown_tokens: CooldownTokens = None,
     when_busy: WhenBusy = "wait",
     wait_seconds: WaitSeconds = 0.0,
 ) -> Outcome:
@@ -34,22 +40,31 @@ def update_model(
         lineage_file: The lineage's YAML file, on the machine that runs the flow.
         dry_run: Stop after the plan: read what is new, say what would be trained on, change
             nothing else.
+        take_over: What to do with an update that was left unfinished, when the YAML has changed
+            since. refuse: end, naming the fields. continue: go on with everything, under the new
+            values from here on. new-phase: its weights, with a new schedule from its start.
+            weights-only: the same with fresh moments. nothing: discard it.
+        branch_from: A checkpoint, as <update>/step-<n>, to cool down from: the decay of the
+            learning rate alone, on the update's own data. The trunk stays at that checkpoint.
+        cooldown_tokens: Length of that cool-down; the recipe's decay_fraction of the update if
+            empty.
         when_busy: What to do while another run works on this lineage. wait: wait for it, at
             most wait_seconds. skip: end at once, in the state Skipped.
         wait_seconds: Longest wait for another run, in seconds; what waited in vain has failed.
     """
+    wish = Wish(take_over=take_over, branch_from=branch_from, cooldown_tokens=cooldown_tokens)
     ground = open_ground(lineage_file)
     lease = steps.take_lease(ground, when_busy=when_busy, wait_seconds=wait_seconds)
     if isinstance(lease, Outcome):
         return ended(lease)
     with lease:
-        return ended(_update(ground, lease, dry_run=dry_run))
+        return ended(_update(ground, lease, wish, dry_run=dry_run))
 
 
-def _update(ground: Ground, lease: Lease, *, dry_run: bool) -> Outcome:
+def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
-    plan = steps.plan_update(ground, lease, dry_run=dry_run)
+    plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)
         message = f"{plan.reason} ({refreshed.reason})"
@@ -57,15 +72,16 @@ def _update(ground: Ground, lease: Lease, *, dry_run: bool) -> Outcome:
     warnings = steps.data_warnings(ground, plan, refreshed)
     if dry_run:
         return steps.planned(ground, plan, warnings)
+    steps.tell_plan(ground, plan, refreshed)
     try:
         with told_how_it_ends(ground, plan):
             checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))
-            steps.export(ground, plan, checkpoint)
-            report = steps.check(ground, plan)
-            steps.publish(ground, lease, plan, report, warnings)
+            judging.export(ground, plan, checkpoint)
+            report = judging.check(ground, plan)
+            judging.publish(ground, lease, plan, report, warnings)
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
-    outcome = steps.judged(ground, head, plan, report, warnings)
+    outcome = judging.judged(ground, head, plan, report, warnings)
     link_report(ground, outcome)
     return outcome

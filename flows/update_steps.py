@@ -5,16 +5,17 @@ store, so a flow that is started again finds it.
 """
 
 import logging
+import sys
 import threading
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
 
 from flows.drain import GO_ON, drained
-from flows.ground import Ground, plan_request, whoami
+from flows.ground import Ground, whoami
+from flows.link import link_plan
 from flows.mirror import (
     MirrorError,
     close_relay,
@@ -24,32 +25,19 @@ from flows.mirror import (
 )
 from flows.orphan import end_with_runner
 from flows.outcome import Kind, Outcome
+from flows.plan_view import view_of
 from flows.schedule import WhenBusy
 from flows.steps import step
 from infra.progress import follow
 from infra.stack.status import require
-from infra.versions import code_version
 from storage.errors import LeaseHeldError
 from storage.head import Head, SnapshotRole, VersionRecord, read_head
 from storage.lease import Lease
-from storage.snapshots import read_snapshot, read_snapshot_manifest
-from storage.suite import read_suite
-from tasks.check import check as score_candidate
-from tasks.decide import decide
+from storage.snapshots import read_snapshot_manifest
 from tasks.expose import record_exposures
 from tasks.import_base import import_base
-from tasks.page import report_key
-from tasks.plan import (
-    NothingToDo,
-    UpdatePlan,
-    describe,
-    held_under_another_recipe,
-    make_plan,
-    save_plan,
-    unfinished_plan,
-)
-from tasks.publish import ExtendReplay, commit_verdict, replay_extender
-from tasks.publish import export as export_candidate
+from tasks.plan import UpdatePlan
+from tasks.publish import ExtendReplay, replay_extender
 from tasks.refresh import refresh as refresh_lineage
 from tasks.refresh_request import (
     ImportedTokenizer,
@@ -59,12 +47,11 @@ from tasks.refresh_request import (
     TrainedTokenizer,
 )
 from tasks.rejects import rejects_of
-from tasks.review import unhold
-from tasks.scores import forgetting_matrix
+from tasks.take_over import begin
 from tasks.train import MetricRelay
 from tasks.train import train as train_plan
-from tasks.verdict import VerdictReport
 from training.errors import TrainingStoppedError
+from training.goodput import settle
 
 logger = logging.getLogger(__name__)
 
@@ -137,31 +124,16 @@ def import_base_model(ground: Ground, lease: Lease) -> None:
 @step
 def refresh(ground: Ground, lease: Lease) -> RefreshResult:
     """Read what is new in the sources and mint a pending snapshot, if there is enough."""
-    result = _refresh(ground, lease, role="new")
-    logger.info(f"refresh: {result.reason}")
-    return result
+    return _refresh(ground, lease, role="new")
 
 
-@step
-def plan_update(ground: Ground, lease: Lease, *, dry_run: bool = False) -> UpdatePlan | NothingToDo:
-    """The next update: one that a crashed run left behind, or what the pending data asks for."""
-    head = read_head(ground.store, ground.layout)
-    if head is None:
-        return NothingToDo("no data yet")
-    request = plan_request(ground)
-    plan = unfinished_plan(ground.store, ground.layout, head, request, lease.previous_note)
-    if plan is not None:
-        logger.info(f"going on with update {plan.id}, which an earlier run left unfinished")
-        return plan
-    held = held_under_another_recipe(ground.store, ground.layout, head, request)
-    for snapshot in held if not dry_run else ():
-        reason = "the recipe changed since the rollback"
-        head = unhold(ground.store, ground.layout, snapshot, by=whoami(), reason=reason).head
-    plan = make_plan(ground.store, ground.layout, head, request)
-    # What a dry run ends with says the same.
-    for line in describe(plan) if isinstance(plan, UpdatePlan) and not dry_run else ():
+def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> None:
+    """Say in the log what will be trained, before it is; a dry run ends with the same."""
+    logger.info(f"refresh: {refreshed.reason}")
+    view = view_of(ground, plan, sys.stderr)
+    for line in (*view.lines, *view.chart):
         logger.info(line)
-    return plan
+    link_plan(ground, plan, view)
 
 
 @step
@@ -172,7 +144,7 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
     """
     if ground.lineage.compute.num_workers and not ground.settings.ray_address:
         require(ground.settings, "ray-head")
-    save_plan(ground.store, ground.layout, plan)
+    begin(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id)
     relay = MetricRelay(lambda: curve_receiver(ground, plan))
@@ -198,64 +170,10 @@ def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
     if isinstance(trained, Stopped):
         return trained
     record_exposures(ground.store, ground.layout, plan.train, work_dir=ground.work_dir)
+    account = settle(ground.store, ground.layout, plan.id)
+    if account is not None:
+        logger.info(account.in_words())
     return trained
-
-
-@step
-def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
-    """The candidate as a Hugging Face directory, read back and compared."""
-    head = _head(ground)
-    assert head.tokenizer is not None  # a planned update has tokenised snapshots
-    return export_candidate(
-        ground.store,
-        ground.layout,
-        checkpoint_prefix=checkpoint,
-        version=plan.version,
-        tokenizer_prefix=head.tokenizer,
-        plan=plan.train,
-        work_dir=ground.work_dir,
-    )
-
-
-@step
-def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
-    """Score candidate and champion on the suite, and decide."""
-    return judge(ground, plan.version, plan.champion, plan.snapshots)
-
-
-@step
-def publish(
-    ground: Ground,
-    lease: Lease,
-    plan: UpdatePlan,
-    report: VerdictReport,
-    warnings: tuple[str, ...] = (),
-) -> Head:
-    """Commit the verdict with its evidence: publish, or record why not."""
-    trunk = f"{plan.train.checkpoint_prefix}/step-{plan.train.trunk_step}"
-    record = VersionRecord(
-        version=plan.version,
-        update=plan.id,
-        verdict=report.verdict,
-        decision="awaiting",
-        parent=plan.champion,
-        trunk=trunk,
-        snapshots=plan.snapshots,
-        replay=plan.replay,
-        on_head=0,
-        reason=report.reason,
-    )
-    html = _render_report(ground, plan, record, report, warnings)
-    return commit_verdict(
-        ground.store,
-        ground.layout,
-        lease,
-        report,
-        record,
-        html=html,
-        extend_replay=extend_replay(ground),
-        by=whoami(),
-    )
 
 
 @step
@@ -274,33 +192,6 @@ def show_in_mlflow(ground: Ground, *, repair: bool = True) -> Head | None:
         except MirrorError as error:
             logger.warning(str(error))
     return head
-
-
-def judge(
-    ground: Ground, version: str, champion: str | None, snapshots: tuple[str, ...]
-) -> VerdictReport:
-    """The verdict on a version against a champion, on the suite of today."""
-    head = _head(ground)
-    assert head.suite is not None  # every snapshot comes with a suite
-    evidence = score_candidate(
-        ground.store,
-        ground.layout,
-        candidate=version,
-        champion=champion,
-        suite=read_suite(ground.store, ground.layout, head.suite),
-        head=head,
-        new_snapshots=snapshots,
-        work_dir=ground.work_dir,
-    )
-    return decide(
-        evidence.slices,
-        ground.lineage.check,
-        health=evidence.health,
-        candidate=version,
-        champion=champion,
-        unguarded_base=evidence.unguarded_base,
-        suite=head.suite,
-    )
 
 
 def outcome(ground: Ground, head: Head | None, kind: Kind, message: str, **more: Any) -> Outcome:
@@ -332,39 +223,16 @@ def data_warnings(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) ->
 def planned(ground: Ground, plan: UpdatePlan, warnings: tuple[str, ...] = ()) -> Outcome:
     """What a dry run ends with."""
     head = read_head(ground.store, ground.layout)
+    view = view_of(ground, plan, sys.stdout)
+    link_plan(ground, plan, view)
     return outcome(
         ground,
         head,
         "planned",
-        "\n".join(describe(plan)),
+        "\n".join(view.lines),
+        chart="\n".join(view.chart),
         version=plan.version,
         details={"plan": asdict(plan)},
-        warnings=warnings,
-    )
-
-
-def judged(
-    ground: Ground,
-    head: Head | None,
-    plan: UpdatePlan,
-    report: VerdictReport,
-    warnings: tuple[str, ...] = (),
-) -> Outcome:
-    """What an update ends with."""
-    next_step = {
-        "PASS": f"{plan.version} is the champion now",
-        "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
-        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} --reason ..., or reject",
-    }[report.verdict]
-    key = report_key(ground.layout, plan.id)
-    path = ground.store.local_path(key)
-    return outcome(
-        ground,
-        head,
-        report.verdict,
-        f"{report.reason}\n{next_step}",
-        version=plan.version,
-        report=str(path) if path else f"{ground.store.uri}/{key}",
         warnings=warnings,
     )
 
@@ -401,7 +269,7 @@ def find_version(ground: Ground, name: str) -> VersionRecord:
     Raises:
         ValueError: There is none; says which there are.
     """
-    head = _head(ground)
+    head = head_of(ground)
     for record in reversed(head.versions):
         if name in (record.version, record.version.split("-")[0]):
             return record
@@ -409,7 +277,12 @@ def find_version(ground: Ground, name: str) -> VersionRecord:
     raise ValueError(f"lineage {head.lineage} has no version {name!r}; it has {known}")
 
 
-def _head(ground: Ground) -> Head:
+def head_of(ground: Ground) -> Head:
+    """The newest state of the lineage.
+
+    Raises:
+        ValueError: There is none yet; says what to do.
+    """
     head = read_head(ground.store, ground.layout)
     if head is None:
         raise ValueError(
@@ -445,36 +318,3 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         lease_token=lease.token,
         progress=follow("refresh"),
     )
-
-
-def _render_report(
-    ground: Ground,
-    plan: UpdatePlan,
-    record: VersionRecord,
-    report: VerdictReport,
-    warnings: tuple[str, ...],
-) -> str:
-    # Not at the top: the page and its metrics are needed only when there is a verdict.
-    from tasks.report import ReportInput, render  # noqa: PLC0415
-    from training.metrics import read_metrics  # noqa: PLC0415
-
-    head = _head(ground)
-    page = ReportInput(
-        plan=plan,
-        verdict=report,
-        matrix=forgetting_matrix(
-            ground.store,
-            ground.layout,
-            # As it will be when the verdict is committed: the candidate is the last row.
-            replace(head, versions=(*head.versions, record)),
-            read_suite(ground.store, ground.layout, report.suite),
-        ),
-        snapshots=tuple(
-            read_snapshot(ground.store, ground.layout, snapshot) for snapshot in plan.snapshots
-        ),
-        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
-        code_version=code_version(),
-        written_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        warnings=warnings,
-    )
-    return render(page)

@@ -6,10 +6,13 @@ As a bar on a terminal and as log lines elsewhere; nothing of what takes less th
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+WINDOW_SECONDS = 20.0
+"""Rates are those of the last so many seconds: what was slow an hour ago says nothing of now."""
 _LINE_EVERY_SECONDS = 10.0
 _SHOWN_AFTER_SECONDS = 1.0
 _BAR_WIDTH = 28
@@ -26,9 +29,8 @@ class Progress:
         self._what = what
         self._total = total
         self._unit = unit
-        self._made_at = self._started_at = time.monotonic()
-        self._first_done: int | None = None
-        self._last_line_at = self._started_at
+        self._made_at = self._last_line_at = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque()
         self._is_terminal = sys.stderr.isatty()
         self._has_bar = False
 
@@ -38,15 +40,21 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def update(self, done: int, note: str = "") -> None:
-        """``done`` of ``total``; ``note`` is shown behind, e.g. the loss."""
+    def update(self, done: int, note: str = "", *, rate: float | None = None) -> None:
+        """``done`` of ``total``; ``note`` is shown behind, e.g. the loss.
+
+        Args:
+            done: Of ``total``; what was done before the first call counts into no rate.
+            note: For people.
+            rate: Units a second, by who knows better than the times of these calls.
+        """
         now = time.monotonic()
-        if self._first_done is None:
-            # What was done before we looked (a resumed run) must not count into the rate.
-            self._first_done, self._started_at = done, now
+        own_rate = self._rate(done, now)
         if now - self._made_at < _SHOWN_AFTER_SECONDS:
             return
-        text = self._describe(done, now, note)
+        text = f"{self._what}: " + progress_line(
+            done, self._total, self._unit, rate=own_rate if rate is None else rate, note=note
+        )
         if self._is_terminal:
             self._has_bar = True
             sys.stderr.write(f"\r\x1b[2K  {self._bar(done)}{text}")
@@ -61,26 +69,59 @@ class Progress:
             sys.stderr.write("\n")
             sys.stderr.flush()
 
+    def _rate(self, done: int, now: float) -> float:
+        """Over the window, or since the first call."""
+        seen = self._seen
+        if seen and done < seen[-1][1]:
+            seen.clear()  # begun again from an earlier place
+        seen.append((now, done))
+        while len(seen) > 2 and now - seen[1][0] >= WINDOW_SECONDS:
+            seen.popleft()
+        seconds = now - seen[0][0]
+        return (done - seen[0][1]) / seconds if seconds > 0 else 0.0
+
     def _bar(self, done: int) -> str:
         if not self._total:
             return ""
         filled = min(_BAR_WIDTH, _BAR_WIDTH * done // self._total)
         return f"[{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] "
 
-    def _describe(self, done: int, now: float, note: str) -> str:
-        elapsed_seconds = now - self._started_at
-        rate = (done - (self._first_done or 0)) / elapsed_seconds if elapsed_seconds > 0 else 0.0
-        of_total = f" of {self._total:,}" if self._total else ""
-        share = f" ({done / self._total:.0%})" if self._total else ""
-        parts = [f"{self._what}: {done:,}{of_total} {self._unit}{share}"]
-        if note:
-            parts.append(note)
-        if rate > 0:
-            parts.append(f"{rate:,.0f} {self._unit}/s")
-        if rate > 0 and self._total:
-            left = max(self._total - done, 0) / rate
-            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
-        return ", ".join(parts)
+
+def progress_line(done: int, total: int, unit: str, *, rate: float, note: str = "") -> str:
+    """``12.3M of 50.0M tokens (25%), 4,310 tokens/s, <note>, 2:31 left``.
+
+    Args:
+        done: Of ``total``.
+        total: 0 when nobody knows how much there is.
+        unit: Of both.
+        rate: Units a second; 0 when it is not known, and then no time is promised.
+        note: What else there is to say.
+    """
+    of_total = f" of {counted(total, total)}" if total else ""
+    share = f" ({done / total:.0%})" if total else ""
+    parts = [f"{counted(done, total)}{of_total} {unit}{share}"]
+    if rate > 0:
+        parts.append(f"{rate:,.0f} {unit}/s")
+    if note:
+        parts.append(note)
+    if rate > 0 and total:
+        parts.append(f"{duration(max(total - done, 0) / rate)} left")
+    return ", ".join(parts)
+
+
+def counted(count: int, scale: int = 0) -> str:
+    """A count for people: in full, or in millions or billions when ``scale``, or itself, is so."""
+    for size, letter in ((10**9, "B"), (10**6, "M")):
+        if max(count, scale) >= size:
+            return f"{count / size:,.1f}{letter}"
+    return f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    """``2:31`` minutes and seconds, or ``2:10 h`` hours and minutes from an hour on."""
+    if seconds < 3600:
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return f"{int(seconds) // 3600:,}:{int(seconds) % 3600 // 60:02d} h"
 
 
 def follow(what: str) -> Callable[[str, int, int], None]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from storage.head import Head, VersionRecord, history
 from storage.layout import KEEP_MARK, Layout
-from storage.lease import read_lease
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
+from storage.taken_over import needed_updates
 
 
 @dataclass(slots=True)
@@ -39,8 +39,8 @@ def find_garbage(
 
     Reached are: all heads, and of each its marks, tokenizer, suite, replay buffer, trunk and
     snapshots; of each version its model, scores, ledger and update, but of the checkpoints only the
-    trunk and the permanent ones. What the holder of the lease works on is kept whole, also when the
-    holder has died.
+    trunk and the permanent ones. An update that was begun and not judged is kept whole, also when
+    its run has ended, with the updates that it goes on from.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
@@ -63,11 +63,11 @@ def find_spare_checkpoints(store: ObjectStore, layout: Layout) -> list[ObjectInf
     trunks = {head.trunk for head in heads if head.trunk}
     trunks |= {version.trunk for version in _versions(heads) if version.trunk}
     updates = sorted({version.update for version in _versions(heads)})
-    busy = _note(store, layout)
+    busy = needed_updates(store, layout)
     found = [
         info
         for update in updates
-        if update != busy
+        if update not in busy
         for info in store.list(layout.checkpoints(update))
     ]
     kept = trunks | _permanent(found)
@@ -116,8 +116,7 @@ def _reached(store: ObjectStore, layout: Layout) -> _Live:
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
     for version in _versions(heads):
         _reach_version(live, layout, version)
-    busy = _note(store, layout)
-    if busy:
+    for busy in needed_updates(store, layout):
         live.keys.add(layout.ledger(busy))
         live.spared_prefixes.add(layout.update(busy))
         _reach_unjudged(live, store, layout, busy)
@@ -130,7 +129,7 @@ def _reach_head(live: _Live, layout: Layout, head: Head) -> None:
     if head.tokenizer:
         live.prefixes.add(head.tokenizer)
     if head.trunk:
-        live.spared_prefixes.add(head.trunk)
+        _reach_trunk(live, layout, head.trunk)
     if head.suite:
         live.prefixes.add(layout.suite(head.suite))
     if head.replay:
@@ -144,11 +143,17 @@ def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:
     live.keys.add(layout.ledger(version.update))
     live.dropped_prefixes.add(layout.checkpoints(version.update))
     if version.trunk:
-        live.spared_prefixes.add(version.trunk)
+        _reach_trunk(live, layout, version.trunk)
     if version.replay:
         live.prefixes.add(layout.replay(version.replay))
     for snapshot in version.snapshots:
         live.prefixes.add(layout.snapshot(snapshot))
+
+
+def _reach_trunk(live: _Live, layout: Layout, trunk: str) -> None:
+    """A checkpoint, and the plan that says what it is: its update need not have been judged."""
+    live.spared_prefixes.add(trunk)
+    live.keys.add(layout.plan(layout.checkpoint_of(trunk)[0]))
 
 
 def _reach_unjudged(live: _Live, store: ObjectStore, layout: Layout, update: str) -> None:
@@ -169,11 +174,6 @@ def _permanent(found: Iterable[ObjectInfo]) -> set[str]:
     """Checkpoints that a run has marked to stay."""
     mark = f"/{KEEP_MARK}"
     return {info.key.removesuffix(mark) for info in found if info.key.endswith(mark)}
-
-
-def _note(store: ObjectStore, layout: Layout) -> str:
-    record = read_lease(store, layout)
-    return record.note if record else ""
 
 
 def _prefixes_of(key: str) -> Iterator[str]:

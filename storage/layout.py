@@ -82,11 +82,28 @@ class Layout:
     def update(self, update: str) -> str:
         return f"{self.root}/updates/{update}"
 
+    def plan(self, update: str) -> str:
+        return f"{self.update(update)}/plan.json"
+
+    def taken_over(self, update: str) -> str:
+        return f"{self.update(update)}/taken-over.json"
+
     def checkpoints(self, update: str) -> str:
         return f"{self.update(update)}/checkpoints"
 
+    def checkpoint_of(self, prefix: str) -> tuple[str, int]:
+        """Update and step that a checkpoint's prefix names."""
+        update, _, folder = prefix.removeprefix(f"{self.root}/updates/").split("/")
+        return update, int(folder.removeprefix("step-"))
+
     def skips(self, update: str) -> str:
         return f"{self.update(update)}/skips"
+
+    def lives(self, update: str) -> str:
+        return f"{self.update(update)}/lives"
+
+    def goodput(self, update: str) -> str:
+        return f"{self.update(update)}/goodput.json"
 
     @property
     def ledgers(self) -> str:

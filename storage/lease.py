@@ -57,9 +57,11 @@ class LeaseRecord:
     expires_at: float
     """Seconds since the epoch."""
     note: str
-    """What the holder works on; survives a crash."""
+    """What the holder works on."""
     nonce: str
     """Random, so that a write whose answer was lost is recognised as our own."""
+    unfinished: str = ""
+    """What was worked on last and is not done; passed on from holder to holder."""
 
 
 def read_lease(store: ObjectStore, layout: Layout) -> LeaseRecord | None:
@@ -82,10 +84,7 @@ class Lease:
         etag: str,
         *,
         ttl_seconds: float,
-        previous_note: str,
     ) -> None:
-        self.previous_note = previous_note
-        """What an earlier holder, which died or was taken over, worked on; else empty."""
         self._store = store
         self._layout = layout
         self._record = record
@@ -133,10 +132,7 @@ class Lease:
                 record = _new_record(stored, holder, note, ttl_seconds)
                 etag = _take(store, layout, record, stored)
                 if etag is not None:
-                    earlier = stored[0].note if stored and stored[0].holder else ""
-                    return cls(
-                        store, layout, record, etag, ttl_seconds=ttl_seconds, previous_note=earlier
-                    )
+                    return cls(store, layout, record, etag, ttl_seconds=ttl_seconds)
             elif time.monotonic() >= deadline:
                 raise _held_error(layout, stored[0])
             else:
@@ -153,13 +149,26 @@ class Lease:
         """What this holder says it works on."""
         return self._record.note
 
+    @property
+    def unfinished(self) -> str:
+        """What this holder, or one before it, has begun and not finished; else empty."""
+        return self._record.unfinished
+
     def set_note(self, note: str) -> None:
-        """Say what is being worked on, e.g. the update id; the next holder reads it after a crash.
+        """Say what is being worked on, e.g. the update id: unfinished until ``finish``.
 
         Raises:
             LeaseLostError: The lease was taken over.
         """
-        self._write(note=note, expires_at=time.time() + self._ttl_seconds)
+        self._write(note=note, unfinished=note, expires_at=time.time() + self._ttl_seconds)
+
+    def finish(self) -> None:
+        """Say that what was worked on is done.
+
+        Raises:
+            LeaseLostError: The lease was taken over.
+        """
+        self._write(note="", unfinished="", expires_at=time.time() + self._ttl_seconds)
 
     def check(self) -> None:
         """Confirm with the store that the lease is still ours.
@@ -199,7 +208,12 @@ class Lease:
         self.release()
 
     def _write(
-        self, *, expires_at: float, note: str | None = None, holder: str | None = None
+        self,
+        *,
+        expires_at: float,
+        note: str | None = None,
+        unfinished: str | None = None,
+        holder: str | None = None,
     ) -> None:
         with self._mutex:
             if self._is_lost:
@@ -208,6 +222,7 @@ class Lease:
                 self._record,
                 expires_at=expires_at,
                 note=self._record.note if note is None else note,
+                unfinished=self._record.unfinished if unfinished is None else unfinished,
                 holder=self._record.holder if holder is None else holder,
             )
             try:
@@ -311,6 +326,8 @@ def _new_record(
         acquired_at=datetime.now(UTC).isoformat(timespec="seconds"),
         expires_at=time.time() + ttl_seconds,
         note=note,
+        # A holder of an earlier version says in its note what it died over.
+        unfinished=(stored[0].unfinished or stored[0].note) if stored else "",
         nonce=os.urandom(8).hex(),
     )
 

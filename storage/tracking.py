@@ -59,6 +59,8 @@ class FoundRun:
     """Every step up to here is in MLflow; -1 for none."""
     report_digest: str
     """Of the page that hangs on it, empty for none."""
+    curves: frozenset[str]
+    """Names of the curves that have a point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,7 @@ def list_runs(tracking_uri: str, *, lineage: str, update: str | None = None) -> 
             status=run.info.status,
             last_logged_step=int(tags.get(_LAST_STEP_TAG, "-1")),
             report_digest=tags.get(_REPORT_TAG, ""),
+            curves=frozenset(run.data.metrics),
         )
         listed.setdefault(tags[_UPDATE_TAG], found)
     return listed

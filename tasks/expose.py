@@ -4,6 +4,7 @@ The order of samples is a pure function of the plan, so nothing has to be counte
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from storage.ledger import LedgerRow, write_ledger
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, read_snapshot
+from tasks.plan import load_plan
 from training.config import Stream, TrainPlan
 from training.data.order import Order
 from training.guard.skips import Skips, read_skips
@@ -28,23 +30,40 @@ def record_exposures(
 ) -> None:
     """Write the ledger of a finished update. Safe to retry: the same plan gives the same rows.
 
-    Batches that were passed over are not in it: nothing was learned from them.
+    Batches that were passed over are not in it: nothing was learned from them. What an update that
+    was taken over had trained until then is, unless a published version's ledger has it already.
     """
+    drawn: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+    slices: dict[tuple[str, str], Stream] = {}
+    for part, end_step in _parts(store, layout, plan):
+        counts = draws_by_row(part, read_skips(store, part), end_step)
+        for stream, draws in zip(part.mixture.streams, counts, strict=True):
+            name = (stream.snapshot, stream.domain)
+            slices[name] = stream
+            drawn[name] = drawn[name] + draws if name in drawn else draws
     rows: list[LedgerRow] = []
-    drawn = draws_by_row(plan, read_skips(store, plan))
-    for stream, draws in zip(plan.mixture.streams, drawn, strict=True):
-        rows += _exposures(store, layout, stream, draws, plan.seq_len, work_dir)
+    for name, stream in slices.items():
+        rows += _exposures(store, layout, stream, drawn[name], plan.seq_len, work_dir)
     write_ledger(store, layout, plan.update, rows)
     seen = sum(row.tokens for row in rows)
     logger.info(f"ledger: {len(rows):,} documents seen by update {plan.update}, {seen:,} tokens")
 
 
-def draws_by_row(plan: TrainPlan, skips: Skips) -> list[npt.NDArray[np.int64]]:
-    """How often each training sample was learned from, ``int64[available]`` a stream."""
+def draws_by_row(
+    plan: TrainPlan, skips: Skips, end_step: int | None = None
+) -> list[npt.NDArray[np.int64]]:
+    """How often each training sample was learned from, ``int64[available]`` a stream.
+
+    Args:
+        plan: Its own steps are counted, not those of an update that it has taken over.
+        skips: Its batches that were passed over.
+        end_step: Steps that were taken, those before ``plan.first_step`` included; None: all.
+    """
+    end_step = plan.num_steps if end_step is None else end_step
     order = Order(plan.mixture, plan.global_batch_samples)
     drawn = [np.zeros(stream.available, np.int64) for stream in plan.mixture.streams]
-    passed_over = set(skips.steps_before(plan.num_steps))
-    learned = [step for step in range(plan.num_steps) if step not in passed_over]
+    passed_over = set(skips.steps_before(end_step))
+    learned = [step for step in range(plan.first_step, end_step) if step not in passed_over]
     for first in range(0, len(learned), _STEPS_AT_ONCE):
         pairs = [order.step(step) for step in learned[first : first + _STEPS_AT_ONCE]]
         streams = np.concatenate([pair[0] for pair in pairs])
@@ -52,6 +71,17 @@ def draws_by_row(plan: TrainPlan, skips: Skips) -> list[npt.NDArray[np.int64]]:
         for index, counts in enumerate(drawn):
             counts += np.bincount(samples[streams == index], minlength=len(counts))
     return drawn
+
+
+def _parts(store: ObjectStore, layout: Layout, plan: TrainPlan) -> Iterator[tuple[TrainPlan, int]]:
+    """The plan and those that it goes on from, each with the steps that were taken of it."""
+    end_step = plan.num_steps
+    while True:
+        yield plan, end_step
+        origin = plan.taken_over
+        if origin is None or origin.is_published:
+            return
+        plan, end_step = load_plan(store, layout, origin.update).train, origin.step
 
 
 def tokens_seen(

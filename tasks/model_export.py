@@ -13,7 +13,9 @@ from infra.versions import code_version
 from storage.layout import Layout
 from storage.models import fetch_files, publish_model, upload_files
 from storage.objects import ObjectStore
+from training.checkpoint.index import step_prefix
 from training.config import TrainPlan
+from training.release import describe_release
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
@@ -24,13 +26,24 @@ logger = logging.getLogger(__name__)
 def load_trained(
     store: ObjectStore, checkpoint_prefix: str, plan: TrainPlan, work_dir: Path
 ) -> "CausalModel":
-    """The model with a checkpoint's weights, verified. Raises NotFoundError, CorruptError."""
-    from training.checkpoint.state import load_weights  # noqa: PLC0415  torch
+    """The model that a run releases, verified: its last weights, or an average as its plan says.
+
+    Raises:
+        NotFoundError: A checkpoint that it needs is not there.
+        CorruptError: One is altered.
+    """
+    from training.checkpoint.average import average_weights  # noqa: PLC0415  torch
+    from training.checkpoint.restore import load_weights  # noqa: PLC0415  torch
     from training.model_files import model_with  # noqa: PLC0415  torch
 
-    return model_with(
-        plan.model, load_weights(store, checkpoint_prefix, work_dir), checkpoint_prefix
-    )
+    steps = plan.release_steps
+    if not steps:
+        weights = load_weights(store, checkpoint_prefix, work_dir)
+        return model_with(plan.model, weights, checkpoint_prefix)
+    checkpoints = [step_prefix(plan.checkpoint_prefix, step) for step in steps]
+    weights = average_weights(store, checkpoints, plan.release.shares(len(steps)))
+    logger.info(describe_release(plan.release, steps))
+    return model_with(plan.model, weights, checkpoint_prefix)
 
 
 def export_model(

@@ -147,6 +147,11 @@ def _what_changed(record: VersionRecord, plan: UpdatePlan | None) -> list[str]:
             f"- training: {plan.train.num_steps:,} steps, {plan.total_tokens:,} tokens, "
             f"{plan.train.schedule.kind} schedule, eta_max {plan.train.schedule.eta_max:g}"
         )
+        origin = plan.train.taken_over
+        if origin is not None:
+            lines.append(
+                f"- begun with: step {origin.step:,} of update {origin.update} ({origin.mode})"
+            )
     return lines
 
 

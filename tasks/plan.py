@@ -5,22 +5,20 @@ the snapshots, the replay version, the recipe, the budget and the seed. An updat
 that was judged already is not run twice.
 """
 
-import json
 import logging
 import math
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
-from storage.head import Head
+from storage.head import Head, VersionRecord
 from storage.layout import Layout
-from storage.manifest import identity_of, load, publish, read_verified
-from storage.models import read_model_manifest
+from storage.manifest import identity_of, load, publish
 from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.mix import NewSlice, ReplayConfig, mix
+from tasks.plan_checks import check_compatible, check_same_model, stored_config
 from training.config import (
     FORBID_UNKNOWN,
     ForeignConfig,
@@ -28,10 +26,12 @@ from training.config import (
     ModelConfig,
     Recipe,
     Schedule,
+    TakenOver,
     TrainPlan,
 )
-from training.foreign.config import model_config_of, why_not_native
+from training.foreign.config import why_not_native
 from training.identity import identity_fields
+from training.release import describe_release, release_of
 from training.schedule import resolve
 
 logger = logging.getLogger(__name__)
@@ -74,11 +74,21 @@ class UpdatePlan:
     suite: str
     recipe: Recipe
     train: TrainPlan
+    budget: BudgetConfig | None = None
+    """What its length was asked for with; None in plans from before this was kept."""
+    judged_on: tuple[str, ...] = ()
+    """Snapshots that count as new when it is judged, where they are not ``snapshots``: a branch of
+    a published update learns from what was learned already."""
 
     @property
     def total_tokens(self) -> int:
-        """Tokens that will be trained on, replay included."""
+        """Tokens that will be trained on, replay included, and those of what was taken over."""
         return self.train.num_steps * self.train.global_batch_tokens
+
+    @property
+    def new_snapshots(self) -> tuple[str, ...]:
+        """Snapshots whose held-out text must show a gain."""
+        return self.judged_on or self.snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +113,12 @@ def make_plan(
     store: ObjectStore, layout: Layout, head: Head, request: PlanRequest
 ) -> UpdatePlan | NothingToDo:
     """The next update of the lineage, or why there is none. Reads the store, writes nothing."""
-    pending = [
-        read_snapshot(store, layout, record.id)
-        for record in head.snapshots
-        if record.state == "pending"
-    ]
+    pending = pending_snapshots(store, layout, head)
     new_tokens = sum(piece.train_tokens for snapshot in pending for piece in snapshot.domains)
     if not pending or new_tokens == 0:
         return NothingToDo("no pending snapshot: nothing new since the last update")
-    plan = _plan_of(store, layout, head, request, pending, new_tokens)
-    judged = next((record for record in head.versions if record.update == plan.id), None)
+    plan = plan_of(store, layout, head, request, pending, new_tokens)
+    judged = judged_as(head, plan.id)
     if judged is not None:
         return NothingToDo(
             f"the pending data was already judged under this recipe: version {judged.version} is "
@@ -120,67 +126,33 @@ def make_plan(
             "or decide by hand"
         )
     # As it was stored by a run that was interrupted: names and cadence stay what they were.
-    return load_plan(store, layout, plan.id) if _is_saved(store, layout, plan.id) else plan
+    return load_plan(store, layout, plan.id) if is_saved(store, layout, plan.id) else plan
+
+
+def judged_as(head: Head, update: str) -> VersionRecord | None:
+    """The version that an update has made, None when it was not judged."""
+    return next((record for record in head.versions if record.update == update), None)
+
+
+def pending_snapshots(store: ObjectStore, layout: Layout, head: Head) -> list[SnapshotManifest]:
+    """What waits to be trained on, in the order in which it came."""
+    return [
+        read_snapshot(store, layout, record.id)
+        for record in head.snapshots
+        if record.state == "pending"
+    ]
 
 
 def save_plan(store: ObjectStore, layout: Layout, plan: UpdatePlan) -> None:
     """Write ``plan.json`` once. Safe to retry."""
-    publish(store, _plan_key(layout, plan.id), plan)
+    # Not compared with what is there: an earlier version spelled the same plan with fewer fields.
+    if not is_saved(store, layout, plan.id):
+        publish(store, layout.plan(plan.id), plan)
 
 
 def load_plan(store: ObjectStore, layout: Layout, update: str) -> UpdatePlan:
     """Read an update's plan back."""
-    return load(store, _plan_key(layout, update), UpdatePlan)
-
-
-def unfinished_plan(
-    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest, update: str
-) -> UpdatePlan | None:
-    """The plan of an update that a crashed run left behind, if it still is what one wants.
-
-    That is: nothing moved under it, and today's configuration asks for the same training.
-    """
-    if not update or not _is_saved(store, layout, update):
-        return None
-    plan = load_plan(store, layout, update)
-    states = {record.id: record.state for record in head.snapshots}
-    is_judged = any(record.update == plan.id for record in head.versions)
-    still_applies = (
-        plan.champion == head.champion
-        and plan.trunk == head.trunk
-        and all(states.get(snapshot) == "pending" for snapshot in plan.snapshots)
-    )
-    if not still_applies or is_judged:
-        return None
-    pending = [read_snapshot(store, layout, snapshot) for snapshot in plan.snapshots]
-    if _plan_of(store, layout, head, request, pending, plan.new_tokens).id != plan.id:
-        logger.info(
-            f"update {plan.id} was left unfinished under another configuration; planning anew"
-        )
-        return None
-    return plan
-
-
-def interrupted_plan(
-    store: ObjectStore, layout: Layout, head: Head, request: PlanRequest, update: str
-) -> UpdatePlan | None:
-    """The plan of the update that was begun and that the next run will go on with, if any.
-
-    Args:
-        store: Where the lineage lies.
-        layout: Of the lineage.
-        head: The newest.
-        request: Today's configuration.
-        update: What a crashed holder of the lease worked on; empty when none did.
-
-    Raises:
-        ValueError: Today's configuration does not fit the lineage.
-    """
-    plan = unfinished_plan(store, layout, head, request, update)
-    plan = plan or make_plan(store, layout, head, request)
-    if isinstance(plan, UpdatePlan) and _is_saved(store, layout, plan.id):
-        return plan
-    return None
+    return load(store, layout.plan(update), UpdatePlan)
 
 
 def held_under_another_recipe(
@@ -205,7 +177,7 @@ def describe(plan: UpdatePlan) -> list[str]:
     lines = [
         f"update {plan.id} of lineage {plan.lineage}: candidate {plan.version}, "
         f"against champion {plan.champion or '(none: first version)'}",
-        f"new data: {', '.join(plan.snapshots)}, {plan.new_tokens:,} tokens; "
+        f"new data: {', '.join(plan.new_snapshots)}, {plan.new_tokens:,} tokens; "
         f"replay {plan.replay or '(none)'} at {plan.replay_share:.2%} "
         f"(asked for {plan.replay_share_requested:.2%})",
         f"length: {train.num_steps:,} steps x {train.global_batch_samples} samples x "
@@ -215,14 +187,33 @@ def describe(plan: UpdatePlan) -> list[str]:
     if isinstance(train.model, ForeignConfig):
         why = why_not_native(train.model)
         lines.append(f"model: {train.model.model_type}, computed by transformers: {why}")
+    if train.release_steps:
+        lines.append(describe_release(train.release, train.release_steps))
+    if train.taken_over is not None:
+        lines.append(_describe_origin(train, train.taken_over))
     for stream in train.mixture.streams:
         share = stream.parts / train.mixture.total_parts
-        drawn = share * train.num_steps * train.global_batch_samples
+        drawn = share * (train.num_steps - train.first_step) * train.global_batch_samples
         lines.append(
             f"  {'replay' if stream.is_replay else 'new':6} {stream.name}: {share:.2%}, "
             f"{drawn:,.0f} of {stream.samples:,} samples ({drawn / stream.samples:.2f} passes)"
         )
     return lines
+
+
+def _describe_origin(train: TrainPlan, origin: TakenOver) -> str:
+    """Where the training begins that goes on from another one's."""
+    moments = "and moments " if train.optimizer.moments == "keep" else ", with fresh moments, "
+    where = f"of step {origin.step:,} of update {origin.update}"
+    left = f"steps {train.first_step + 1:,} to {train.num_steps:,} are trained"
+    if origin.mode == "continue":
+        return f"continues from the weights {moments}{where}: {left}"
+    if origin.mode == "branch":
+        return (
+            f"a cool-down from the weights {moments}{where}: {left}; the next update continues "
+            "from that checkpoint, not from the end of the cool-down"
+        )
+    return f"a new phase from the weights {moments}{where}"
 
 
 def describe_schedule(schedule: Schedule) -> str:
@@ -239,15 +230,12 @@ def describe_schedule(schedule: Schedule) -> str:
     return ", ".join(parts)
 
 
-def _is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:
-    return store.exists(_plan_key(layout, update))
+def is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:
+    """Whether an update was begun: its plan is stored."""
+    return store.exists(layout.plan(update))
 
 
-def _plan_key(layout: Layout, update: str) -> str:
-    return f"{layout.update(update)}/plan.json"
-
-
-def _plan_of(
+def plan_of(
     store: ObjectStore,
     layout: Layout,
     head: Head,
@@ -255,6 +243,11 @@ def _plan_of(
     pending: list[SnapshotManifest],
     new_tokens: int,
 ) -> UpdatePlan:
+    """What the configuration asks for, of these snapshots, from the lineage's trunk on.
+
+    Raises:
+        ValueError: The configuration does not fit the lineage; names the field.
+    """
     recipe = request.recipe
     replay = read_replay(store, layout, head.replay) if head.replay else None
     new = [
@@ -268,8 +261,8 @@ def _plan_of(
     mixture = mix(layout, new, replay, replay_share=request.replay.share, seed=seed)
     replayed = sum(stream.parts for stream in mixture.streams if stream.is_replay)
     replay_share = replayed / mixture.total_parts
-    num_steps = _num_steps(request.budget, recipe, new, replay_share, is_first=not head.champion)
-    _check_compatible(pending, head, recipe, start.model)
+    num_steps = num_steps_of(request.budget, recipe, new, replay_share, is_first=not head.champion)
+    check_compatible(pending, head, recipe, start.model)
     inputs = {
         "initial": start.initial,
         "model": identity_fields(start.model),
@@ -294,6 +287,7 @@ def _plan_of(
         replay_share=replay_share,
         suite=head.suite or "",
         recipe=recipe,
+        budget=request.budget,
         train=_train_plan(layout, request, start, pending[0], mixture, num_steps, update),
     )
 
@@ -341,24 +335,29 @@ def _train_plan(
         precision=recipe.precision,
         seed=recipe.seed,
         checkpoint_every_steps=max(1, cadence),
-        trunk_step=_trunk_step(schedule, recipe, num_steps),
+        trunk_step=trunk_step_of(schedule, recipe, num_steps),
+        release=release_of(
+            recipe.release,
+            num_steps=num_steps,
+            global_batch_tokens=recipe.global_batch_tokens,
+        ),
     )
 
 
 def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanRequest) -> _Start:
     if head.trunk:
         # The trunk lies among the checkpoints of the update that made it.
-        update = head.trunk.removeprefix(f"{layout.root}/updates/").split("/")[0]
+        update, step = layout.checkpoint_of(head.trunk)
         earlier = load_plan(store, layout, update).train
-        _check_same_model(layout, request.new_model, earlier.model)
+        check_same_model(layout, request.new_model, earlier.model)
         # Warm-up and cooldown happen once in the life of a trunk *under this schedule*.
         trained = 0
         if earlier.schedule.kind == "infinite":
             trained = earlier.schedule.trunk_tokens
-            trained += earlier.trunk_step * earlier.global_batch_tokens
+            trained += step * earlier.global_batch_tokens
         return _Start(head.trunk, earlier.model, trained)
     if head.champion:
-        return _Start(layout.model(head.champion), _stored_config(store, layout, head.champion))
+        return _Start(layout.model(head.champion), stored_config(store, layout, head.champion))
     if request.new_model is None:
         raise ValueError(
             f"lineage {layout.lineage!r} has no model yet and its configuration names none: "
@@ -367,73 +366,14 @@ def _start_of(store: ObjectStore, layout: Layout, head: Head, request: PlanReque
     return _Start(None, request.new_model)
 
 
-def _check_same_model(
-    layout: Layout, asked: ModelConfig | None, has: ModelConfig | ForeignConfig
-) -> None:
-    """Refuse another architecture than the trunk's, which would go unheeded."""
-    if asked is None:
-        return
-    if isinstance(has, ForeignConfig):
-        raise ValueError(  # noqa: TRY004  a wrong configuration, not a wrong type
-            f"base.model of lineage {layout.lineage} was set after its first version, which is a "
-            f"{has.model_type} model from base.directory: set it back, or start another lineage"
-        )
-    changed = [
-        f"{name} {value} (the lineage has {asdict(has)[name]})"
-        for name, value in asdict(asked).items()
-        if value != asdict(has)[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"base.model of lineage {layout.lineage} was changed after its first version: "
-            f"{', '.join(changed)}; set it back, or start another lineage"
-        )
-
-
-def _stored_config(store: ObjectStore, layout: Layout, version: str) -> ModelConfig | ForeignConfig:
-    prefix = layout.model(version)
-    manifest = read_model_manifest(store, prefix)
-    file = next(file for file in manifest.files if file.name == "config.json")
-    fields = json.loads(read_verified(store, prefix, file))
-    return model_config_of(fields, Path(prefix) / "config.json")
-
-
-def _check_compatible(
-    pending: list[SnapshotManifest],
-    head: Head,
-    recipe: Recipe,
-    model: ModelConfig | ForeignConfig,
-) -> None:
-    if recipe.seq_len > model.max_position_embeddings:
-        raise ValueError(
-            f"recipe.seq_len is {recipe.seq_len}, but the model has only "
-            f"{model.max_position_embeddings} positions (max_position_embeddings): lower seq_len"
-        )
-    for snapshot in pending:
-        if snapshot.seq_len != recipe.seq_len:
-            raise ValueError(
-                f"recipe.seq_len is {recipe.seq_len}, but snapshot {snapshot.id} was packed with "
-                f"{snapshot.seq_len}: set recipe.seq_len back, it is fixed when a lineage starts"
-            )
-        if snapshot.tokenizer != head.tokenizer:
-            raise ValueError(
-                f"snapshot {snapshot.id} was tokenised with {snapshot.tokenizer}, the lineage uses "
-                f"{head.tokenizer}: a lineage keeps its tokenizer for life"
-            )
-        if snapshot.vocab_size > model.vocab_size:
-            raise ValueError(
-                f"the tokenizer of snapshot {snapshot.id} has {snapshot.vocab_size:,} tokens, "
-                f"the model's embedding only {model.vocab_size:,} rows (vocab_size)"
-            )
-
-
-def _trunk_step(schedule: Schedule, recipe: Recipe, num_steps: int) -> int:
+def trunk_step_of(schedule: Schedule, recipe: Recipe, num_steps: int) -> int:
+    """Step before the anneal, if the schedule anneals on a branch; else the last."""
     if schedule.kind != "infinite":
         return num_steps
     return max(1, num_steps - round(schedule.decay_tokens / recipe.global_batch_tokens))
 
 
-def _num_steps(
+def num_steps_of(
     budget: BudgetConfig,
     recipe: Recipe,
     new: list[NewSlice],
@@ -441,6 +381,7 @@ def _num_steps(
     *,
     is_first: bool,
 ) -> int:
+    """Optimizer steps that the budget asks for, rounded up to whole ones."""
     tokens = (budget.first_tokens if is_first else None) or budget.tokens
     if tokens is None:
         samples = budget.epochs * sum(piece.samples for piece in new) / (1 - replay_share)

@@ -20,10 +20,14 @@ from tasks.charts import Curve, interval_chart, line_chart
 from tasks.plan import UpdatePlan, describe_schedule
 from tasks.scores import ForgettingMatrix
 from tasks.verdict import VerdictReport
+from training.config import TrainPlan
 from training.data.order import Order
+from training.goodput import Goodput
 from training.metrics import LOSS, LR, TOKENS_SEEN
+from training.schedule import lr_at
 
 _TEMPLATE = "report.html.jinja"
+_PLAN_POINTS = 400
 _MEANING = {
     "PASS": "The candidate is better on the new data and has kept the old: it becomes the champion "
     "without further ado, and one command takes that back.",
@@ -46,6 +50,8 @@ class ReportInput:
     """What the candidate was trained on for the first time."""
     metrics: Sequence[Mapping[str, Any]] = ()
     """One mapping a step, as ``training.metrics`` names them."""
+    goodput: Goodput | None = None
+    """Where the time of the training went, if that was kept."""
     code_version: str
     written_at: str
     """UTC, ISO 8601."""
@@ -100,7 +106,7 @@ def render(page: ReportInput) -> str:
         loss_chart=interval_chart(
             "Change on old domains", [row for row in rows if row.role == "old"]
         ),
-        curves=_curves(page.metrics),
+        curves=_curves(page.metrics, page.plan.train),
         actions=_actions(page.verdict),
     )
 
@@ -175,16 +181,29 @@ def _actions(verdict: VerdictReport) -> list[tuple[str, str]]:
     ]
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+def _curves(metrics: Sequence[Mapping[str, Any]], train: TrainPlan) -> list[tuple[str, Markup]]:
     """Titles and charts over tokens seen: loss, loss by domain, learning rate; those there are."""
     names = sorted({name for step in metrics for name in step if name.startswith(f"{LOSS}/")})
     domains = [_curve(metrics, name, name.removeprefix(f"{LOSS}/")) for name in names]
     charts = [
         ("Training loss, nats per token", line_chart("Training loss", [_curve(metrics, LOSS)])),
         ("Training loss by domain, nats per token", line_chart("Loss by domain", domains)),
-        ("Learning rate", line_chart("Learning rate", [_curve(metrics, LR)], height=170)),
+        ("Learning rate", line_chart("Learning rate", _rates(metrics, train), height=170)),
     ]
     return [(title, chart) for title, chart in charts if chart]
+
+
+def _rates(metrics: Sequence[Mapping[str, Any]], train: TrainPlan) -> list[Curve]:
+    """The learning rate as planned, and as taken; batches that were passed over add no tokens."""
+    taken = _curve(metrics, LR, "taken")
+    if not taken.points:
+        return []
+    batch = train.global_batch_tokens
+    planned = [
+        (float(step * batch), lr_at(step * batch, train.schedule))
+        for step in range(1, train.num_steps + 1, max(1, train.num_steps // _PLAN_POINTS))
+    ]
+    return [Curve(name="planned", points=tuple(planned)), taken]
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], metric: str, name: str = "") -> Curve:

@@ -14,6 +14,7 @@ from infra.progress import Progress
 from training.checkpoint.index import CheckpointConfig
 from training.config import FORBID_UNKNOWN, TrainPlan
 from training.parallel.config import ParallelConfig
+from training.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +102,13 @@ def train(
     from training.launch import run_training  # noqa: PLC0415
 
     total_tokens = plan.num_steps * plan.global_batch_tokens
+    speed = Speed(plan.global_batch_tokens)
     with Progress("train", total_tokens, "tokens") as progress:
 
         def follow(batch: list[Metrics]) -> None:
             if batch:
-                last = batch[-1]
-                losses = [row["train/loss"] for row in batch if "train/loss" in row]
-                loss = f"loss {losses[-1]:.3f} nats per token" if losses else "passed over"
-                progress.update(
-                    last["step"] * plan.global_batch_tokens,
-                    f"step {last['step']}/{plan.num_steps}, {loss}",
-                )
+                speed.add(batch)
+                progress.update(speed.tokens, speed.note, rate=speed.tokens_per_second)
             if on_metrics is not None:
                 on_metrics(batch)
 

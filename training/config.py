@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import FORBID_UNKNOWN, Bounds
 from training.decoder.config import ModelConfig
+from training.identity import ADDED_LATER
+from training.release import Release, ReleaseConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,8 @@ class Recipe:
     """``bf16``: autocast, weights and moments stay fp32."""
     seed: Annotated[int, Bounds(ge=0, le=2**63 - 1)] = 0
     """Seeds initial weights and the order of samples."""
+    release: ReleaseConfig = field(default_factory=ReleaseConfig, metadata=ADDED_LATER)
+    """Which weights are judged and published."""
 
     @property
     def global_batch_tokens(self) -> int:
@@ -135,6 +139,9 @@ class Stream:
     available: int
     """Training samples of the slice."""
     is_replay: bool
+    drawn_before: int = field(default=0, metadata=ADDED_LATER)
+    """Samples of it that an update that was taken over has drawn; the next one goes on from
+    there."""
 
     @property
     def name(self) -> str:
@@ -148,11 +155,34 @@ class Mixture:
 
     streams: tuple[Stream, ...]
     seed: int
+    first_slot: int = field(default=0, metadata=ADDED_LATER)
+    """Samples of the update before these shares held: they are counted from there on. Not 0 only
+    when an update was taken over under another mixture or batch size."""
 
     @property
     def total_parts(self) -> int:
         """Length of the period after which every stream has had exactly its share."""
         return sum(stream.parts for stream in self.streams)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TakenOver:
+    """The earlier update that a plan goes on from; ``TrainPlan.initial`` is its checkpoint."""
+
+    update: str
+    """Its id."""
+    step: int
+    """Steps of it that were taken; what came after them is left."""
+    mode: Literal["continue", "new_phase", "weights_only", "branch"]
+    """``continue``: its tokens, moments and skips count on, under new values. ``new_phase``: a new
+    schedule from its start, moments as the optimizer's configuration says. ``weights_only``: the
+    same, with fresh moments. ``branch``: its batches, under a decay of the learning rate alone."""
+    first_step: int
+    """Steps of the plan that count as taken: its first batch is that of this step (0-based)."""
+    trunk: str | None = None
+    """Checkpoint that the next update continues from, when it is none of the plan's own."""
+    is_published: bool = False
+    """Its steps are in the ledger of a version that was published; in this plan's if not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,16 +213,41 @@ class TrainPlan:
     trunk_step: int
     """Step whose checkpoint the next update continues from; ``num_steps`` unless the schedule
     anneals on a branch."""
+    taken_over: TakenOver | None = field(default=None, metadata=ADDED_LATER)
+    """Where ``initial`` comes from, when it is no trunk but a checkpoint of an update that was left
+    or is branched from."""
+    release: Release = field(default_factory=Release, metadata=ADDED_LATER)
+    """What is published of it."""
 
     @property
     def global_batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
         return self.global_batch_samples * self.seq_len
 
+    @property
+    def first_step(self) -> int:
+        """Steps that count as taken when the run begins."""
+        return self.taken_over.first_step if self.taken_over else 0
+
+    @property
+    def trunk(self) -> str:
+        """Prefix of the checkpoint that the next update continues from."""
+        elsewhere = self.taken_over.trunk if self.taken_over else None
+        return elsewhere or f"{self.checkpoint_prefix}/step-{self.trunk_step}"
+
+    @property
+    def release_steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoints are averaged for the release; none when it is the last."""
+        return self.release.steps_before(self.num_steps, self.first_step)
+
+    @property
+    def needed_steps(self) -> frozenset[int]:
+        """Steps whose checkpoints something relies on after the run."""
+        return frozenset((self.trunk_step, self.num_steps, *self.release_steps))
+
     def saves_at(self, step: int) -> bool:
         """Whether the state after ``step`` steps is stored."""
-        is_named = step in (self.num_steps, self.trunk_step)
-        return is_named or step % self.checkpoint_every_steps == 0
+        return step in self.needed_steps or step % self.checkpoint_every_steps == 0
 
     def grad_accum_steps(self, world_size: int) -> int:
         """Forward passes per optimizer step on each of ``world_size`` workers.

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 IGNORE_INDEX = -100
 """Target that teaches nothing; its prediction counts neither in the loss nor in the gradient."""
 
-_LOGITS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**28}
+LOGITS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**28}
 # Two AMX cores, 8192 predictions of 4096 tokens, forward and backward: 75 ms, the whole batch at
 # once 98 ms.
 
@@ -60,7 +60,7 @@ def summed_nats_of_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 def nats_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """``nats_of_targets`` for logits ``[N, V]`` that exist already."""
     return torch.cat(
-        [_nats_of(logits[rows], targets[rows])[1] for rows in _row_slices(logits, logits.shape[1])]
+        [_nats_of(logits[rows], targets[rows])[1] for rows in row_slices(logits, logits.shape[1])]
     )
 
 
@@ -71,7 +71,7 @@ class _SummedNatsOfLogits(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         nats = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
         grad = torch.empty_like(logits)
-        for rows in _row_slices(logits, logits.shape[1]):
+        for rows in row_slices(logits, logits.shape[1]):
             log_probs_NV, nats[rows] = _nats_of(logits[rows], targets[rows])
             grad[rows] = _grad_of_logits(log_probs_NV, targets[rows]).to(logits.dtype)
         ctx.save_for_backward(grad)
@@ -121,13 +121,16 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, sl
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    for rows in _row_slices(hidden, weight.shape[0]):
+    for rows in row_slices(hidden, weight.shape[0]):
         yield hidden, weight, rows
 
 
-def _row_slices(matrix: Tensor, vocab_size: int) -> Iterator[slice]:
-    """Slices over the rows of ``matrix``, each with as many logits as a chunk may have."""
-    rows = max(1, _LOGITS_PER_CHUNK.get(matrix.device.type, 2**28) // vocab_size)
+def row_slices(matrix: Tensor, vocab_size: int) -> Iterator[slice]:
+    """Slices over the rows of ``matrix``, each with as many logits as a chunk may have.
+
+    For others that compute logits a few rows at a time.
+    """
+    rows = max(1, LOGITS_PER_CHUNK.get(matrix.device.type, 2**28) // vocab_size)
     for start in range(0, matrix.shape[0], rows):
         yield slice(start, start + rows)
 

@@ -6,6 +6,7 @@ Imports nothing heavy: a run that is finished is recognised without torch or Ray
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def run_training(
         return final
     workers = (num_workers, num_workers) if isinstance(num_workers, int) else num_workers
     if workers[1]:
-        usable_counts(workers, plan.global_batch_samples)
+        usable_counts(workers, plan.global_batch_samples, parallel)
     # By the most: the number of threads decides how a sum is rounded, and must stay as it is.
     num_threads = threads_per_worker or max(1, (os.cpu_count() or 1) // max(1, workers[1]))
     job = Job(
@@ -91,6 +92,7 @@ def run_training(
         use_gpu=use_gpu,
         parallel=parallel or ParallelConfig(),
         checkpoints=checkpoints or CheckpointConfig(),
+        asked_at=time.time(),
     )
     patience = Patience(
         max_failures=max_failures, wait_seconds=wait_seconds, silence_seconds=silence_seconds
@@ -120,6 +122,7 @@ def _run_here(job: Job, is_asked_to_stop: Callable[[], bool]) -> None:
         device="cuda:0" if job.use_gpu else "cpu",
         num_threads=job.num_threads,
         is_asked_to_stop=is_asked_to_stop,
+        asked_at=job.asked_at,
         parallel=job.parallel,
         checkpoints=job.checkpoints,
     )

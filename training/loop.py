@@ -4,7 +4,6 @@ Knows nothing of stores, snapshots or Ray. Every rank must call both functions, 
 the same global batches.
 """
 
-import contextlib
 import logging
 import math
 import time
@@ -15,11 +14,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from training.config import TrainPlan
 from training.data.batches import RankBatch
 from training.loss import count_by_stream, targets_of
+from training.parallel.clip import clip_gradients
+from training.parallel.exchange import gradients_exchanged
 from training.schedule import lr_at
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,12 @@ def train(
     is_skipped: Callable[[int], bool] = lambda _: False,
     before_update: Callable[[], None] = lambda: None,
     is_asked_to_stop: Callable[[], bool] = lambda: False,
+    tensor_parallel: int = 1,
 ) -> None:
     """Take one step for each of ``batches``; ``on_step`` hears of it when its weights are in place.
 
     Args:
-        model: A ``StreamLoss``, wrapped for data parallelism or not.
+        model: A ``StreamLoss``, wrapped for data parallelism, its model spread, or neither.
         optimizer: Over its parameters.
         batches: This rank's part of consecutive global batches.
         plan: Schedule, precision, clip.
@@ -95,6 +96,7 @@ def train(
         is_skipped: Whether the batch of a step (0-based) is passed over; the same on every rank.
         before_update: Called in every step when the gradients are there and no weight has changed.
         is_asked_to_stop: Looked at before every step, on every rank; true on any ends all after it.
+        tensor_parallel: Ranks that have the same samples, as they compute every product together.
     """
     started = time.perf_counter()
     for batch in batches:
@@ -109,6 +111,7 @@ def train(
             passes_over=passes_over,
             before_update=before_update,
             asks_to_stop=is_asked_to_stop(),
+            tensor_parallel=tensor_parallel,
         )
         now = time.perf_counter()
         on_step(
@@ -141,6 +144,7 @@ def train_step(
     passes_over: bool = False,
     before_update: Callable[[], None] = lambda: None,
     asks_to_stop: bool = False,
+    tensor_parallel: int = 1,
 ) -> _StepOutcome:
     """One optimizer step, or none when loss or gradients are not finite on any rank.
 
@@ -149,18 +153,20 @@ def train_step(
     """
     micro_batches = _micro_batches(batch, plan, next(model.parameters()).device)
     targets_by_stream, checksum, stops = _agreed(micro_batches, batch, plan, asks_to_stop)
+    # Every sample was counted by all that share its products.
+    targets_by_stream //= tensor_parallel
+    checksum //= tensor_parallel
     if passes_over:
         nats_by_stream = torch.zeros(len(targets_by_stream), dtype=torch.float64)
         return _StepOutcome(nats_by_stream, targets_by_stream, 0.0, checksum, False, stops)
     # Data parallelism averages gradients over ranks; we want their sum over all valid targets.
-    scale = (dist.get_world_size() if dist.is_initialized() else 1) / max(
-        1, int(targets_by_stream.sum())
-    )
+    num_parts = (dist.get_world_size() if dist.is_initialized() else 1) // tensor_parallel
+    scale = num_parts / max(1, int(targets_by_stream.sum()))
     nats_by_stream = _backward(model, micro_batches, plan, scale)
     if not nats_by_stream.isfinite().all():
         logger.warning("the loss of step %d is not finite: %s", batch.step + 1, _named(batch, plan))
-    nats_by_stream = _summed(nats_by_stream)
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), plan.optimizer.max_grad_norm))
+    nats_by_stream = _summed(nats_by_stream) / tensor_parallel
+    grad_norm = clip_gradients(model.parameters(), plan.optimizer.max_grad_norm)
     is_finite = bool(nats_by_stream.isfinite().all()) and math.isfinite(grad_norm)
     if is_finite:
         for group in optimizer.param_groups:
@@ -204,14 +210,14 @@ def _agreed(
 def _backward(
     model: nn.Module, micro_batches: Sequence[tuple[Tensor, ...]], plan: TrainPlan, scale: float
 ) -> Tensor:
-    """Gradients over all micro batches, exchanged with the last; this rank's nats by stream."""
+    """Gradients over all micro batches; this rank's nats by stream."""
     device = micro_batches[0][0].device
     nats_by_stream = torch.zeros(len(plan.mixture.streams), dtype=torch.float64, device=device)
     for index, (tokens, targets, streams) in enumerate(micro_batches):
         is_last = index == len(micro_batches) - 1
-        with _gradients_stay_local(model, unless=is_last), _precision(plan, device):
-            nats, nats_of_streams = model(tokens[:, :-1], targets, streams)
-        with _gradients_stay_local(model, unless=is_last):
+        with gradients_exchanged(model, is_last=is_last):
+            with _precision(plan, device):
+                nats, nats_of_streams = model(tokens[:, :-1], targets, streams)
             (nats * scale).backward()
         nats_by_stream += nats_of_streams
     return nats_by_stream
@@ -226,15 +232,6 @@ def _summed(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
-
-
-def _gradients_stay_local(
-    model: nn.Module, *, unless: bool
-) -> contextlib.AbstractContextManager[None]:
-    """Gradients are exchanged once a step, with the last micro batch."""
-    if unless or not isinstance(model, DistributedDataParallel):
-        return contextlib.nullcontext()
-    return model.no_sync()
 
 
 def _precision(plan: TrainPlan, device: torch.device) -> torch.autocast:

@@ -6,7 +6,7 @@ run, on any machine, without a connection to its workers.
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from storage.errors import AlreadyExistsError
@@ -33,6 +33,12 @@ MFU = "throughput/mfu"
 training precision, as measured when the run begins: not of a data sheet's number."""
 DATA_WAIT_FRACTION = "throughput/data_wait_fraction"
 """Share of the step that rank 0 waited for data."""
+STEP_SECONDS = "throughput/step_seconds"
+"""Wall time of the step, the wait for data included, and without what is recorded after it."""
+SAVE_SECONDS = "throughput/save_seconds"
+"""How long rank 0 waited for checkpoints since the row before."""
+LIFE = "life"
+"""Number of the start of the run's workers that took the step, from 1; 0 when nobody counts."""
 CHECKSUM = "data/checksum"
 """Sum of CRC-32 over the rows of the global batch: the same for any number of workers."""
 
@@ -43,8 +49,14 @@ SKIPPED_STEPS = "guard/skipped_steps"
 REWINDS = "guard/rewinds"
 """How often the run went back so far."""
 
-MEASURED = (TIME, ELAPSED_SECONDS, TOKENS_PER_SECOND, MFU, DATA_WAIT_FRACTION)
-"""What the clock decides; everything else is equal in every life of a run."""
+GOODPUT = "goodput"
+"""``goodput/productive_share`` and ``goodput/<bucket>_seconds``: of a whole run, once."""
+
+MEASURED = (
+    *(TIME, ELAPSED_SECONDS, STEP_SECONDS, SAVE_SECONDS, LIFE),
+    *(TOKENS_PER_SECOND, MFU, DATA_WAIT_FRACTION),
+)
+"""What the clock decides, and the life; everything else is equal in every life of a run."""
 FLUSH_SECONDS = 2.0
 
 
@@ -60,6 +72,11 @@ class MetricJournal:
         self._store, self._prefix = store, prefix
         self._rows: list[dict[str, Any]] = []
         self._flushed_at = time.monotonic()
+
+    @property
+    def unstored(self) -> list[dict[str, Any]]:
+        """Rows that no flush has stored so far; may be asked for in any thread."""
+        return list(self._rows)
 
     def append(self, row: dict[str, Any]) -> None:
         """Add the row of one step; it is durable after the next flush."""
@@ -93,16 +110,36 @@ def read_metrics(store: ObjectStore, prefix: str, *, after_step: int = 0) -> lis
     the run went back behind, only the new branch is there.
     """
     newest: dict[int, dict[str, Any]] = {}
+    for row in read_every_row(store, prefix, after_step=after_step):
+        known = newest.get(row[STEP])
+        if known is None or _age(known) < _age(row):
+            newest[row[STEP]] = row
+    return _kept_branch(newest)
+
+
+def read_every_row(
+    store: ObjectStore, prefix: str, *, after_step: int = 0
+) -> Iterator[dict[str, Any]]:
+    """All rows of the steps after ``after_step`` that were flushed, in no order.
+
+    Steps that were taken again are there as often as they were taken, or more often: a chunk whose
+    first attempt was stored although it seemed to fail is there twice.
+    """
     for info in store.list(prefix):
         last_step = int(info.key.rpartition("/")[2].split("-")[1])
-        if last_step <= after_step:
-            continue
-        for line in store.get(info.key).splitlines():
-            row = json.loads(line)
-            known = newest.get(row[STEP])
-            if row[STEP] > after_step and (known is None or _age(known) < _age(row)):
-                newest[row[STEP]] = row
-    return _kept_branch(newest)
+        if last_step > after_step:
+            yield from (row for row in _rows_in(store, info.key) if row[STEP] > after_step)
+
+
+def read_last_rows(store: ObjectStore, prefix: str, *, chunks: int = 12) -> list[dict[str, Any]]:
+    """Rows of the chunks that were stored last, in the order of their time, for people to look at.
+
+    Reads few objects: twelve chunks are the last 24 seconds, or as many steps if those take longer.
+    """
+    # By the store's clock, for a run that went back writes lower steps last.
+    newest = sorted(store.list(prefix), key=lambda info: (info.modified_at, info.key))[-chunks:]
+    rows = [row for info in newest for row in _rows_in(store, info.key)]
+    return sorted(rows, key=lambda row: row[TIME])
 
 
 class JournalFollower:
@@ -128,8 +165,7 @@ class JournalFollower:
             if info.key in self._read:
                 continue
             self._read.add(info.key)
-            for line in self._store.get(info.key).splitlines():
-                row = json.loads(line)
+            for row in _rows_in(self._store, info.key):
                 if self._rewinds.get(row[STEP], -1) < rewinds_in([row]):
                     self._rewinds[row[STEP]] = rewinds_in([row])
                     new[row[STEP]] = row
@@ -139,6 +175,10 @@ class JournalFollower:
 def rewinds_in(rows: Iterable[dict[str, Any]]) -> int:
     """How often the run had gone back by the newest of these rows."""
     return max((int(row.get(REWINDS, 0)) for row in rows), default=0)
+
+
+def _rows_in(store: ObjectStore, chunk: str) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in store.get(chunk).splitlines())
 
 
 def _kept_branch(rows: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,14 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        *_groups([p for p in parameters if p.ndim >= 2], config.weight_decay),
+        *_groups([p for p in parameters if p.ndim < 2], 0.0),
     ]
     unsupported = {p.device.type for p in parameters}.difference(_FUSED_DEVICES)
     if unsupported:
         logger.warning("AdamW runs unfused: no fused kernel for %s", ", ".join(sorted(unsupported)))
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
@@ -37,10 +38,19 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     )
 
 
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """One group, or one for each mesh of ranks that share parameters: a kernel takes no mixture."""
+    by_mesh: dict[Any, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_mesh.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return [{"params": group, "weight_decay": weight_decay} for group in by_mesh.values()]
+
+
 def moments_of(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     """Both moments and the step count of every parameter, as ``<parameter>.exp_avg`` and so on.
 
-    Empty before the first step. The tensors are the optimizer's own, not copies.
+    Empty before the first step. The tensors are the optimizer's own, not copies; in pieces where
+    their parameter is.
     """
     return {
         f"{name}.{moment}": optimizer.state[parameter][moment]
@@ -48,6 +58,18 @@ def moments_of(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tens
         if parameter in optimizer.state
         for moment in _MOMENTS
     }
+
+
+def empty_moments(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Give the optimizer moments for the caller to fill, and return them as ``moments_of`` does."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    return moments_of(model, optimizer)
 
 
 def restore_moments(

@@ -1,8 +1,9 @@
 """What rank 0 writes down after every step: a row of metrics, and checkpoints when they are due."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from storage.absence import RETRY_SECONDS, is_store_away
 from storage.errors import StorageError
 from storage.layout import Layout
 from storage.objects import ObjectStore
@@ -17,10 +19,11 @@ from training import metrics
 from training.causal_model import CausalModel
 from training.checkpoint.index import CheckpointConfig
 from training.checkpoint.run_life import Life
-from training.checkpoint.saver import RETRY_SECONDS, CheckpointSaver, is_store_away
+from training.checkpoint.saver import CheckpointSaver, give_pieces
 from training.checkpoint.state import TrainState
 from training.config import TrainPlan
 from training.data.order import Order
+from training.goodput import LifeBegun, LifeOver, record_begin, record_end
 from training.guard.skips import learned_by_stream
 from training.loop import StepResult
 
@@ -39,6 +42,7 @@ class Recorder:
         world_size: Workers.
         work_dir: Local folder for checkpoints under way.
         life: Of the run, on rank 0; None asks nobody whether the checkpoints are still wanted.
+        begun: How that life began, on rank 0; put on record behind the training.
         checkpoints: How they are stored.
     """
 
@@ -53,13 +57,18 @@ class Recorder:
         work_dir: Path,
         *,
         life: Life | None = None,
+        begun: LifeBegun | None = None,
         checkpoints: CheckpointConfig | None = None,
     ) -> None:
         self._plan, self._state, self._order = plan, state, order
+        self._store, self._layout, self._begun = store, Layout(plan.lineage), begun
         self._is_first, self._is_complete = rank == 0, False
+        self._save_seconds = 0.0
         if self._is_first:
-            self._journal = _BackgroundJournal(store, Layout(plan.lineage).metrics(plan.update))
+            self._journal = _BackgroundJournal(store, self._layout.metrics(plan.update))
             self._describe = _describer(plan, state, world_size)
+            if life is not None and begun is not None:
+                self._journal.note(lambda: record_begin(store, self._layout, plan.update, begun))
             self._saver = CheckpointSaver(
                 store,
                 plan,
@@ -68,26 +77,35 @@ class Recorder:
                 config=checkpoints,
                 # A run that resumes from a checkpoint never writes the rows before it again.
                 before_commit=lambda _: self._journal.flush(),
+                unstored_rows=self._journal.unstored,
             )
 
     def before_update(self) -> None:
         """Called when the gradients are there and no weight has changed yet."""
         if self._is_first:
-            self._saver.wait_until_copied()
+            with self._save_timed():
+                self._saver.wait_until_copied()
 
     def on_step(self, result: StepResult, guarded: Mapping[str, float]) -> None:
         """Called after every step, when its weights are in place and judged; ``guarded``: how."""
         self._state.step = result.step
         self._is_complete = result.is_last_of_life or result.step == self._plan.num_steps
+        is_saved = self._plan.saves_at(result.step) or result.is_last_of_life
         if not self._is_first:
+            if is_saved:
+                give_pieces(self._state)
             return
-        self._journal.append({**self._describe(result), **guarded})
-        if not (self._plan.saves_at(result.step) or result.is_last_of_life):
+        life = {metrics.LIFE: self._begun.number if self._begun else 0}
+        waited = {metrics.SAVE_SECONDS: self._save_seconds}
+        self._save_seconds = 0.0
+        self._journal.append({**self._describe(result), **guarded, **life, **waited})
+        if not is_saved:
             return
-        names = [stream.name for stream in self._plan.mixture.streams]
-        samples = learned_by_stream(self._order, self._state.skips, result.step)
-        tokens = samples * self._plan.seq_len
-        self._saver.start(self._state, dict(zip(names, tokens.tolist(), strict=True)))
+        with self._save_timed():
+            names = [stream.name for stream in self._plan.mixture.streams]
+            samples = learned_by_stream(self._order, self._state.skips, result.step)
+            tokens = samples * self._plan.seq_len
+            self._saver.start(self._state, dict(zip(names, tokens.tolist(), strict=True)))
 
     def close(self) -> None:
         """Called at the end of this life, after an error too: what is being saved is finished."""
@@ -95,8 +113,20 @@ class Recorder:
             return
         try:
             self._saver.close(is_complete=self._is_complete)
+            if (begun := self._begun) is not None:
+                end = LifeOver(number=begun.number, ended_at=time.time())
+                self._journal.note(
+                    lambda: record_end(self._store, self._layout, self._plan.update, end)
+                )
         finally:
             self._journal.close()
+
+    @contextlib.contextmanager
+    def _save_timed(self) -> Generator[None]:
+        """What the body takes, the training waits for a checkpoint."""
+        started = time.perf_counter()
+        yield
+        self._save_seconds += time.perf_counter() - started
 
 
 class _BackgroundJournal:
@@ -113,19 +143,32 @@ class _BackgroundJournal:
         """Add the row of one step. Raises what an earlier row failed with."""
         if self._last is not None and self._last.done():
             self._last.result()
-        self._last = self._thread.submit(self._add, row)
+        self._held.append(row)
+        self._last = self._thread.submit(self._pass_on_if_there)
+
+    def unstored(self, step: int) -> list[dict[str, Any]]:
+        """Rows up to ``step`` that the store may not have, some perhaps twice; waits for nothing.
+
+        May be called from any thread.
+        """
+        # In this order: a row that moves from one to the other meanwhile is in both.
+        rows = [*list(self._held), *self._journal.unstored]
+        return [row for row in rows if row[metrics.STEP] <= step]
 
     def flush(self) -> None:
         """Return when every row is durable. Raises what the store raises."""
         self._thread.submit(self._flush).result()
+
+    def note(self, write: Callable[[], None]) -> None:
+        """Have ``write`` put a small object; left out when the store is away."""
+        self._thread.submit(self._write_if_there, write)
 
     def close(self) -> None:
         """Store what is left, unless the store is away."""
         self._thread.submit(self._flush_if_there)
         self._thread.shutdown()
 
-    def _add(self, row: dict[str, Any]) -> None:
-        self._held.append(row)
+    def _pass_on_if_there(self) -> None:
         if time.monotonic() < self._try_at:
             return
         try:
@@ -138,7 +181,11 @@ class _BackgroundJournal:
 
     def _pass_on(self) -> None:
         while self._held:
-            self._journal.append(self._held.pop(0))
+            try:
+                self._journal.append(self._held[0])
+            finally:
+                # The journal has it, also when it could not store it.
+                self._held.pop(0)
 
     def _flush(self) -> None:
         self._pass_on()
@@ -147,6 +194,14 @@ class _BackgroundJournal:
     def _flush_if_there(self) -> None:
         if time.monotonic() >= self._try_at:
             self._flush()
+
+    def _write_if_there(self, write: Callable[[], None]) -> None:
+        if time.monotonic() < self._try_at:
+            return
+        try:
+            write()
+        except (StorageError, OSError) as error:
+            logger.warning("the account of this run's time will lack a part: %s", error)
 
 
 def _describer(
@@ -176,6 +231,7 @@ def _describer(
             **(_learned(domains, result) if result.is_learned else {}),
             metrics.LR: result.lr,
             metrics.TOKENS_PER_SECOND: tokens_per_second,
+            metrics.STEP_SECONDS: result.step_seconds,
             metrics.MFU: tokens_per_second * flops / peak(),
             metrics.DATA_WAIT_FRACTION: result.wait_seconds / result.step_seconds,
             metrics.CHECKSUM: result.checksum,

@@ -59,6 +59,44 @@ def resolve(config: ScheduleConfig, *, total_tokens: int, trunk_tokens: int = 0)
     )
 
 
+def cool_down(
+    schedule: Schedule, *, branch_tokens: int, decay_tokens: int, eta_min: float
+) -> Schedule:
+    """The decay alone, from the rate that holds after ``branch_tokens`` down to ``eta_min``.
+
+    In the form of the schedule's own decay: 1 - sqrt for ``wsd``, exponential for ``infinite``,
+    half a cosine otherwise. Progress goes on being counted from the update's begin.
+
+    Args:
+        schedule: Of the update that is branched.
+        branch_tokens: Tokens of that update at the branch point.
+        decay_tokens: Length of the cool-down.
+        eta_min: Rate at its end.
+
+    Raises:
+        ValueError: The rate is at ``eta_min`` or below it already, or the decay has no length.
+    """
+    if decay_tokens < 1:
+        raise ValueError(f"a cool-down must have at least 1 token, got {decay_tokens}")
+    rate = lr_at(branch_tokens, schedule)
+    if rate <= eta_min:
+        raise ValueError(
+            f"the learning rate after {branch_tokens:,} tokens is {rate:g} and a cool-down to "
+            f"{eta_min:g} must begin above that; branch from an earlier checkpoint"
+        )
+    return Schedule(
+        kind="cosine" if schedule.kind == "constant" else schedule.kind,
+        eta_max=rate,
+        eta_min=eta_min,
+        eta_const=rate,
+        warmup_tokens=0,
+        cooldown_tokens=0,
+        decay_tokens=decay_tokens,
+        total_tokens=branch_tokens + decay_tokens,
+        trunk_tokens=schedule.trunk_tokens,
+    )
+
+
 def lr_at(tokens_seen: int, schedule: Schedule) -> float:
     """Learning rate of the step after which ``tokens_seen`` tokens of the update have been seen.
 

@@ -1,8 +1,12 @@
 """What one worker does, as a process of Ray or as the only process: build, resume, train, save."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,27 +14,28 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from storage.errors import CorruptError
-from storage.file_cache import FileCache
-from storage.layout import Layout
+from storage.absence import when_reached
 from storage.objects import ObjectStore, open_store
-from storage.snapshots import read_snapshot_manifest
 from training.causal_model import CausalModel
+from training.checkpoint.adoption import adopt_local
 from training.checkpoint.index import CheckpointConfig
-from training.checkpoint.run_life import begin_life
+from training.checkpoint.run_life import Life, begin_life
 from training.checkpoint.state import TrainState
 from training.config import TrainPlan
 from training.data.batches import Batches
 from training.data.order import Order
-from training.data.shards import MdsReader, TrainShards
+from training.goodput import LifeBegun
 from training.guard.guard import Guard, RewindError, recent_losses
 from training.guard.skips import Skip, Skips, discard_left_branch, read_skips
 from training.initial_state import state_of
 from training.loop import train
 from training.loss import StreamLoss
 from training.parallel.config import ParallelConfig
+from training.parallel.measured_memory import describe_peak
+from training.parallel.spread import Spread, spread_of
 from training.rank_zero import told_by_rank_zero
 from training.recorder import Recorder
+from training.streams import open_streams
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,11 @@ logger = logging.getLogger(__name__)
 def never() -> bool:
     """Nobody asks this worker to stop."""
     return False
+
+
+def log_stage(stage: str) -> None:
+    """Say what happens before the first step."""
+    logger.info("%s", stage)
 
 
 OnReady = Callable[[nn.Module, torch.optim.Optimizer, int], None]
@@ -55,6 +65,8 @@ def run_worker(
     num_threads: int | None = None,
     is_asked_to_stop: Callable[[], bool] = never,
     on_ready: OnReady = lambda *_: None,
+    on_stage: Callable[[str], None] = log_stage,
+    asked_at: float | None = None,
     parallel: ParallelConfig | None = None,
     checkpoints: CheckpointConfig | None = None,
 ) -> None:
@@ -65,12 +77,15 @@ def run_worker(
         store_uri: The object store.
         work_dir: Local folder for fetched shards and checkpoints under way.
         rank: This worker; with more than one, torch's process group exists already.
-        world_size: Workers; must divide the plan's global batch.
+        world_size: Workers; those that do not share their products must divide the plan's global
+            batch.
         device: ``cpu`` or ``cuda:<n>``.
         num_threads: Of torch; None leaves them as they are.
         is_asked_to_stop: Looked at before every step; when it is true on any rank, that step is the
             last of this life, and a checkpoint follows it.
         on_ready: Called before the first step, and again after every rewind.
+        on_stage: Told what happens, for people, while there is no step to be seen.
+        asked_at: When these workers were wished for, seconds since the epoch; None: now.
         parallel: How the model is spread over the workers; None: as ``ParallelConfig`` says.
         checkpoints: How they are stored; None: as ``CheckpointConfig`` says.
 
@@ -79,40 +94,51 @@ def run_worker(
             because of it comes again.
         CorruptError: Training data or the initial weights are altered.
     """
+    asked_at = time.time() if asked_at is None else asked_at
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+    checkpoints = checkpoints or CheckpointConfig()
     store = open_store(store_uri)
+    on_stage("looking at the shards of the training data")
     # All workers of a machine share the shards that one of them has fetched.
-    shards = open_streams(store, plan, work_dir / "shards")
+    wait_seconds = checkpoints.store_wait_seconds
+    shards = when_reached(
+        lambda: open_streams(store, plan, work_dir / "shards", wait_seconds=wait_seconds),
+        f"the start of {plan.update}",
+        wait_seconds,
+    )
     work_dir = work_dir / f"rank-{rank}"
     order = Order(plan.mixture, plan.global_batch_samples)
+    on_device = torch.device(device)
+    spread = spread_of(plan, parallel or ParallelConfig(), num_workers=world_size, device=on_device)
     batches = Batches(
         order,
         shards,
         micro_batch_size=plan.micro_batch_size,
-        rank=rank,
-        world_size=world_size,
+        rank=spread.grid.data_rank(rank),
+        world_size=spread.grid.data_parallel,
     )
     worker = _Worker(
-        plan,
-        store,
-        order,
-        batches,
-        work_dir,
-        rank,
-        world_size,
-        device,
-        is_asked_to_stop,
-        on_ready,
-        parallel or ParallelConfig(),
-        checkpoints or CheckpointConfig(),
+        plan=plan,
+        store=store,
+        order=order,
+        batches=batches,
+        work_dir=work_dir,
+        rank=rank,
+        device=on_device,
+        is_asked_to_stop=is_asked_to_stop,
+        on_ready=on_ready,
+        on_stage=on_stage,
+        spread=spread,
+        checkpoints=checkpoints,
     )
-    is_over = False
-    while not is_over:
-        is_over = worker.train_until_rewind()
+    with _optimizer_imported():
+        while not worker.train_until_rewind(asked_at):
+            asked_at = time.time()
+    logger.info("rank %d: %s", rank, describe_peak(on_device))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Worker:
     """What stays the same when the run goes back to an earlier checkpoint."""
 
@@ -122,28 +148,29 @@ class _Worker:
     batches: Batches
     work_dir: Path
     rank: int
-    world_size: int
-    device: str
+    device: torch.device
     is_asked_to_stop: Callable[[], bool]
     on_ready: OnReady
-    parallel: ParallelConfig
+    on_stage: Callable[[str], None]
+    spread: Spread
     checkpoints: CheckpointConfig
 
-    def train_until_rewind(self) -> bool:
+    def train_until_rewind(self, asked_at: float) -> bool:
         """Train from the newest checkpoint of the present branch; whether this life is over.
 
         Going back is the same as starting: what was in memory is dropped, and the store tells.
         """
-        plan = self.plan
+        plan, began_at = self.plan, time.time()
         # Before anything is read: what an earlier life commits from now on is refused.
-        life = begin_life(self.store, plan.checkpoint_prefix) if self.rank == 0 else None
-        state = self._state()
+        life = self._begin_life() if self.rank == 0 else None
+        state, restore_seconds = self._timed_state(life)
         model: nn.Module = StreamLoss(
             cast("CausalModel", state.model),
             start_id=plan.start_id,
             num_streams=len(plan.mixture.streams),
         )
-        if self.world_size > 1:
+        grid = self.spread.grid
+        if grid.num_workers > 1 and not grid.is_spread:
             model = _data_parallel(model, state.optimizer, plan)
         guard = self._guard(state)
         recorder = Recorder(
@@ -152,11 +179,20 @@ class _Worker:
             state,
             self.order,
             self.rank,
-            self.world_size,
+            grid.num_workers,
             self.work_dir,
             life=life,
+            begun=LifeBegun(
+                number=life.number if life else 0,
+                asked_at=asked_at,
+                began_at=began_at,
+                restore_seconds=restore_seconds,
+                first_step=state.step,
+                num_workers=grid.num_workers,
+            ),
             checkpoints=self.checkpoints,
         )
+        self.on_stage(f"fetching the first batches, then step {state.step + 1}")
         self.on_ready(model, state.optimizer, state.step)
         coming = self.batches.iterate(state.step, plan.num_steps)
         try:
@@ -169,6 +205,7 @@ class _Worker:
                 is_skipped=guard.is_skipped,
                 before_update=recorder.before_update,
                 is_asked_to_stop=self.is_asked_to_stop,
+                tensor_parallel=grid.tensor_parallel,
             )
         except RewindError as error:
             logger.warning("rank %d of %s: %s", self.rank, plan.update, error)
@@ -178,25 +215,47 @@ class _Worker:
             recorder.close()
         return True
 
-    def _state(self) -> TrainState:
-        """Weights, moments and skips to go on from."""
-        device = torch.device(self.device)
-        found: list[dict[str, Any]] = told_by_rank_zero(
-            lambda: [asdict(skip) for skip in self._find_skips()], device
+    def _begin_life(self) -> Life:
+        return when_reached(
+            lambda: begin_life(self.store, self.plan.checkpoint_prefix),
+            f"the start of {self.plan.update}",
+            self.checkpoints.store_wait_seconds,
         )
-        state = state_of(self.store, self.plan, device, self.rank, self.work_dir)
+
+    def _timed_state(self, life: Life | None) -> tuple[TrainState, float]:
+        """What to go on from, and the seconds that it took to read, if it was read at all."""
+        self.on_stage("loading the weights")
+        started = time.monotonic()
+        state = self._state(life)
+        is_read = state.step > 0 or self.plan.initial is not None
+        return state, time.monotonic() - started if is_read else 0.0
+
+    def _state(self, life: Life | None) -> TrainState:
+        """Weights, moments and skips to go on from."""
+        found: list[dict[str, Any]] = told_by_rank_zero(
+            lambda: [asdict(skip) for skip in self._find_skips(life)], self.device
+        )
+        state = state_of(self.store, self.plan, self.device, self.rank, self.work_dir, self.spread)
         state.skips = Skips(tuple(Skip(**fields) for fields in found))
         return state
 
-    def _find_skips(self) -> tuple[Skip, ...]:
+    def _find_skips(self, life: Life | None) -> tuple[Skip, ...]:
+        """Runs on rank 0: puts the run's checkpoints in order, too."""
         skips = read_skips(self.store, self.plan)
         discard_left_branch(self.store, self.plan, skips)
+        assert life is not None
+        adopt_local(
+            *(self.store, self.plan, self.work_dir),
+            life=life,
+            skips=skips,
+            config=self.checkpoints,
+        )
         return skips.recorded
 
     def _guard(self, state: TrainState) -> Guard:
         losses = told_by_rank_zero(
             lambda: recent_losses(self.store, self.plan, state.skips, state.step),
-            torch.device(self.device),
+            self.device,
         )
         return Guard(
             self.store,
@@ -205,31 +264,22 @@ class _Worker:
             state,
             losses,
             rank=self.rank,
-            world_size=self.world_size,
+            num_copies=self.spread.grid.replicas,
         )
 
 
-def open_streams(store: ObjectStore, plan: TrainPlan, cache: Path) -> list[TrainShards]:
-    """A reader for each stream of the plan's mixture, in their order."""
-    layout = Layout(plan.lineage)
-    manifests = {
-        name: read_snapshot_manifest(store, layout, name)
-        for name in sorted({stream.snapshot for stream in plan.mixture.streams})
-    }
-    files_of_machine = FileCache(cache)
-    opened: list[TrainShards] = []
-    for stream in plan.mixture.streams:
-        snapshot = layout.snapshot(stream.snapshot)
-        folder = stream.prefix.removeprefix(f"{snapshot}/")
-        files = manifests[stream.snapshot].files
-        reader = MdsReader(store, snapshot, folder, files, files_of_machine)
-        if len(reader) != stream.available:
-            raise CorruptError(
-                f"{stream.prefix} must hold the {stream.available} samples of the plan, found "
-                f"{len(reader)}; plan the update again"
-            )
-        opened.append(TrainShards(reader, seq_len=plan.seq_len))
-    return opened
+@contextlib.contextmanager
+def _optimizer_imported() -> Generator[None]:
+    """Import what torch imports when it makes its first optimizer, while the state is read.
+
+    It takes a processor about a second.
+    """
+    thread = threading.Thread(target=import_module, args=["torch._dynamo"], name="import")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def _data_parallel(

@@ -1,17 +1,21 @@
 """What checkpoints cost a training, beside a bare loop and torch's own asynchronous checkpoints.
 
 A 54M-parameter model with AdamW (650 MB of state), 8,192 tokens a step, a checkpoint every 10
-steps. The three loops take turns, so that a busy machine slows all alike: read the ratios. Then the
-parts: a durable save beside a raw write of the same bytes, a verified restore beside a clone. Run
-it with ``make bench``, or ``python tests/benchmarks/bench_checkpoint.py --help``.
+steps. First the parts: a durable save beside a raw write of the same bytes, a verified restore
+beside a clone. Then three loops that take turns, so that a busy machine slows all alike: read the
+ratios. Of the 10 steps only the first few are taken, the others being equal; what they cost more
+than bare ones is counted over 10. Run it with ``make bench``, or
+``python tests/benchmarks/bench_checkpoint.py --help``.
 """
 
 # ruff: noqa: T201  a script for people
 
 import argparse
 import contextlib
+import ctypes
 import logging
 import os
+import platform
 import shutil
 import statistics
 import tempfile
@@ -21,7 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -30,9 +34,11 @@ from torch import Tensor
 
 from storage.local_objects import LocalObjects
 from tests.training.tiny_run import tiny_plan
-from training.checkpoint.index import discard, step_prefix
+from training.checkpoint.index import MANIFEST, step_prefix
+from training.checkpoint.local import write_local
+from training.checkpoint.restore import load_state
 from training.checkpoint.saver import CheckpointSaver
-from training.checkpoint.state import TrainState, load_state, progress_of, weights_of, write_local
+from training.checkpoint.state import TrainState, progress_of, weights_of
 from training.checkpoint.tensors import bytes_of
 from training.config import ModelConfig, TrainPlan
 from training.decoder.model import Decoder
@@ -50,17 +56,39 @@ TOKENS_A_STEP = 8192
 EVERY_STEPS = 10
 
 
+class Contestant(Protocol):
+    """Something that saves a state while a loop goes on."""
+
+    def start(self, state: TrainState) -> None:
+        """Begin to save; called after a step."""
+
+    def before_update(self) -> None:
+        """Called before every change of the weights."""
+
+    def wait(self) -> None:
+        """Return when nothing is being saved."""
+
+
+class Interval(NamedTuple):
+    """From one checkpoint to the next."""
+
+    step_seconds: list[float]
+    stall_seconds: float
+    """What the training thread waited for the checkpoint."""
+    rest_seconds: float
+    """What was left of the saving after these steps."""
+
+
 class Loop:
-    """Takes steps; what saves is told of them and says how long they waited for it."""
+    """Takes steps; what saves is told of them."""
 
     def __init__(self, plan: TrainPlan, *, seq_len: int) -> None:
         model = Decoder(MODEL, seed=0)
         self.state = TrainState(model=model, optimizer=build_optimizer(model, plan.optimizer))
         self.tokens = torch.randint(0, MODEL.vocab_size, (TOKENS_A_STEP // seq_len, seq_len + 1))
 
-    def step(self, before_update: Callable[[], None], after: Callable[[], None]) -> list[float]:
-        """Seconds of the whole step, and of both hooks."""
-        started = time.perf_counter()
+    def step(self, before_update: Callable[[], None]) -> float:
+        """One step; returns the seconds that the hook took."""
         for row in self.tokens.split(4):
             with torch.autocast("cpu", torch.bfloat16):
                 self.state.model(row[:, :-1], targets=row[:, 1:]).div(TOKENS_A_STEP).backward()
@@ -70,18 +98,82 @@ class Loop:
         self.state.optimizer.step()
         self.state.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
-        at_end = time.perf_counter()
-        after()
-        now = time.perf_counter()
-        return [now - started, waited + now - at_end]
+        return waited
+
+    def interval(self, contestant: Contestant, num_steps: int) -> Interval:
+        """Start a checkpoint, take steps."""
+        began = time.perf_counter()
+        contestant.start(self.state)
+        stall = time.perf_counter() - began
+        seconds: list[float] = []
+        for _ in range(num_steps):
+            stall += self.step(contestant.before_update)
+            now = time.perf_counter()
+            seconds.append(now - began)
+            began = now
+        contestant.wait()
+        return Interval(seconds, stall, time.perf_counter() - began)
+
+
+class _Nothing:
+    def start(self, state: TrainState) -> None:
+        pass
+
+    def before_update(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
+class _Ours:
+    def __init__(self, plan: TrainPlan, root: Path) -> None:
+        self._store, self._prefix = LocalObjects(root / "store"), plan.checkpoint_prefix
+        self._saver = CheckpointSaver(self._store, plan, root / "work")
+        self._last = -1
+        self.before_update = self._saver.wait_until_copied
+
+    def start(self, state: TrainState) -> None:
+        self._saver.start(state, {})
+        self._last = state.step
+
+    def wait(self) -> None:
+        self._saver.wait_until_copied()
+        while not self._store.exists(f"{step_prefix(self._prefix, self._last)}/{MANIFEST}"):
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._saver.close(is_complete=True)
+
+
+class _TorchAsync(_Nothing):
+    """Torch's distributed checkpoint on one rank, in a thread, as its documentation has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._under_way: Future[Any] | None = None
+        rendezvous = folder.with_name("rendezvous")
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
+
+    def start(self, state: TrainState) -> None:
+        self.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        found: Any = dcp.async_save(_tensors(state), checkpoint_id=str(self._folder))  # pyright: ignore[reportPrivateImportUsage]
+        self._under_way = found
+
+    def wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
+            self._under_way = None
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20, help="of each loop; multiples of 10")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each loop")
+    parser.add_argument("--steps", type=int, default=4, help="of a turn; one checkpoint in each")
+    parser.add_argument("--part-rounds", type=int, default=7, help="of the parts")
     parser.add_argument("--seq-len", type=int, default=512, help="tokens of a row")
-    parser.add_argument("--rounds", type=int, default=5, help="of the parts")
     parser.add_argument("--work-dir", type=Path, help="on the disk to measure; default: temporary")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -90,48 +182,61 @@ def main() -> None:
         root = Path(folder)
         plan = replace(tiny_plan(root / "store")[0], model=MODEL, num_steps=10**6)
         loop = Loop(plan, seq_len=arguments.seq_len)
-        loop.step(_nothing, _nothing)
+        seconds = loop.interval(_Nothing(), 1).step_seconds[0]
         num_bytes = sum(tensor.nbytes for tensor in _tensors(loop.state).values())
-        print(f"{os.cpu_count()} processors, {torch.get_num_threads()} threads of torch")
-        print(f"{num_bytes / 1e6:.0f} MB of state, {TOKENS_A_STEP} tokens a step")
-        _measure_loops(loop, plan, root, arguments.steps)
-        _measure_parts(loop.state, plan, root, arguments.rounds)
-
-
-def _measure_loops(loop: Loop, plan: TrainPlan, root: Path, steps: int) -> None:
-    store = LocalObjects(root / "store")
-    saver = CheckpointSaver(store, plan, root / "work")
-    peer = _TorchAsync(root / "dcp")
-    contestants: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-        "no checkpoints": (_nothing, _nothing),
-        "ours": (saver.wait_until_copied, lambda: saver.start(loop.state, {})),
-        "torch DCP async_save": (_nothing, lambda: peer.start(loop.state)),
-    }
-    found: dict[str, list[list[float]]] = {name: [] for name in contestants}
-    # The first save allocates its buffers.
-    saver.start(loop.state, {})
-    saver.wait_until_copied()
-    peer.start(loop.state)
-    peer.wait()
-    for _ in range(0, steps, EVERY_STEPS):
-        for name, (before_update, after) in contestants.items():
-            rows = [loop.step(_nothing, after)]
-            rows += [loop.step(before_update, _nothing) for _ in range(EVERY_STEPS - 1)]
-            found[name] += rows
-            peer.wait()
-            _wait_until_saved(store, plan, loop.state.step - EVERY_STEPS + 1, name)
-    saver.close(is_complete=True)
-    bare = [row[0] for row in found["no checkpoints"]]
-    print(f"\n{'':24}{'step, median':>14}{'step, mean':>12}{'over bare':>11}{'stall a save':>14}")
-    for name, rows in found.items():
-        seconds = [row[0] for row in rows]
-        stall = sum(row[1] for row in rows) / (len(rows) / EVERY_STEPS)
-        over = sum(seconds) / sum(bare) - 1
         print(
-            f"{name:24}{statistics.median(seconds):13.3f}s{statistics.mean(seconds):11.3f}s"
-            f"{over:11.1%}{stall * 1e3:11.1f} ms"
+            f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} "
+            f"processors, load {os.getloadavg()[0]:.1f}; {num_bytes / 1e6:.0f} MB of state, "
+            f"{TOKENS_A_STEP} tokens a step, the first of which took {seconds:.1f} s"
         )
-    discard(store, step_prefix(plan.checkpoint_prefix, loop.state.step))
+        if arguments.part_rounds:
+            _measure_parts(loop.state, plan, root, arguments.part_rounds)
+        if arguments.rounds:
+            _measure_loops(loop, plan, root, arguments.rounds, arguments.steps)
+
+
+def _measure_loops(loop: Loop, plan: TrainPlan, root: Path, rounds: int, steps: int) -> None:
+    ours = _Ours(plan, root)
+    contestants: dict[str, Contestant] = {
+        "no checkpoints": _Nothing(),
+        "ours": ours,
+        "torch DCP async_save": _TorchAsync(root / "dcp"),
+    }
+    memory: dict[str, float] = {}
+    for name, contestant in contestants.items():
+        before = _resident_mb()
+        # The first save allocates its buffers.
+        loop.interval(contestant, 1)
+        memory[name] = _resident_mb() - before
+    found: dict[str, list[Interval]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        names = list(contestants)
+        # In another order each time: a machine becomes busier or quieter meanwhile.
+        for name in names[number % 3 :] + names[: number % 3]:
+            found[name].append(loop.interval(contestants[name], steps))
+    ours.close()
+    _print_loops(found, memory)
+
+
+def _print_loops(found: dict[str, list[Interval]], memory: dict[str, float]) -> None:
+    bare = [statistics.mean(interval.step_seconds) for interval in found["no checkpoints"]]
+    print(
+        f"\n{'':22}{'step, median':>14}{'mean':>9}{'over bare':>11}{'lowest':>8}{'highest':>9}"
+        f"{'stall a save':>14}{'highest':>9}{'memory':>10}{'left over':>11}"
+    )
+    for name, intervals in found.items():
+        seconds = [second for interval in intervals for second in interval.step_seconds]
+        means = [statistics.mean(interval.step_seconds) for interval in intervals]
+        share = len(intervals[0].step_seconds) / EVERY_STEPS
+        over = [share * (mean / other - 1) for mean, other in zip(means, bare, strict=True)]
+        rest = max(interval.rest_seconds for interval in intervals)
+        stalls = [1e3 * interval.stall_seconds for interval in intervals]
+        print(
+            f"{name:22}{statistics.median(seconds):13.3f}s{statistics.mean(seconds):8.3f}s"
+            f"{statistics.mean(over):11.1%}{min(over):8.1%}{max(over):9.1%}"
+            f"{statistics.median(stalls):11.1f} ms{max(stalls):6.0f} ms{memory[name]:7.0f} MB"
+            f"{rest:9.2f} s"
+        )
 
 
 def _measure_parts(state: TrainState, plan: TrainPlan, root: Path, rounds: int) -> None:
@@ -149,55 +254,27 @@ def _measure_parts(state: TrainState, plan: TrainPlan, root: Path, rounds: int) 
         "fresh clone": lambda: [tensor.clone() for tensor in tensors.values()],
         "verified restore": lambda: load_state(store, checkpoint, root / "parts-work"),
     }
+    trim = ctypes.CDLL(None).malloc_trim
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
         for name, part in parts.items():
+            # As in a new process: memory that was used before needs no page faults.
+            trim(0)
             started = time.perf_counter()
             result = part()
             elapsed = time.perf_counter() - started
             del result
             if number:  # the first warms up
                 seconds[name].append(elapsed)
-    print(f"\n{'':24}{'median':>10}{'best':>10}{'ratio':>8}{'lowest':>8}{'highest':>9}")
+    print(f"\n{'':22}{'median':>10}{'best':>10}{'ratio':>8}{'lowest':>8}{'highest':>9}")
     for base, name in (("raw write + fsync", "durable save"), ("fresh clone", "verified restore")):
         for row in (base, name):
             pairs = zip(seconds[row], seconds[base], strict=True)
             ratios = [mine / theirs for mine, theirs in pairs]
             print(
-                f"{row:24}{statistics.median(seconds[row]):9.3f}s{min(seconds[row]):9.3f}s"
+                f"{row:22}{statistics.median(seconds[row]):9.3f}s{min(seconds[row]):9.3f}s"
                 f"{statistics.median(ratios):8.2f}{min(ratios):8.2f}{max(ratios):9.2f}"
             )
-
-
-class _TorchAsync:
-    """Torch's distributed checkpoint on one rank, in a thread, as its documentation has it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._under_way: Future[Any] | None = None
-        if not dist.is_initialized():
-            rendezvous = folder.with_name("rendezvous")
-            dist.init_process_group(
-                "gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1
-            )
-
-    def start(self, state: TrainState) -> None:
-        self.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        found: Any = dcp.async_save(_tensors(state), checkpoint_id=str(self._folder))  # pyright: ignore[reportPrivateImportUsage]
-        self._under_way = found
-
-    def wait(self) -> None:
-        if self._under_way is not None:
-            self._under_way.result()
-            self._under_way = None
-
-
-def _wait_until_saved(store: LocalObjects, plan: TrainPlan, step: int, name: str) -> None:
-    """Do not let one contestant's writing slow the next."""
-    key = f"{step_prefix(plan.checkpoint_prefix, step)}/manifest.json"
-    while name == "ours" and not store.exists(key):
-        time.sleep(0.05)
 
 
 def _write_raw(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -214,8 +291,9 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in {**weights, **moments}.items()}
 
 
-def _nothing() -> None:
-    pass
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from training.foreign.torchvision_operators import declare_missing_operators
 from training.loop import StepResult, train
 from training.loss import StreamLoss
 from training.optim import build_optimizer
+from training.parallel.config import ParallelConfig
+from training.parallel.memory import estimate
 
 START_ID = 0
 VOCAB = 50_304
@@ -77,7 +79,9 @@ def main() -> None:
     peak = _matmul_flops_per_second(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "processor"
     print(f"{name}, torch {torch.__version__}; a bf16 matrix product: {peak / 1e12:.1f} TFLOP/s")
-    print(f"{'':34}{'tokens/s':>10}{'of matmul':>10}{'data wait':>10}{'memory':>10}")
+    print(
+        f"{'':34}{'tokens/s':>10}{'of matmul':>10}{'data wait':>10}{'memory':>10}{'estimate':>10}"
+    )
     for model in arguments.models:
         _measure(model, arguments, device, peak)
 
@@ -106,8 +110,17 @@ def _measure(name: str, arguments: argparse.Namespace, device: torch.device, pea
         wait = f"{contestant.wait_fraction:.3%}" if hasattr(contestant, "wait_fraction") else ""
         print(
             f"{title:34}{median:10,.0f}{median * flops / peak:10.1%}{wait:>10}"
-            f"{contestant.peak_bytes / 2**30:9.1f}G"
+            f"{contestant.peak_bytes / 2**30:9.1f}G{_estimated(contestant):>10}"
         )
+
+
+def _estimated(contestant: Any) -> str:
+    """What the memory estimate says of the peak beside it; "" of what is not ours."""
+    if not isinstance(contestant, _Ours):
+        return ""
+    plan = contestant.plan
+    alone = ParallelConfig(strategy="ddp", activation_checkpointing="none")
+    return f"{estimate(plan.model, plan, alone, 1, 'cuda').tensors / 2**30:9.1f}G"
 
 
 class _Ours:
@@ -120,7 +133,7 @@ class _Ours:
         arguments: argparse.Namespace,
         device: torch.device,
     ) -> None:
-        self._plan, self._steps, self._device = _plan(workload), arguments.steps, device
+        self.plan, self._steps, self._device = _plan(workload), arguments.steps, device
         decoder = Decoder(workload.model).to(device)
         self._model: nn.Module = StreamLoss(decoder, start_id=START_ID, num_streams=1)
         if arguments.compile:
@@ -134,15 +147,15 @@ class _Ours:
         """Tokens a second of one turn."""
         results: list[StepResult] = []
         _reset_memory(self._device)
-        train(self._model, self._optimizer, self._batches(), self._plan, results.append)
+        train(self._model, self._optimizer, self._batches(), self.plan, results.append)
         seconds = [result.step_seconds for result in results]
         self.wait_fraction = sum(result.wait_seconds for result in results) / sum(seconds)
         self.peak_bytes = _peak_memory(self._device)
-        return self._plan.global_batch_tokens / statistics.median(seconds)
+        return self.plan.global_batch_tokens / statistics.median(seconds)
 
     def _batches(self) -> Iterator[RankBatch]:
         streams = torch.zeros(len(self._tokens), dtype=torch.int64)
-        size = self._plan.micro_batch_size
+        size = self.plan.micro_batch_size
         for step in range(self._steps):
             yield RankBatch(
                 step=step,

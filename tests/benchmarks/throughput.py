@@ -53,7 +53,8 @@ from training.hub.directory import write_model
 from training.loss import targets_of
 from training.metrics import LOSS, read_metrics
 from training.schedule import lr_at
-from training.worker import open_streams, run_worker
+from training.streams import open_streams
+from training.worker import run_worker
 
 SETTLING_STEPS = 10
 """At the start, not timed: allocations, first touches of memory."""

@@ -322,3 +322,19 @@ def test_debug_shows_the_traceback(lineage: TinyLineage, perennial: Commands) ->
 
 def _set_home(home: str) -> None:
     os.environ["PERENNIAL_HOME"] = home
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--take-over", "all"), "'all' is not one of 'refuse', 'continue', 'new-phase'"),
+        (("--cooldown-tokens", "100"), "name its checkpoint with --branch-from"),
+        (("--branch-from", "u/step-3", "--take-over", "continue"), "either branches from"),
+    ],
+)
+def test_what_an_update_cannot_be_asked_for_ends_with_usage(
+    arguments: tuple[str, ...], sentence: str, lineage: TinyLineage, empty_home: Commands
+) -> None:
+    ended = empty_home.run("update", lineage.file, *arguments)
+    assert ended.code == 2
+    assert sentence in " ".join(ended.err.split())

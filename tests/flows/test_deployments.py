@@ -15,6 +15,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.deployments import DECIDING, WORKING, Served, deployments_of
 from flows.lineage import LineageError, load_lineage, parse_lineage
 from flows.serve import find_lineages
+from flows.update import update_model
 from tests.support.tiny_lineage import VALUES, TinyLineage
 
 OTHER = Path("/lineages/other.yaml")
@@ -66,6 +67,12 @@ def test_every_parameter_of_every_form_is_described(flow: Any) -> None:
     schema = parameter_schema(flow)
     for name, parameter in schema.properties.items():
         assert parameter.get("description"), f"{flow.name} does not say what {name} is"
+
+
+def test_the_form_of_an_update_offers_what_becomes_of_an_unfinished_one() -> None:
+    offered = parameter_schema(update_model).properties["take_over"]
+    assert offered["enum"] == ["refuse", "continue", "new-phase", "weights-only", "nothing"]
+    assert offered["default"] == "refuse"
 
 
 def test_without_a_timetable_only_people_start_updates(tmp_path: Path) -> None:

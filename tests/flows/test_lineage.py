@@ -27,12 +27,15 @@ def minimal(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_the_template_is_a_valid_lineage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_the_template_is_a_valid_lineage(small: bool, tmp_path: Path) -> None:
     file = tmp_path / "lineage.yaml"
-    file.write_text(render_template("tiny", "lineage.yaml"))
+    file.write_text(render_template("tiny", "lineage.yaml", small=small))
     lineage = load_lineage(file)
     assert lineage.name == "tiny"
-    assert lineage.recipe.seq_len == 1024
+    assert lineage.recipe.seq_len == (256 if small else 1024)
+    assert lineage.base.model is not None
+    assert lineage.base.model.hidden_size == (192 if small else 768)
 
 
 def test_relative_paths_start_at_the_files_own_folder() -> None:

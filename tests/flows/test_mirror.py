@@ -18,7 +18,7 @@ def test_a_failed_update_ends_its_run_with_the_reason_and_resumes_it(
 ) -> None:
     lineage.add("ledger")
     message = f"no way to postgresql://ann:{_CANARY}@db/x"
-    failing = fail_at("flows.update_steps.export_candidate", message)
+    failing = fail_at("flows.update_judging.export_candidate", message)
     assert perennial.run("update", lineage.file, prepare=failing).code == 1
     assert runs_of(perennial.home, "tiny") == ["FINISHED", "FAILED"]
     assert reasons_of(perennial.home, "tiny") == [
@@ -35,7 +35,7 @@ def test_an_interrupted_update_ends_its_run_as_killed(
 ) -> None:
     lineage.add("ledger")
     reached, release = tmp_path / "reached", tmp_path / "release"
-    paused = pause_at("flows.update_steps.export_candidate", reached, release)
+    paused = pause_at("flows.update_judging.export_candidate", reached, release)
     started = perennial.start("update", lineage.file, prepare=paused)
     wait_for(reached)
     started.interrupt()
@@ -49,7 +49,7 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_change_to_the_linea
     lineage: TinyLineage, perennial: Commands
 ) -> None:
     lineage.add("ledger")
-    dying = kill_at("flows.update_steps.export_candidate")
+    dying = kill_at("flows.update_judging.export_candidate")
     assert perennial.run("update", lineage.file, prepare=dying).code == -signal.SIGKILL
     assert runs_of(perennial.home, "tiny") == ["FINISHED", "RUNNING"]
     head = read_head(LocalObjects(perennial.home / "store"), Layout("tiny"))

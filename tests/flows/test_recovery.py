@@ -87,6 +87,6 @@ def test_a_run_with_parameters_that_its_flow_has_not_is_not_started_again() -> N
     assert refused is not None
     assert refused.is_failed()
     assert refused.message == (
-        "parameters must be of dry_run, lineage_file, wait_seconds, when_busy; found color, epochs "
-        "as well: start another run without them."
+        "parameters must be of branch_from, cooldown_tokens, dry_run, lineage_file, take_over, "
+        "wait_seconds, when_busy; found color, epochs as well: start another run without them."
     )

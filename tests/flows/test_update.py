@@ -166,9 +166,9 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
     for target, call in (
         ("tasks.refresh.publish_suite", 1),
         ("flows.update_steps.train_plan", 1),
-        ("training.checkpoint.saver.commit", 3),
-        ("flows.update_steps.export_candidate", 1),
-        ("flows.update_steps.score_candidate", 1),
+        ("training.checkpoint.outbox.commit", 3),
+        ("flows.update_judging.export_candidate", 1),
+        ("flows.update_judging.score_candidate", 1),
         ("tasks.publish.commit_change", 1),
         ("flows.mirror.mirror", 1),
         ("storage.registry._point_alias", 1),
@@ -194,14 +194,15 @@ def test_status_tells_how_far_an_interrupted_update_came(
 ) -> None:
     assert perennial.run("status", lineage.file, "--json").json["unfinished"] is None
     lineage.add("ledger")
-    killed = kill_at("training.checkpoint.saver.commit", 3)
+    killed = kill_at("training.checkpoint.outbox.commit", 3)
     assert perennial.run("update", lineage.file, prepare=killed).code == -9
     found = perennial.run("status", lineage.file, "--json").json["unfinished"]
     newest_step = f"{LAYOUT.checkpoints(found['update'])}/step-40"
     assert (found["step"], found["steps"], found["checkpoint"]) == (40, 60, newest_step)
     told = perennial.run("status", lineage.file)
     assert told.out.startswith("servers: none; start them with 'perennial up'\n")
-    line = f"unfinished  {found['update']}, step 40 of 60, newest checkpoint {newest_step};"
+    done = "20,480 of 30,720 tokens (67%)"
+    line = f"unfinished  {found['update']}, {done}, newest checkpoint {newest_step};"
     assert line in told.out
 
 
@@ -213,7 +214,7 @@ def test_ctrl_c_ends_an_update_and_the_next_one_goes_on(
     running = perennial.start(
         "update",
         lineage.file,
-        prepare=pause_at("flows.update_steps.score_candidate", reached, tmp_path / "never"),
+        prepare=pause_at("flows.update_judging.score_candidate", reached, tmp_path / "never"),
     )
     wait_for(reached)
     running.interrupt()

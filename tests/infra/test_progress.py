@@ -3,7 +3,7 @@ import logging
 import pytest
 
 import infra.progress
-from infra.progress import Progress, follow
+from infra.progress import Progress, duration, follow, progress_line
 
 
 def test_lines_tell_share_rate_and_time_left(
@@ -20,7 +20,7 @@ def test_lines_tell_share_rate_and_time_left(
         bar.update(200, "loss 5.0")
         bar.update(300)
     assert caplog.messages == [
-        "train: 200 of 300 tokens (67%), loss 5.0, 5 tokens/s, 0:20 left",
+        "train: 200 of 300 tokens (67%), 5 tokens/s, loss 5.0, 0:20 left",
         "train: 300 of 300 tokens (100%), 5 tokens/s, 0:00 left",
     ]
 
@@ -57,3 +57,44 @@ def test_what_takes_less_than_a_second_shows_no_progress(
         bar.update(2)
     assert caplog.messages == []
     assert capsys.readouterr().err == ""
+
+
+def test_the_rate_is_that_of_the_last_twenty_seconds_and_not_of_all_time(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 3600.0, 3610.0, 3620.0])
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(logging.getLogger("infra"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="infra.progress"):
+        bar = Progress("check", 1000, "tokens")
+        bar.update(0)
+        for done in (36, 136, 236):
+            bar.update(done)
+    assert caplog.messages[-1] == "check: 236 of 1,000 tokens (24%), 10 tokens/s, 1:16 left"
+
+
+def test_what_begins_again_from_an_earlier_place_has_no_negative_rate(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 0.0, 20.0, 40.0])
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(logging.getLogger("infra"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="infra.progress"):
+        bar = Progress("check", 100, "tokens")
+        bar.update(50)
+        bar.update(20)
+        bar.update(40)
+    assert caplog.messages == [
+        "check: 20 of 100 tokens (20%)",
+        "check: 40 of 100 tokens (40%), 1 tokens/s, 1:00 left",
+    ]
+
+
+def test_tokens_are_told_in_the_unit_of_their_total_and_long_times_in_hours() -> None:
+    assert (
+        progress_line(12_345_678, 50_000_000, "tokens", rate=4310, note="MFU 31%, loss 3.214")
+        == "12.3M of 50.0M tokens (25%), 4,310 tokens/s, MFU 31%, loss 3.214, 2:25 h left"
+    )
+    assert progress_line(300_000, 2 * 10**9, "tokens", rate=0) == "0.0B of 2.0B tokens (0%)"
+    assert duration(3599.9) == "59:59"
+    assert duration(7_800) == "2:10 h"

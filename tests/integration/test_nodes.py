@@ -23,6 +23,7 @@ from tests.training.tiny_run import LAYOUT, plan_in, tensors_of, tiny_plan
 from training.checkpoint.index import committed_steps, step_prefix
 from training.config import TrainPlan
 from training.metrics import CHECKSUM, LOSS, MEASURED, STEP, TIME, read_metrics
+from training.parallel.config import ParallelConfig
 
 pytestmark = pytest.mark.integration
 
@@ -134,11 +135,13 @@ def for_three(plan: TrainPlan) -> TrainPlan:
     return replace(plan, global_batch_samples=6)
 
 
-def undisturbed(folder: Path, num_workers: int, plan: TrainPlan) -> Run:
+def undisturbed(
+    folder: Path, num_workers: int, plan: TrainPlan, parallel: ParallelConfig | None = None
+) -> Run:
     """The same training on ranks of this machine, without Ray, S3 or loss."""
     local, uri = tiny_plan(folder / "store", num_steps=plan.num_steps, update=plan.update)
     assert replace(plan, precision="fp32", global_batch_samples=8) == local
-    run_ranks(plan, uri, folder / "work", world_size=num_workers)
+    run_ranks(plan, uri, folder / "work", world_size=num_workers, parallel=parallel)
     ended = subprocess.Popen(["true"])
     ended.wait()
     return Run(NodeCluster(folder), plan, open_store(uri), folder / "log", ended)
@@ -185,6 +188,23 @@ def test_a_machine_that_was_cut_off_and_comes_back_does_no_harm(
         assert time.monotonic() < deadline, cluster.ray_processes(lost)
         time.sleep(0.1)
     cluster.kill(lost)
+    assert tensors_of(store, run.final) == tensors_of(whole.store, run.final)
+    assert without_clock(run.rows) == without_clock(whole.rows)
+
+
+def test_a_model_in_shards_on_three_machines_survives_the_loss_of_one(
+    cluster: NodeCluster, s3_root: str, tmp_path: Path
+) -> None:
+    store = open_store(s3_root)
+    plan = for_three(plan_in(store, num_steps=NUM_STEPS))
+    sharded = ParallelConfig(strategy="fsdp", activation_checkpointing="full")
+    run = start(cluster, plan, store, num_workers=3, parallel=sharded)
+    cluster.kill(run.loses_a_machine())
+    cluster.add_nodes(1)
+    text = run.wait()
+    assert run.process.returncode == 0, text
+    assert "1 of at most 3 times" in text
+    whole = undisturbed(tmp_path, 3, plan, sharded)
     assert tensors_of(store, run.final) == tensors_of(whole.store, run.final)
     assert without_clock(run.rows) == without_clock(whole.rows)
 

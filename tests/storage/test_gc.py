@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from storage.gc import delete_garbage, find_garbage, find_spare_checkpoints
 from storage.head import Head, commit_change, read_head, read_head_number
 from storage.lease import Lease
 from storage.local_objects import LocalObjects
+from storage.manifest import publish
 from storage.snapshots import mint
+from storage.taken_over import TakenOverMark
 from storage.transitions import rollback, with_snapshot, with_verdict
 from tests.storage.building import (
     LAYOUT,
@@ -187,3 +190,37 @@ def test_nothing_is_garbage_while_the_state_cannot_be_read(store: LocalObjects) 
     store.put(LAYOUT.head(2), b"{}")
     with pytest.raises(CorruptError, match=r"heads/2\.json was altered"):
         find_garbage(store, LAYOUT, grace_seconds=0, now=LATER)
+
+
+def test_what_an_unfinished_update_goes_on_from_is_kept_until_another_is_begun(
+    store: LocalObjects,
+) -> None:
+    build(store)
+    before = garbage(store)
+    for update in ("feedbeef1234", "deadbeef1234"):
+        write_update(store, update, f"4-{update[:8]}")
+    publish(store, LAYOUT.taken_over("deadbeef1234"), TakenOverMark(update="feedbeef1234"))
+    with Lease.acquire(store, LAYOUT, "me") as lease:
+        lease.set_note("deadbeef1234")
+    assert garbage(store) == before
+    with Lease.acquire(store, LAYOUT, "me") as lease:
+        lease.set_note("another")
+    assert any("feedbeef1234" in key for key in garbage(store))
+
+
+def test_a_trunk_of_an_update_that_was_not_judged_is_kept_with_its_plan(
+    store: LocalObjects,
+) -> None:
+    build(store)
+    write_update(store, "feedbeef1234", "4-feedbeef")
+    trunk = f"{LAYOUT.checkpoints('feedbeef1234')}/step-9"
+
+    def branch(head: Head | None) -> Head:
+        assert head is not None
+        record = version_record(5, "PASS", snapshots=[], parent=head.champion)
+        return with_verdict(head, replace(record, trunk=trunk), replay="replay-1", by="me")
+
+    commit_change(store, LAYOUT, branch)
+    left = [key for key in garbage(store) if "feedbeef1234" in key]
+    assert not any(key.startswith(trunk) or key.endswith("plan.json") for key in left)
+    assert f"{LAYOUT.checkpoints('feedbeef1234')}/step-3/manifest.json" in left

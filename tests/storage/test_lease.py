@@ -40,7 +40,7 @@ def test_a_lease_is_held_by_one_and_its_token_rises(store: LocalObjects) -> None
     for token in (1, 2, 3):
         with Lease.acquire(store, LAYOUT, "me@here", note="u1") as lease:
             assert lease.token == token
-            assert lease.previous_note == ""
+            assert lease.unfinished == ""
             lease.check()
             with pytest.raises(LeaseHeldError, match=r"updated by me@here .* on u1 since 20"):
                 Lease.acquire(store, LAYOUT, "you@there")
@@ -70,9 +70,23 @@ def test_a_dead_process_of_this_host_loses_its_lease_at_once(store: LocalObjects
     assert run_killed(die).killed
     with Lease.acquire(store, LAYOUT, "heir") as lease:
         assert lease.token == 2
-        assert lease.previous_note == "update-7"
+        assert lease.unfinished == "update-7"
+
+
+def test_what_is_unfinished_passes_from_holder_to_holder_until_one_finishes_it(
+    store: LocalObjects,
+) -> None:
+    with Lease.acquire(store, LAYOUT, "first") as lease:
+        lease.set_note("update-7")
+    for name in ("reader", "heir"):
+        with Lease.acquire(store, LAYOUT, name) as lease:
+            assert (lease.unfinished, lease.note) == ("update-7", "")
+    with Lease.acquire(store, LAYOUT, "heir") as lease:
+        lease.set_note("update-8")
+        lease.finish()
+        assert stored(store).note == ""
     with Lease.acquire(store, LAYOUT, "next") as lease:
-        assert lease.previous_note == ""
+        assert lease.unfinished == ""
 
 
 def test_a_reused_pid_is_not_the_holder(store: LocalObjects) -> None:
@@ -99,7 +113,8 @@ def test_a_holder_elsewhere_is_trusted_until_its_lease_expires(
         Lease.acquire(store, LAYOUT, "me")
     store.put(LAYOUT.lease, readable_json(replace(elsewhere, expires_at=1.0, note="u9")))
     with Lease.acquire(store, LAYOUT, "me") as lease:
-        assert lease.previous_note == "u9"
+        # Of a holder whose version had no other word for it.
+        assert lease.unfinished == "u9"
         assert lease.token == elsewhere.token + 1
 
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from storage.head import Head
 from storage.local_objects import LocalObjects
+from storage.manifest import canonical_json, publish
 from storage.transitions import with_verdict
 from tasks.mix import ReplayConfig
 from tasks.plan import (
@@ -15,7 +17,6 @@ from tasks.plan import (
     load_plan,
     make_plan,
     save_plan,
-    unfinished_plan,
 )
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe, ScheduleConfig
@@ -98,23 +99,20 @@ def test_what_was_judged_is_not_planned_again(store: LocalObjects) -> None:
     assert f"version {plan.version} is FAIL (refused)" in answer.reason
 
 
-def test_an_unfinished_update_is_found_and_a_stale_one_is_not(store: LocalObjects) -> None:
-    plan = planned(store)
-    assert unfinished_plan(store, LAYOUT, newest(store), REQUEST, plan.id) is None
-    save_plan(store, LAYOUT, plan)
-    assert load_plan(store, LAYOUT, plan.id) == plan
-    assert unfinished_plan(store, LAYOUT, newest(store), REQUEST, plan.id) == plan
-    moved = replace(newest(store), champion="9-ffffffff")
-    assert unfinished_plan(store, LAYOUT, moved, REQUEST, plan.id) is None
-
-
-def test_an_unfinished_update_is_dropped_when_the_recipe_was_edited_meanwhile(
+def test_a_plan_that_an_earlier_version_saved_with_fewer_fields_goes_on(
     store: LocalObjects,
 ) -> None:
     plan = planned(store)
-    save_plan(store, LAYOUT, plan)
-    edited = replace(REQUEST, recipe=replace(RECIPE, seed=5))
-    assert unfinished_plan(store, LAYOUT, newest(store), edited, plan.id) is None
+    fields = json.loads(canonical_json(plan))
+    for name in ("budget", "judged_on"):
+        del fields[name]
+    del fields["train"]["taken_over"]
+    del fields["train"]["mixture"]["first_slot"]
+    publish(store, LAYOUT.plan(plan.id), fields)
+    found = planned(store)
+    assert found == replace(plan, budget=None)
+    save_plan(store, LAYOUT, found)
+    assert load_plan(store, LAYOUT, plan.id) == found
 
 
 def test_a_plan_that_was_saved_is_found_again_whatever_the_cadence_of_checkpoints(

@@ -28,7 +28,8 @@ from tests.support.lineages import (
     report_of,
     start_lineage,
 )
-from training.checkpoint.state import TrainState, load_weights, save
+from training.checkpoint.restore import load_weights
+from training.checkpoint.state import TrainState, save
 from training.config import Mixture, OptimizerConfig, Schedule, TrainPlan
 from training.decoder.model import Decoder
 from training.hub.directory import load_decoder

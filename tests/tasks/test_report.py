@@ -17,6 +17,7 @@ from tasks.report import ReportInput, render
 from tasks.scores import ForgettingMatrix, MatrixRow
 from tasks.verdict import EarlierScores, VerdictReport
 from training.config import Mixture, ModelConfig, Recipe, Schedule, Stream, TrainPlan
+from training.goodput import Goodput
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.com/x>"
 
@@ -422,3 +423,26 @@ def test_what_to_know_of_the_data_is_on_the_page_and_only_then() -> None:
     text = Page(render(replace(page, warnings=(warning,)))).text
     assert warning in text
     assert "To know of the data" not in Page(render(page)).text
+
+
+def test_where_the_time_of_the_training_went_is_on_the_page_when_that_was_kept() -> None:
+    page = example(VERDICTS["PASS"])
+    assert '<h2 id="time">' not in render(page)
+    account = Goodput(
+        productive_seconds=930.5,
+        start_seconds=20.0,
+        data_seconds=0.0,
+        save_seconds=9.5,
+        restore_seconds=0.0,
+        lost_seconds=40.0,
+    )
+    shown = Page(render(replace(page, goodput=account))).text
+    assert "Where the 1,000 seconds of the training went: 93.0%" in " ".join(shown.split())
+    for name, seconds in account.by_bucket().items():
+        assert f"{name}{seconds:,.1f} s" in "".join(shown.split("\n"))
+
+
+def test_the_learning_rate_is_drawn_as_planned_beside_what_was_taken() -> None:
+    text = render(example(VERDICTS["PASS"]))
+    chart = text[text.index("<figcaption>Learning rate") :]
+    assert chart[: chart.index("</figure>")].count("<polyline") == 2

@@ -17,7 +17,7 @@ from storage.errors import CorruptError
 from storage.objects import open_store
 from tests.training.tiny_run import LAYOUT, tensors_of, tiny_plan
 from training.checkpoint.index import committed_steps
-from training.cluster.run import repeat
+from training.cluster.failures import repeat
 from training.config import TrainPlan
 from training.errors import (
     PlanMismatchError,
@@ -110,7 +110,7 @@ def test_an_error_that_must_come_again_ends_the_run_at_once_as_it_is(error: Exce
 
 def test_dead_workers_are_replaced_as_often_as_allowed(caplog: pytest.LogCaptureFixture) -> None:
     dead = OSError("the actor died unexpectedly\nbecause of a long story")
-    with caplog.at_level(logging.WARNING, "training.cluster.run"):
+    with caplog.at_level(logging.WARNING, "training.cluster.failures"):
         repeat(Attempts({0: LOST, 1: dead}, {}, {0: LOST}), "u1", 3)
     reasons = [
         record.getMessage().removesuffix(NEXT).split(": ", 1)[1] for record in caplog.records

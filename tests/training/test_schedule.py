@@ -1,13 +1,15 @@
 """Learning-rate schedules: hand-computed points, continuity, monotony."""
 
 import math
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import Schedule, ScheduleConfig
-from training.schedule import lr_at, resolve
+from training.schedule import cool_down, lr_at, resolve
 
 KINDS = ("cosine", "constant", "wsd", "infinite")
 TOTAL = 1_000
@@ -115,3 +117,35 @@ def test_phases_that_do_not_fit_are_refused() -> None:
 def test_an_exponential_decay_to_zero_is_refused() -> None:
     with pytest.raises(ValueError, match=r"eta_min_ratio must be above 0"):
         schedule("infinite", eta_min_ratio=0.0)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "constant", "wsd", "infinite"])
+def test_a_cool_down_falls_from_the_rate_at_its_branch_to_the_least(kind: Any) -> None:
+    schedule = resolve(ScheduleConfig(kind=kind, eta_max=0.01), total_tokens=1000)
+    decay = cool_down(schedule, branch_tokens=400, decay_tokens=200, eta_min=0.001)
+    rates = [lr_at(tokens, decay) for tokens in range(400, 601)]
+    assert rates[0] == pytest.approx(lr_at(400, schedule))
+    assert rates[-1] == 0.001
+    assert all(later < earlier for earlier, later in pairwise(rates))
+    assert lr_at(700, decay) == 0.001
+
+
+def test_a_cool_down_has_the_form_of_its_schedules_decay() -> None:
+    schedules = {
+        kind: resolve(ScheduleConfig(kind=kind, eta_max=0.01), total_tokens=1000)
+        for kind in ("constant", "wsd", "infinite")
+    }
+    quarter = {
+        kind: lr_at(450, cool_down(found, branch_tokens=400, decay_tokens=200, eta_min=0.001))
+        for kind, found in schedules.items()
+    }
+    assert quarter["wsd"] == pytest.approx(0.001 + 0.009 * (1 - math.sqrt(0.25)))
+    rate = lr_at(400, schedules["infinite"])
+    assert quarter["infinite"] == pytest.approx(rate * (0.001 / rate) ** 0.25)
+    assert quarter["constant"] == pytest.approx(0.001 + 0.009 * (1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_what_has_cooled_down_already_is_not_branched() -> None:
+    schedule = resolve(ScheduleConfig(kind="wsd", eta_max=0.01), total_tokens=1000)
+    with pytest.raises(ValueError, match=r"after 1,000 tokens is 0\.001 and .* must begin above"):
+        cool_down(schedule, branch_tokens=1000, decay_tokens=200, eta_min=0.001)

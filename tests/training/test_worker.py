@@ -5,8 +5,10 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -17,6 +19,7 @@ from storage.local_objects import LocalObjects
 from storage.objects import ObjectStore, open_store
 from tests.support.killing_store import KillingObjects, run_killed
 from tests.support.waiting import wait_for
+from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, MODEL, tensors_of, tiny_plan
 from training.checkpoint.index import committed_steps, latest, read_manifest, step_prefix
 from training.config import ScheduleConfig, TrainPlan
@@ -31,7 +34,8 @@ from training.loss import StreamLoss
 from training.metrics import CHECKSUM, LOSS, LR, MEASURED, STEP, read_metrics
 from training.optim import moments_of
 from training.schedule import resolve
-from training.worker import open_streams, run_worker
+from training.streams import open_streams
+from training.worker import run_worker
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +150,32 @@ def test_every_worker_count_takes_the_same_samples_in_every_step(tmp_path: Path)
             streams, samples = order.step(row[STEP] - 1)
             assert read == list(zip(streams.tolist(), samples.tolist(), strict=True))
             assert [len(part.samples) for part in parts] == [8 // world_size] * world_size
+
+
+def losses(root: Path, *, world_size: int = 1, **changes: Any) -> np.ndarray:
+    """Nats per token of fifty steps."""
+    plan, uri = tiny_plan(root, num_steps=50)
+    plan = replace(plan, **changes)
+    if world_size == 1:
+        run_here(plan, uri, root / "work")
+    else:
+        run_ranks(plan, uri, root / "work", world_size=world_size)
+    return np.array([row[LOSS] for row in read_metrics(open_store(uri), LAYOUT.metrics("u1"))])
+
+
+def test_another_number_of_workers_changes_losses_by_no_more_than_rounding(tmp_path: Path) -> None:
+    one = losses(tmp_path / "one")
+    four = losses(tmp_path / "four", world_size=4)
+    assert np.abs(four - one).max() < 1e-5
+    # Two straight runs that differ in nothing but how a batch is cut tell what rounding does.
+    straight = [
+        losses(tmp_path / f"micro-{size}", precision="bf16", micro_batch_size=size)
+        for size in (1, 8)
+    ]
+    spread = np.abs(straight[0] - straight[1]).max()
+    two = losses(tmp_path / "two", precision="bf16", world_size=2)
+    assert min(np.abs(two - run).max() for run in straight) <= spread
+    assert spread < 2e-3
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_by_name(

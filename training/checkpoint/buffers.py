@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.decoder.sharding import is_in_pieces, whole_of
+
 
 class HostBuffers:
     """Memory of the host for one state, allocated once; pinned when the state is on a GPU."""
@@ -19,10 +21,17 @@ class HostBuffers:
     def prepare(self, parts: Mapping[str, Mapping[str, Tensor]]) -> Callable[[], None]:
         """A function that copies ``parts`` in; it may run in another thread.
 
-        What the current stream of a GPU has been asked to do before is waited for.
+        What the current stream of a GPU has been asked to do before is waited for. Tensors that the
+        ranks share are gathered and copied now, one after the other, as exchanges of two threads
+        could cross: the other ranks call ``whole_of`` for each as well.
         """
         device = next((t.device for part in parts.values() for t in part.values()), None)
         is_cuda = device is not None and device.type == "cuda"
+        if any(is_in_pieces(tensor) for part in parts.values() for tensor in part.values()):
+            self._fill(parts)
+            if is_cuda:
+                torch.cuda.current_stream(device).synchronize()
+            return lambda: None
         if is_cuda and self._stream is None:
             self._stream = torch.cuda.Stream(device)
         if self._stream is not None:
@@ -48,7 +57,7 @@ class HostBuffers:
 
 def _copied(kept: Tensor | None, source: Tensor) -> Tensor:
     """``source`` in ``kept``, or in new memory when that does not fit."""
-    source = source.detach()
+    source = whole_of(source.detach())
     if kept is None or (kept.shape, kept.dtype) != (source.shape, source.dtype):
         kept = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
     if source.device.type == "cpu" and source.is_contiguous():

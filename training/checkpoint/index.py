@@ -10,6 +10,7 @@ other's bytes, and the first manifest wins.
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import FORBID_UNKNOWN, Bounds
@@ -22,13 +23,15 @@ from training.config import TrainPlan
 from training.errors import PlanMismatchError
 from training.guard.rewind import kept_for_rewind
 from training.identity import identity_fields
+from training.plan_difference import differences, told
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Of what is written now. 1, without a number, had one hash a tensor file and no pieces."""
+FORMAT = 3
+"""Of what is written now. 1, without a number, had one hash a tensor file and no pieces; 2 had no
+CRC-32 of them."""
 MANIFEST = "manifest.json"
-_PROGRESS = "state.json"
+PROGRESS = "state.json"
 _FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")
 """What may differ between the lives of a run, because the weights do not depend on it."""
 
@@ -48,12 +51,17 @@ class CheckpointConfig:
     upload_bytes_per_second: Annotated[float | None, Bounds(gt=0, unit="bytes a second")] = None
     """Bound of the network that a checkpoint takes; as fast as it goes when not set."""
     store_wait_seconds: Annotated[float, Bounds(ge=0, unit="seconds")] = 600.0
-    """How long a finished run waits for a store that is away, before it fails."""
+    """How long a run waits for a store that is away, before it fails: when it starts, when it needs
+    data that this machine does not have, and at its end, for its last checkpoint."""
 
     def is_permanent(self, step: int) -> bool:
         """Whether the checkpoint of ``step`` is kept whatever comes later."""
         every = self.permanent_every_steps
         return every is not None and step % every == 0
+
+    def is_needed(self, step: int, plan: TrainPlan) -> bool:
+        """Whether no later checkpoint makes up for that of ``step``."""
+        return step in plan.needed_steps or self.is_permanent(step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +105,12 @@ class Progress:
 def step_prefix(prefix: str, step: int) -> str:
     """Where the checkpoint of ``step`` lies."""
     return f"{prefix}/step-{step}"
+
+
+def local_steps(run: Path) -> list[tuple[int, Path]]:
+    """Steps with a folder in a run's local one, whole or not, ascending, and the folder of each."""
+    found = ((path.name.removeprefix("step-"), path) for path in run.glob("step-*"))
+    return sorted((int(step), path) for step, path in found if step.isdigit())
 
 
 def committed_steps(store: ObjectStore, prefix: str) -> list[int]:
@@ -186,11 +200,12 @@ def discard_old(
 ) -> None:
     """Discard the checkpoints that are not kept; safe to retry.
 
-    Kept are the newest, the trunk, the last, those that a rewind may need, and the permanent ones.
+    Kept are the newest, the trunk, the last, those that the release averages or a rewind may need,
+    and the permanent ones.
     """
     config = config or CheckpointConfig()
     steps = committed_steps(store, plan.checkpoint_prefix)
-    kept = {plan.trunk_step, plan.num_steps, *steps[: config.keep_newest]}
+    kept = {*plan.needed_steps, *steps[: config.keep_newest]}
     kept |= kept_for_rewind(steps, plan)
     for step in steps:
         if step not in kept and not config.is_permanent(step):
@@ -218,25 +233,11 @@ def check_same_plan(progress: Progress, plan: TrainPlan, checkpoint: str) -> Non
     """Refuse to continue a run under another plan.
 
     Raises:
-        PlanMismatchError: Names the first field that differs.
+        PlanMismatchError: Names the fields that differ, with both values.
     """
-    difference = _difference(progress.plan, plan_as_json(plan), "")
-    if difference:
+    changes = differences(progress.plan, plan_as_json(plan))
+    if changes:
         raise PlanMismatchError(
-            f"{checkpoint} belongs to another plan: {difference}; continue it with its own plan, "
-            "or start an update of another name"
+            f"{checkpoint} belongs to another plan: {told(changes)}; continue it with its own "
+            "plan, or start an update of another name"
         )
-
-
-def _difference(stored: Any, wanted: Any, path: str) -> str:
-    """Where two JSON values differ first, in words; empty when they are equal."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        for name in sorted(stored.keys() | wanted.keys()):
-            found = _difference(stored.get(name), wanted.get(name), f"{path}.{name}".strip("."))
-            if found:
-                return found
-        return ""
-    if isinstance(stored, list) and isinstance(wanted, list) and len(stored) == len(wanted):
-        pairs = enumerate(zip(stored, wanted, strict=True))
-        return next((d for i, (a, b) in pairs if (d := _difference(a, b, f"{path}[{i}]"))), "")
-    return "" if stored == wanted else f"{path} was {stored!r}, now {wanted!r}"

@@ -1,8 +1,9 @@
-"""Saving and loading the whole training state, exactly, and never through pickle.
+"""The whole training state, and how it is saved: exactly, and never through pickle.
 
 A save has two halves. ``write_local`` makes a whole checkpoint in a local folder, durable, its
 manifest last; ``commit`` brings such a folder into the store, where the manifest comes last again.
 ``training.checkpoint.saver`` does both behind the training; ``save`` does them at once.
+``training.checkpoint.restore`` reads them back.
 """
 
 import logging
@@ -16,37 +17,25 @@ from torch import Tensor, nn
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
 from storage.layout import KEEP_MARK
-from storage.manifest import (
-    digest_bytes,
-    load,
-    publish,
-    read_verified,
-    readable_json,
-    unseal,
-)
+from storage.manifest import publish
 from storage.objects import ObjectStore
 from training.checkpoint.index import (
     FORMAT,
     MANIFEST,
-    CheckpointManifest,
     Progress,
     check_bytes,
     discard,
     plan_as_json,
-    read_manifest,
     remove_leftovers,
     step_prefix,
 )
-from training.checkpoint.pieces import TensorFile
+from training.checkpoint.local import read_local, write_local
 from training.checkpoint.run_life import Life, require_newest
-from training.checkpoint.tensors import read_tensors, write_tensors
 from training.config import TrainPlan
 from training.guard.skips import Skips
-from training.optim import moments_of, restore_moments
+from training.optim import moments_of
 
 logger = logging.getLogger(__name__)
-
-_PROGRESS = "state.json"
 
 
 @dataclass(slots=True)
@@ -59,15 +48,6 @@ class TrainState:
     """Global batches passed."""
     skips: Skips = field(default_factory=Skips)
     """Of the update so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedState:
-    """A checkpoint in memory of its own, every byte verified."""
-
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    progress: Progress
 
 
 def save(
@@ -97,34 +77,6 @@ def progress_of(plan: TrainPlan, state: TrainState, tokens_seen: dict[str, int])
         format=FORMAT,
         skips=state.skips.numbers_before(state.step),
     )
-
-
-def write_local(
-    folder: Path, progress: Progress, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]
-) -> CheckpointManifest:
-    """Make a checkpoint in a local folder, durable on return; replaces what lies there.
-
-    Raises:
-        OSError: The disk is full, or failed; the folder is removed.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        manifest = CheckpointManifest(
-            step=progress.step,
-            weights=_write_named(folder / "model.safetensors", weights),
-            moments=_write_named(folder / "optimizer.safetensors", moments),
-            progress=digest_bytes(readable_json(progress), _PROGRESS),
-            format=FORMAT,
-        )
-        (folder / _PROGRESS).write_bytes(readable_json(progress))
-        # Renamed into place: a manifest that is there is whole.
-        (folder / ".manifest").write_bytes(readable_json(manifest))
-        (folder / ".manifest").replace(folder / MANIFEST)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return manifest
 
 
 def commit(
@@ -173,51 +125,6 @@ def commit(
     except AlreadyExistsError:
         logger.info("%s was saved by another life of the run meanwhile and is kept", checkpoint)
     remove_leftovers(store, checkpoint)
-
-
-def read_local(folder: Path) -> CheckpointManifest:
-    """The manifest of a local checkpoint. Raises NotFoundError, CorruptError."""
-    try:
-        body = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no whole checkpoint in {folder}") from error
-    return unseal(body, str(folder / MANIFEST), CheckpointManifest)
-
-
-def load_state(
-    store: ObjectStore, checkpoint: str, work_dir: Path, *, with_moments: bool = True
-) -> LoadedState:
-    """A checkpoint's whole state, every byte verified against the store's manifest.
-
-    Raises:
-        NotFoundError: It was never committed.
-        CorruptError: Names the object, and the tensor, that is missing, short or altered.
-    """
-    manifest = read_manifest(store, checkpoint)
-    read_verified(store, checkpoint, manifest.progress)
-    progress = load(store, f"{checkpoint}/{_PROGRESS}", Progress)
-    weights = _load(store, checkpoint, manifest.weights, work_dir)
-    moments = _load(store, checkpoint, manifest.moments, work_dir) if with_moments else {}
-    return LoadedState(weights, moments, progress)
-
-
-def start_from(
-    store: ObjectStore, checkpoint: str, plan: TrainPlan, state: TrainState, work_dir: Path
-) -> None:
-    """Begin ``plan`` with the weights, and if it says so the moments, of another run's checkpoint.
-
-    Raises:
-        CorruptError: Names the object, and the tensor, that is missing, short or altered.
-    """
-    keeps_moments = plan.optimizer.moments == "keep"
-    loaded = load_state(store, checkpoint, work_dir, with_moments=keeps_moments)
-    restore_weights(state.model, loaded.weights, checkpoint)
-    restore_moments(state.model, state.optimizer, loaded.moments)
-
-
-def load_weights(store: ObjectStore, checkpoint: str, work_dir: Path) -> dict[str, Tensor]:
-    """A checkpoint's weights by parameter name, verified. Raises NotFoundError, CorruptError."""
-    return _load(store, checkpoint, read_manifest(store, checkpoint).weights, work_dir)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -272,38 +179,6 @@ def _is_saved(store: ObjectStore, checkpoint: str) -> bool:
         discard(store, checkpoint)
         return False
     return True
-
-
-def _load(
-    store: ObjectStore, checkpoint: str, file: TensorFile, work_dir: Path
-) -> dict[str, Tensor]:
-    """A file's tensors: of the store's own file, else of a local copy, which is made if need be."""
-    key = f"{checkpoint}/{file.name}"
-    here = store.local_path(key)
-    if here is not None:
-        return read_tensors(here, file, key)
-    copy = work_dir / checkpoint / file.name
-    try:
-        return read_tensors(copy, file, key)
-    except FileNotFoundError:
-        pass
-    except CorruptError as error:
-        logger.warning("the local copy of a checkpoint is fetched again: %s", error)
-        copy.unlink()
-    try:
-        store.get_file(key, copy)
-    except NotFoundError as error:
-        raise CorruptError(
-            f"{key} is missing, its manifest promises {file.size} bytes; restore it from a copy"
-        ) from error
-    return read_tensors(copy, file, key)
-
-
-def _write_named(path: Path, tensors: Mapping[str, Tensor]) -> TensorFile:
-    """Write a file and name it after its content."""
-    file = write_tensors(path, tensors)
-    path.replace(path.with_name(file.name))
-    return file
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

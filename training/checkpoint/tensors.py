@@ -1,16 +1,17 @@
-"""Tensors to and from a local file, every byte hashed on its way.
+"""Tensors to and from a local file, every byte checked on its way.
 
 Plain safetensors in both directions. The library's own reader maps the file, which would verify one
 reading and train on another; its writer neither flushes nor hashes.
 """
 
+import contextlib
 import hashlib
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from storage.errors import CorruptError
 from storage.manifest import digest_file
 from training.checkpoint.pieces import (
     PIECE_BYTES,
+    Crc32,
+    Digest,
+    Piece,
     Slot,
     TensorFile,
     check_piece,
@@ -26,6 +30,7 @@ from training.checkpoint.pieces import (
     in_threads,
     num_hash_threads,
     open_header,
+    quick_digest,
     root_of,
     write_header,
 )
@@ -47,8 +52,12 @@ _DTYPES = {
     torch.uint64: "U64",
     torch.float64: "F64",
 }
-_TORCH_DTYPES = {name: dtype for dtype, name in _DTYPES.items()}
+TORCH_DTYPES = {name: dtype for dtype, name in _DTYPES.items()}
 _HUGE_PAGE_BYTES = 2 << 20
+_ALIGNMENT = 64
+"""As torch allocates: a sum must not depend on whether its numbers were restored."""
+_CHUNK_BYTES = 256 << 10
+"""Stays in a core's cache between being read and being summed up."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> TensorFile:
@@ -69,15 +78,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> TensorFile:
     try:
         # No more threads than the writing leaves free, as this one mostly waits for the disk.
         with ThreadPoolExecutor(num_hash_threads(), "hash") as pool:
-            digests = pool.map(lambda part: hashlib.sha256(part).hexdigest(), parts)
+            digests = pool.map(_digests_of, parts)
             _write_durably(path, parts)
-            pieces = tuple(digests)
+            pieces, crc32 = zip(*digests, strict=True)
     except OSError:
         path.unlink(missing_ok=True)
         raise
     root = root_of(pieces)
     name = f"{path.stem}-{root[:16]}{path.suffix}"
-    return TensorFile(name, sum(len(part) for part in parts), root, pieces, PIECE_BYTES)
+    return TensorFile(name, sum(map(len, parts)), root, pieces, PIECE_BYTES, crc32)
 
 
 def read_tensors(path: Path, file: TensorFile, key: str) -> dict[str, Tensor]:
@@ -91,6 +100,28 @@ def read_tensors(path: Path, file: TensorFile, key: str) -> dict[str, Tensor]:
     Raises:
         CorruptError: It is short or altered; names the tensor.
     """
+    with _opened(path, file, key) as opened:
+        tensors = _empty(opened.slots)
+        opened.read_into(tensors)
+    return tensors
+
+
+def read_each(path: Path, file: TensorFile, key: str) -> Generator[tuple[str, Tensor]]:
+    """``read_tensors`` one after the other; memory has as many as the caller keeps, and one.
+
+    Raises:
+        CorruptError: The file is short, or the tensor whose turn it is was altered.
+    """
+    with _opened(path, file, key) as opened:
+        for slot in opened.slots:
+            tensors = _empty([slot])
+            opened.read_into(tensors)
+            yield slot.name, tensors[slot.name]
+
+
+@contextlib.contextmanager
+def _opened(path: Path, file: TensorFile, key: str) -> Generator["_OpenFile"]:
+    """A file of the right size, its header verified. Raises CorruptError."""
     check_root(key, file)
     size = path.stat().st_size
     if size != file.size:
@@ -105,22 +136,38 @@ def read_tensors(path: Path, file: TensorFile, key: str) -> dict[str, Tensor]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         slots, pieces = open_header(file, key, lambda start, n: os.pread(descriptor, n, start))
-        tensors = {slot.name: _empty(slot) for slot in slots}
-        targets = {slot.name: (slot.start, bytes_of(tensors[slot.name])) for slot in slots}
-
-        def fill(index: int) -> None:
-            piece = pieces[index]
-            start, view = targets[piece.tensor]
-            part = view[piece.start - start : piece.stop - start]
-            if _read_into(descriptor, part, piece.start) != len(part):
-                raise CorruptError(f"{key} became shorter while it was read; fetch it again")
-            if file.pieces:
-                check_piece(key, file, index, piece, part)
-
-        in_threads(fill, range(1, len(pieces)))
+        yield _OpenFile(descriptor, file, key, slots, pieces)
     finally:
         os.close(descriptor)
-    return tensors
+
+
+class _OpenFile(NamedTuple):
+    descriptor: int
+    file: TensorFile
+    key: str
+    slots: list[Slot]
+    pieces: list[Piece]
+
+    def read_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Read the bytes of these tensors, verified. Raises CorruptError, which names one."""
+        targets = {
+            slot.name: (slot.start, bytes_of(tensors[slot.name]))
+            for slot in self.slots
+            if slot.name in tensors
+        }
+
+        def fill(index: int) -> None:
+            piece = self.pieces[index]
+            start, view = targets[piece.tensor]
+            digest = quick_digest(self.file)
+            part = view[piece.start - start : piece.stop - start]
+            if not _read_into(self.descriptor, part, piece.start, digest):
+                raise CorruptError(f"{self.key} became shorter while it was read; fetch it again")
+            if self.file.pieces:
+                check_piece(self.key, self.file, index, piece, digest)
+
+        wanted = range(1, len(self.pieces))
+        in_threads(fill, (index for index in wanted if self.pieces[index].tensor in targets))
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -129,32 +176,63 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(numbers)
 
 
-def _empty(slot: Slot) -> Tensor:
-    """Memory for one tensor; in huge pages, which fault in several times faster."""
-    dtype = _TORCH_DTYPES[slot.dtype]
-    num_bytes = slot.stop - slot.start
-    if num_bytes < _HUGE_PAGE_BYTES:
-        return torch.empty(slot.shape, dtype=dtype)
+def _empty(slots: Iterable[Slot]) -> dict[str, Tensor]:
+    """Memory for the tensors of a file, side by side in huge pages, which fault in much faster.
+
+    It is given back when none of them is in use any more.
+    """
+    begins: list[int] = []
+    end = 0
+    for slot in slots:
+        begins.append(end)
+        end += -(-(slot.stop - slot.start) // _ALIGNMENT) * _ALIGNMENT
+    num_bytes = max(1, -(-end // _HUGE_PAGE_BYTES)) * _HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(slot.shape)
+    # A kernel without huge pages refuses; then it is slower.
+    with contextlib.suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    return {
+        slot.name: whole[begin : begin + slot.stop - slot.start]
+        .view(TORCH_DTYPES[slot.dtype])
+        .view(slot.shape)
+        for slot, begin in zip(slots, begins, strict=True)
+    }
 
 
-def _read_into(descriptor: int, part: memoryview, start: int) -> int:
-    """Fill ``part``; returns how many bytes there were."""
+def _read_into(descriptor: int, part: memoryview, start: int, digest: Digest) -> bool:
+    """Fill ``part`` and sum it up on the way; whether there were enough bytes."""
     done = 0
     while done < len(part):
-        read = os.preadv(descriptor, [part[done:]], start + done)
+        read = os.preadv(descriptor, [part[done : done + _CHUNK_BYTES]], start + done)
         if not read:
-            break
+            return False
+        digest.update(part[done : done + read])
         done += read
-    return done
+    return True
+
+
+def _digests_of(part: memoryview) -> tuple[str, str]:
+    """SHA-256 and CRC-32 in hex, of bytes that are read from memory once."""
+    sha256, crc32 = hashlib.sha256(), Crc32()
+    for start in range(0, len(part), _CHUNK_BYTES):
+        chunk = part[start : start + _CHUNK_BYTES]
+        sha256.update(chunk)
+        crc32.update(chunk)
+    return sha256.hexdigest(), crc32.hexdigest()
 
 
 def _write_durably(path: Path, parts: Iterable[memoryview]) -> None:
-    with path.open("wb", buffering=0) as file:
+    """Write and flush; the disk begins while there is still more to write."""
+    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1, "flush") as flusher:
+        flush = flusher.submit(os.fdatasync, file.fileno())
         for part in parts:
             left = part
             while left:
                 left = left[file.write(left) :]
+            if flush.done():
+                # The kernel tells of an error once: here, or at the end.
+                flush.result()
+                flush = flusher.submit(os.fdatasync, file.fileno())
+        flush.result()
         os.fsync(file.fileno())

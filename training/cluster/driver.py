@@ -108,6 +108,7 @@ def _serve(request: Request, line: _Line) -> None:
                 line.send(LifeEnded(live(request, line.stop)))
             except TrainingError as error:
                 line.send(LifeEnded(None, error))
+            request = request.asked_again()
 
 
 def _tell_ray(request: Request) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from storage.objects import open_store
 from training.checkpoint.index import committed_steps
 from training.cluster.elastic import usable_counts
+from training.cluster.failures import CONTROLLER, Failures, portable
 from training.cluster.overseer import overseen
 from training.cluster.room import no_room, room_for
-from training.cluster.run import CONTROLLER, Failures, Job, Request, portable
+from training.cluster.run import Job, Request
 from training.cluster.watchdog import Watchdog
 from training.errors import TrainingError
 
@@ -37,6 +38,7 @@ def live(request: Request, stop: threading.Event) -> Failures | None:
         failures = _life(request, stop)
         if failures is not None or stop.is_set() or _is_finished(request.job):
             return failures
+        request = request.asked_again()
 
 
 def _is_finished(job: Job) -> bool:
@@ -47,11 +49,15 @@ def _is_finished(job: Job) -> bool:
 def _life(request: Request, stop: threading.Event) -> Failures | None:
     """From the choice of a number of workers to their end."""
     job, wait_seconds = request.job, request.wait_seconds
-    counts = usable_counts(request.workers, job.plan.global_batch_samples)
+    counts = usable_counts(request.workers, job.plan.global_batch_samples, job.parallel)
     give_up_at = time.monotonic() + wait_seconds
     while (num_workers := room_for(counts, job, stop, wait_seconds)) is not None:
         if len(counts) > 1:
             logger.info("%s runs on %d workers", job.plan.update, num_workers)
+        logger.info(
+            "waiting for Ray: room for %s",
+            f"{num_workers} workers" if num_workers > 1 else "1 worker",
+        )
         board = secrets.token_hex(8)
         trainer = _trainer(job, num_workers, request.patience.silence_seconds, board)
         with overseen(request, board, num_workers, counts, stop) as watchdog:
@@ -155,6 +161,8 @@ def _run_ray_worker(config: dict[str, Any]) -> None:
             num_threads=job.num_threads,
             is_asked_to_stop=is_asked_to_stop,
             on_ready=pulse.watch,
+            on_stage=pulse.begin_stage,
+            asked_at=job.asked_at,
             parallel=job.parallel,
             checkpoints=job.checkpoints,
         )

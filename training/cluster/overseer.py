@@ -55,6 +55,7 @@ class _Overseer:
         quiet_seconds = min(QUIET_SECONDS, request.patience.silence_seconds / 2)
         self.watchdog = Watchdog(quiet_seconds)
         self._wider_since: float | None = None
+        self._stage = ""
 
     def run(self, stop: threading.Event, is_over: threading.Event) -> None:
         """Until the life is over."""
@@ -78,6 +79,7 @@ class _Overseer:
     def _look(self, is_to_stop: bool) -> str:
         """Why the workers should stop now; empty when they should not."""
         beats = self._board.beats()
+        self._tell_stage(beats)
         for line in self.watchdog.look(beats, time.monotonic()):
             logger.warning("%s: %s", self._request.job.plan.update, line)
         if is_to_stop:
@@ -88,6 +90,14 @@ class _Overseer:
         if self.watchdog.nodes & draining_nodes():
             return "stops after this step and starts anew: a machine is about to end"
         return self._wider(beats)
+
+    def _tell_stage(self, beats: Sequence[Beat]) -> None:
+        """Log what the rank that is furthest behind does before its first step, once a stage."""
+        waiting = [beat for beat in beats if beat.stage]
+        slowest = min(waiting, key=lambda beat: beat.progress, default=None)
+        if slowest is not None and slowest.stage != self._stage:
+            self._stage = slowest.stage
+            logger.info("%s: %s", slowest.who, slowest.stage)
 
     def _wider(self, beats: Sequence[Beat]) -> str:
         if not beats or self._num_workers == self._counts[-1]:

@@ -41,6 +41,8 @@ class Beat:
     """Steps that this life has measured."""
     busy_seconds: float
     """Own work of those steps, summed."""
+    stage: str = ""
+    """What happens before the first step, for people; empty from then on."""
 
     @property
     def who(self) -> str:
@@ -68,6 +70,7 @@ class Pulse:
         self._phase = len(PHASES) - 1
         self._num_beats = self._num_steps = 0
         self._busy_seconds = 0.0
+        self._stage = "starting"
         # None until this step's event was seen: with sharded parameters some never are.
         self._forward_at: float | None = None
         self._gradients_at: float | None = None
@@ -81,6 +84,10 @@ class Pulse:
         next(model.parameters()).register_post_accumulate_grad_hook(self._on_gradient)
         optimizer.register_step_pre_hook(self._on_update)
 
+    def begin_stage(self, stage: str) -> None:
+        """Say what happens until the next stage or step."""
+        self._stage = stage
+
     def begin_step(self) -> None:
         """Called right before the exchange that opens a step."""
         now = time.perf_counter()
@@ -93,6 +100,9 @@ class Pulse:
             self._num_steps += 1
         self._forward_at = self._gradients_at = self._left_exchange_at = None
         self._step, self._phase = self._step + 1, 0
+        # The first step may wait long for its batch, its kernels or other ranks.
+        if self._num_steps:
+            self._stage = ""
 
     def read(self) -> Beat:
         """The next beat."""
@@ -106,6 +116,7 @@ class Pulse:
             progress=self._step * len(PHASES) + self._phase,
             num_steps=self._num_steps,
             busy_seconds=self._busy_seconds,
+            stage=self._stage,
         )
 
     def _on_forward(self, _model: Any, _inputs: Any) -> None:

@@ -16,43 +16,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from storage.errors import StorageError
 from training.checkpoint.index import CheckpointConfig
 from training.cluster.connection import require_head
 from training.cluster.elastic import Workers
+from training.cluster.failures import DRIVER, Failures, WorkerLostError, repeat
 from training.config import TrainPlan
 from training.errors import TrainingError
 from training.parallel.config import ParallelConfig
 
 logger = logging.getLogger(__name__)
 
-Failures = Mapping[int, BaseException]
-"""What ranks ended with; ``CONTROLLER`` stands for the process of Ray that watches them, ``DRIVER``
-for the one that speaks to Ray for us."""
-CONTROLLER = -1
-DRIVER = -2
-_NAMES = {CONTROLLER: "Ray's controller", DRIVER: "Ray's driver"}
-
 HEAD_LOST = 3
 """Exit code of a driver whose head, or own node, is gone."""
 
-_FINAL_ERRORS = (TrainingError, StorageError, ValueError)
-"""About the plan, the data or the stored state, which the next try would find as they are."""
 _POLL_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
 """Between two looks for a head that was lost."""
 _OWN_START_SECONDS = 120.0
 _END_SECONDS = 20.0
 """For the driver to stop a Ray of our own."""
-
-
-class WorkerLostError(Exception):
-    """A process is gone; says how, in a line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +54,8 @@ class Job:
     use_gpu: bool
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    asked_at: float | None = None
+    """When the life of the workers that begins with it was wished for, seconds since the epoch."""
 
     @property
     def resources(self) -> dict[str, float]:
@@ -101,6 +90,10 @@ class Request:
     def wait_seconds(self) -> float:
         """For room: a cluster of our own has all that it will ever have."""
         return self.patience.wait_seconds if self.address else 0.0
+
+    def asked_again(self) -> "Request":
+        """The same, for the life after one that has just ended."""
+        return replace(self, job=replace(self.job, asked_at=time.time()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +226,7 @@ class _Driver:
                 stdout=sys.__stderr__ or subprocess.DEVNULL,
                 start_new_session=True,
             )
+        logger.info("starting Ray" if address is None else f"joining the Ray at {address}")
         self._connection = Connection(ours.detach())
         self._connection.send(self._request)
         with self._undone_when_it_fails():
@@ -272,6 +266,7 @@ class _Driver:
             if message is None:
                 how = self._how_it_ended()
                 self.close()
+                self._request = self._request.asked_again()
                 # Whoever is asked to stop need not be replaced.
                 return None if has_told else {DRIVER: WorkerLostError(how)}
             if isinstance(message, LifeEnded):
@@ -296,69 +291,3 @@ class _Driver:
         if code == HEAD_LOST:
             return "Ray's head does not answer any more"
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def repeat(attempt: Callable[[], Failures | None], update: str, max_failures: int) -> None:
-    """Repeat ``attempt``, which returns what was lost, until nothing was.
-
-    Raises:
-        TrainingError: There were more than ``max_failures`` failures.
-        Exception: The very error of a rank, when the next attempt would meet it again.
-    """
-    failures = 0
-    while (errors := attempt()) is not None:
-        for error in errors.values():
-            if isinstance(error, _FINAL_ERRORS):
-                raise error
-        failures += 1
-        if failures > max_failures:
-            raise TrainingError(
-                f"training of {update} must end with at most {max_failures} failures of its "
-                f"workers, and failed again: {_reason(errors)}; run it again, it goes on from the "
-                "newest checkpoint"
-            )
-        logger.warning(
-            "workers of %s failed, %d of at most %d times: %s; they start again from the newest "
-            "checkpoint",
-            *(update, failures, max_failures, _reason(errors)),
-        )
-
-
-def portable(errors: Failures, missing: str = "") -> Failures:
-    """``errors`` as another process can read them that has never heard of Ray.
-
-    Args:
-        errors: What ranks ended with.
-        missing: Whom the others waited for; told with the failures of their exchange.
-    """
-    return {rank: _portable(error, missing) for rank, error in errors.items()}
-
-
-def _portable(error: BaseException, missing: str) -> BaseException:
-    if isinstance(error, _FINAL_ERRORS):
-        return error
-    # Of a dead process Ray says first that it did not answer; why is inside.
-    error = getattr(error, "health_check_failure", error)
-    told = _first_line(error)
-    if isinstance(error, RuntimeError):
-        return RuntimeError(f"{told}; all waited for {missing}" if missing else told)
-    return WorkerLostError(f"{type(error).__name__}: {told}")
-
-
-def _reason(errors: Failures) -> str:
-    """One rank's failure, in one line."""
-    # When a rank dies, torch's exchange fails on the others with a RuntimeError: look past those.
-    by_weight = sorted(
-        errors.items(), key=lambda item: (isinstance(item[1], RuntimeError), item[0])
-    )
-    if not by_weight:
-        return "Ray gave no reason"
-    rank, error = by_weight[0]
-    who = _NAMES.get(rank, f"rank {rank}")
-    kind = "" if isinstance(error, WorkerLostError) else f"{type(error).__name__}: "
-    return f"{who} ended with {kind}{_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    """Ray appends whole logs and traces."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

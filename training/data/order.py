@@ -53,6 +53,8 @@ class Order:
         self._parts = np.array(parts, np.int64) // common
         self._sequence, self._ranks = _sequence_of(tuple(self._parts.tolist()))
         self._samples = np.array([stream.samples for stream in mixture.streams], np.int64)
+        self._first_slot = mixture.first_slot
+        self._drawn_before = np.array([stream.drawn_before for stream in mixture.streams], np.int64)
         self._keys = np.array(
             [key_of("order", str(mixture.seed), stream.name) for stream in mixture.streams],
             np.uint64,
@@ -77,8 +79,12 @@ class Order:
         return streams[mine], rows[mine]
 
     def counts_before(self, step: int) -> IntArray:
-        """Samples that each stream has given before ``step``, ``int64[num_streams]``."""
-        periods, position = divmod(step * self.global_batch_samples, len(self._sequence))
+        """Samples that each stream has given before ``step``, ``int64[num_streams]``.
+
+        Of an update that was taken over under another mixture: since then.
+        """
+        slots = max(0, step * self.global_batch_samples - self._first_slot)
+        periods, position = divmod(slots, len(self._sequence))
         begun = np.bincount(self._sequence[:position], minlength=len(self._parts))
         return periods * self._parts + begun
 
@@ -86,9 +92,12 @@ class Order:
         """Streams and rows of all slots of a span, read-only."""
         num_slots = self._span_steps * self.global_batch_samples
         slots = np.arange(span * num_slots, (span + 1) * num_slots, dtype=np.int64)
+        # Slots before the first belong to steps that another order gave.
+        slots = np.maximum(slots - self._first_slot, 0)
         periods, positions = np.divmod(slots, len(self._sequence))
         streams = self._sequence[positions]
         draws = periods * self._parts[streams] + self._ranks[positions]
+        draws += self._drawn_before[streams]
         rows = self._rows(streams, draws)
         for array in (streams, rows):
             array.setflags(write=False)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.absence import when_reached
 from storage.errors import CorruptError
 from storage.file_cache import FileCache
 from storage.manifest import FileDigest, read_verified
@@ -34,6 +35,7 @@ class MdsReader:
         folder: Folder of the shards below ``prefix``, e.g. ``web-en/train``.
         files: The snapshot's manifest.
         cache: Opens and checks the shards.
+        wait_seconds: How long a store that is away is waited for when a shard is needed.
 
     Raises:
         CorruptError: The index is missing, altered or not MDS.
@@ -46,8 +48,11 @@ class MdsReader:
         folder: str,
         files: Iterable[FileDigest],
         cache: FileCache,
+        *,
+        wait_seconds: float = 0.0,
     ) -> None:
         self._store, self._prefix, self._cache = store, prefix, cache
+        self._wait_seconds = wait_seconds
         self.folder = folder
         self._files = {file.name: file for file in files if file.name.startswith(f"{folder}/")}
         index = json.loads(read_verified(store, prefix, self._digest("index.json")))
@@ -96,10 +101,15 @@ class MdsReader:
 
         Raises:
             CorruptError: Names the shard that is missing, short or altered, and its samples.
+            UnavailableError: The store was away for longer than may be waited.
         """
         file = self._digest(self._shards[shard]["raw_data"]["basename"])
         try:
-            return self._cache.open(self._store, self._prefix, file)
+            return when_reached(
+                lambda: self._cache.open(self._store, self._prefix, file),
+                f"the reading of {file.name}",
+                self._wait_seconds,
+            )
         except CorruptError as error:
             first, end = self.first_rows[shard : shard + 2].tolist()
             raise CorruptError(

@@ -4,12 +4,15 @@ Shapes: B rows, T positions, C ``hidden_size``, H query heads, K key and value h
 head.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.decoder.attention import attend, rotate
 from training.decoder.config import ModelConfig
+from training.decoder.sharding import local_of
 
 
 class PreNormLayer(nn.Module):
@@ -104,12 +107,17 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Over the last dimension."""
-        normed = F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            # Cast once here, or autocast casts again for every product that reads it.
-            return normed.to(torch.get_autocast_dtype(device))
-        return normed.to(x.dtype)
+        return rms_normed(x, self.weight, self.eps)
+
+
+def rms_normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """What ``RMSNorm`` computes."""
+    normed = F.rms_norm(x.float(), weight.shape, weight.float(), eps)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        # Cast once here, or autocast casts again for every product that reads it.
+        return normed.to(torch.get_autocast_dtype(device))
+    return normed.to(x.dtype)
 
 
 # Not torch's skip_init, which goes by the meta device and imports the compiler: seconds, 100 MB.
@@ -118,6 +126,11 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., in_features]`` to ``[..., out_features]``, or as many of those as are here."""
+        bias = cast("Tensor | None", self.bias)
+        return F.linear(input, local_of(self.weight), None if bias is None else local_of(bias))
 
 
 class Embedding(nn.Embedding):
@@ -136,9 +149,9 @@ def _normed_heads(heads: Tensor, norm: RMSNorm) -> Tensor:
 
 def _joint_linear(x: Tensor, *layers: nn.Linear) -> Tensor:
     """The outputs of ``layers`` side by side."""
-    weights: list[Tensor] = [layer.weight for layer in layers]
-    biases: list[Tensor] = [
-        layer.bias
+    weights = [local_of(layer.weight) for layer in layers]
+    biases = [
+        local_of(layer.bias)
         for layer in layers
         if layer.bias is not None  # pyright: ignore[reportUnnecessaryComparison]  torch hides it
     ]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from training.checkpoint.state import weights_of
 from training.config import ForeignConfig
+from training.decoder.sharding import fill
 from training.foreign.config import (
     PACKING_FIELD,
     fields_of,
@@ -99,9 +99,8 @@ def restore_foreign(model: nn.Module, config: ForeignConfig, directory: Path, so
     assert isinstance(model, ForeignModel)
     own, stored = weights_of(model.network), stored_tensors(directory)
     check_fit(own, {name: tensor.shape for name, tensor in stored.items()}, source)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(read_tensor(stored[name]))
+    for name, tensor in own.items():
+        fill(tensor, read_tensor(stored[name]))
 
 
 def write_foreign(directory: Path, model: ForeignModel, *, start_id: int, end_id: int) -> None:

@@ -61,7 +61,7 @@ class Guard:
         state: Weights that are sound, and the skips so far, which are kept current.
         losses: From ``recent_losses``.
         rank: This worker; rank 0 records.
-        world_size: Workers with equal weights.
+        num_copies: Of the whole model among the workers.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Guard:
         losses: Iterable[list[float]],
         *,
         rank: int,
-        world_size: int,
+        num_copies: int,
     ) -> None:
         self._store, self._plan, self._order, self._state = store, plan, order, state
         self._losses = deque(((int(step), loss) for step, loss in losses), maxlen=HISTORY_STEPS)
         self._records = rank == 0
-        self._weights = WeightCheck(state.model, plan.optimizer, is_replicated=world_size > 1)
+        self._weights = WeightCheck(state.model, plan.optimizer, num_copies=num_copies)
         self._sound_at_step = state.step
 
     def is_skipped(self, step: int) -> bool:
@@ -105,7 +105,7 @@ class Guard:
                 self._undo_corruption(result, finding)
             self._sound_at_step = result.step
             if result.step % CHECK_EVERY_STEPS == 0:
-                found[metrics.WEIGHT_NORM] = norms.total
+                found[metrics.WEIGHT_NORM] = self._weights.total_of(norms)
         if is_not_finite:
             self._pass_over(result)
         elif result.is_learned:
@@ -156,7 +156,7 @@ class Guard:
                     "and at the gradient norms before it, then lower eta_max, or hold the data back"
                 )
         back = steps_back(plan)
-        first = max(0, began_at - 1 - back)
+        first = max(plan.first_step, began_at - 1 - back)
         end = min(plan.num_steps, result.step + 2 * back)
         finding = f"{what} nats per token from step {began_at} on"
         self._go_back("spike", first, end, result.step, finding)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.config import OptimizerConfig
+from training.decoder.sharding import is_in_pieces, local_of, num_holders
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +58,25 @@ class WeightCheck:
     Args:
         model: Whose weights are watched; sound at this moment.
         optimizer: Bounds what a step may change.
-        is_replicated: Every rank holds the same weights.
+        num_copies: Of the whole model among the ranks, which all have pieces of as many. Ranks that
+            hold the same piece are as many apart as a copy has pieces (``training.parallel.grid``).
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerConfig, *, is_replicated: bool
+        self, model: nn.Module, optimizer: OptimizerConfig, *, num_copies: int = 1
     ) -> None:
-        named = [
-            (name, weight) for name, weight in model.named_parameters() if weight.requires_grad
-        ]
-        self._names = [name for name, _ in named]
-        self._weights = [weight.detach() for _, weight in named]
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._names, self._weights = list(named), list(named.values())
         self._decay = optimizer.weight_decay
         self._reach = _SAFETY * largest_update(optimizer.beta1, optimizer.beta2)
-        self._is_replicated = is_replicated
-        self._norms = norms_of(self._weights)
+        self._num_copies = num_copies
+        self._norms = norms_of(self._pieces)
         self._rates = 0.0
+
+    @property
+    def _pieces(self) -> list[Tensor]:
+        """What this rank holds; looked up anew, because FSDP2 moves it when it begins."""
+        return [local_of(weight.detach()) for weight in self._weights]
 
     def add_step(self, lr: float) -> None:
         """The optimizer took a step at learning rate ``lr``."""
@@ -83,17 +87,29 @@ class WeightCheck:
 
         The finding is the same on every rank.
         """
-        norms = norms_of(self._weights)
+        pieces = self._pieces
+        norms = norms_of(pieces)
         odd = self._first_odd(norms)
-        sums = [checksum_of(weight) for weight in self._weights] if self._is_replicated else []
+        sums = [checksum_of(piece) for piece in pieces] if self._num_copies > 1 else []
         finding = self._agreed(odd, sums)
         if not finding:
             self._norms, self._rates = norms, 0.0
         return norms, finding
 
+    def total_of(self, norms: Norms) -> float:
+        """Euclidean norm of all weights, whoever holds them; every rank must call this."""
+        if not any(is_in_pieces(weight) for weight in self._weights):
+            return norms.total
+        num_workers = dist.get_world_size()
+        holders = [num_holders(weight, num_workers) for weight in self._weights]
+        own = math.fsum(n**2 / held for n, held in zip(norms.euclidean, holders, strict=True))
+        total = torch.tensor(own, dtype=torch.float64, device=self._weights[0].device)
+        dist.all_reduce(total)
+        return math.sqrt(float(total))
+
     def _first_odd(self, norms: Norms) -> int:
         """Index of the first tensor whose norms moved too far, -1 when there is none."""
-        for index, weight in enumerate(self._weights):
+        for index, weight in enumerate(self._pieces):
             pairs = (
                 (self._norms.largest[index], norms.largest[index], 1.0),
                 (self._norms.euclidean[index], norms.euclidean[index], math.sqrt(weight.numel())),
@@ -117,17 +133,22 @@ class WeightCheck:
         for rank, (index, _) in enumerate(everyone):
             if index >= 0:
                 return f"the weights of {self._names[index]} on rank {rank}"
-        if not self._is_replicated or len({total for _, total in everyone}) == 1:
+        if self._num_copies == 1:
             return ""
-        rows = _gathered(torch.tensor(sums, dtype=torch.int64, device=device))
-        return self._difference(rows)
+        num_pieces = len(everyone) // self._num_copies
+        for first in range(num_pieces):
+            holders = range(first, len(everyone), num_pieces)
+            if len({everyone[rank][1] for rank in holders}) > 1:
+                rows = _gathered(torch.tensor(sums, dtype=torch.int64, device=device))
+                return self._difference({rank: rows[rank] for rank in holders})
+        return ""
 
-    def _difference(self, rows: list[list[int]]) -> str:
+    def _difference(self, rows: dict[int, list[int]]) -> str:
         """The first tensor that differs between ranks; a rank that is alone with it is named."""
-        for name, column in zip(self._names, zip(*rows, strict=True), strict=True):
-            ranks = {
-                value: [rank for rank, own in enumerate(column) if own == value] for value in column
-            }
+        for name, column in zip(self._names, zip(*rows.values(), strict=True), strict=True):
+            ranks: dict[int, list[int]] = {}
+            for rank, value in zip(rows, column, strict=True):
+                ranks.setdefault(value, []).append(rank)
             if len(ranks) > 1:
                 fewest = min(ranks.values(), key=len)
                 who = (
@@ -157,9 +178,14 @@ def largest_update(beta1: float, beta2: float) -> float:
 
 
 def norms_of(weights: list[Tensor]) -> Norms:
-    """Both norms of every tensor; one wait for the device."""
+    """Both norms of every tensor, 0 of an empty one; one wait for the device."""
     # aminmax, because foreach_norm of order infinity takes six times as long on a CPU (torch 2.13).
-    extremes = torch.stack([torch.stack(torch.aminmax(weight)).float() for weight in weights])
+    extremes = torch.stack(
+        [
+            torch.stack(torch.aminmax(weight)).float() if weight.numel() else weight.new_zeros(2)
+            for weight in weights
+        ]
+    )
     euclidean = torch.stack(list(torch._foreach_norm(weights))).float()  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
     return Norms(extremes.abs().amax(1).tolist(), euclidean.tolist())
 

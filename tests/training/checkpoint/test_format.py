@@ -22,7 +22,8 @@ from storage.manifest import digest_file, publish
 from tests.training.tiny_run import MODEL, tiny_plan
 from training.checkpoint.index import FORMAT, latest, read_manifest, step_prefix
 from training.checkpoint.pieces import TensorFile, open_header
-from training.checkpoint.state import LoadedState, TrainState, load_state, save
+from training.checkpoint.restore import LoadedState, load_state
+from training.checkpoint.state import TrainState, save
 from training.checkpoint.tensors import read_tensors, write_tensors
 from training.config import TrainPlan
 from training.launch import run_training
@@ -110,6 +111,63 @@ def test_what_is_written_is_plain_safetensors_and_is_read_back_in_bits(
             assert torch.equal(found[name], tensor)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    bits=st.lists(st.integers(0, 10**6), min_size=1, max_size=8, unique=True),
+    knows_crc32=st.booleans(),
+)
+def test_bits_that_are_flipped_anywhere_are_found_and_named(
+    tmp_path_factory: pytest.TempPathFactory, bits: list[int], knows_crc32: bool
+) -> None:
+    """Also where two of them make up for each other in a plain sum: signs, the same bit twice."""
+    path = tmp_path_factory.mktemp("file") / "x.safetensors"
+    tensors = {"w": torch.randn(30, 70), "w.exp_avg": torch.zeros(30, 70), "s": torch.tensor(3.0)}
+    with mock.patch("training.checkpoint.tensors.PIECE_BYTES", 3000):
+        file = write_tensors(path, tensors)
+    if not knows_crc32:  # as format 2 had it
+        file = replace(file, crc32=())
+    body = bytearray(path.read_bytes())
+    slots, _ = open_header(file, "x", lambda start, n: bytes(body[start : start + n]))
+    flipped = {bit % (8 * file.size) for bit in bits}
+    for bit in flipped:
+        body[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(body)
+    hit = {
+        f"tensor {slot.name}:"
+        for slot in slots
+        if any(slot.start <= bit // 8 < slot.stop for bit in flipped)
+    }
+    if any(bit // 8 < slots[0].start for bit in flipped):
+        hit = {"the header:"}
+    with pytest.raises(CorruptError, match="x was altered in ") as refused:
+        read_tensors(path, file, "x")
+    assert any(f"was altered in {what}" in str(refused.value) for what in hit)
+
+
+def test_two_signs_that_turn_over_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    file = write_tensors(path, {"w": torch.ones(1000)})
+    body = bytearray(path.read_bytes())
+    for at in (1, 513):
+        body[-4 * at + 3] ^= 0x80
+    path.write_bytes(body)
+    with pytest.raises(CorruptError, match="altered in tensor w:"):
+        read_tensors(path, file, "x")
+
+
+def test_restored_tensors_are_aligned_as_those_of_torch_and_free_to_change(tmp_path: Path) -> None:
+    """Else a sum over them might depend on whether they were restored."""
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.randn(5, 3), "b.step": torch.tensor(1.0), "c": torch.randn(1 << 20)}
+    file = write_tensors(path, tensors)
+    found = read_tensors(path, file, "x")
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())
+    for tensor in found.values():
+        tensor.zero_()
+    again = read_tensors(path, file, "x")
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_file_of_the_library_is_read_as_format_1(tmp_path: Path) -> None:
     tensors = {"w": torch.randn(30, 7), "b": torch.randn(3).bfloat16()}
     path = tmp_path / "x.safetensors"
@@ -165,7 +223,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     manifest = replace(read_manifest(store, saved), format=FORMAT + 1)
     store.delete(f"{saved}/manifest.json")
     publish(store, f"{saved}/manifest.json", manifest)
-    with pytest.raises(CorruptError, match=r"has format 3, this version reads up to 2; go on with"):
+    with pytest.raises(CorruptError, match=r"has format 4, this version reads up to 3; go on with"):
         load_state(store, saved, tmp_path / "work")
 
 

@@ -19,9 +19,10 @@ from tests.support.waiting import wait_for
 from tests.training.tiny_run import tensors_of, tiny_plan
 from training.checkpoint.buffers import HostBuffers
 from training.checkpoint.index import CheckpointConfig, committed_steps, latest, step_prefix
+from training.checkpoint.restore import load_weights
 from training.checkpoint.run_life import begin_life
 from training.checkpoint.saver import CheckpointSaver
-from training.checkpoint.state import TrainState, load_weights, save
+from training.checkpoint.state import TrainState, save
 from training.config import TrainPlan
 from training.errors import StaleLifeError
 from training.model_files import build_model
@@ -37,7 +38,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.checkpoint.saver.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("training.checkpoint.outbox.RETRY_SECONDS", 0.05)
 
 
 class RemoteStore(LocalObjects):

@@ -13,7 +13,8 @@ from storage.objects import open_store
 from tests.training.local_ranks import run_ranks
 from tests.training.tiny_run import LAYOUT, MODEL, tensors_of, tiny_plan
 from training.checkpoint.index import discard_old, is_intact, latest, step_prefix
-from training.checkpoint.state import TrainState, load_weights, save
+from training.checkpoint.restore import load_weights
+from training.checkpoint.state import TrainState, save
 from training.config import TrainPlan
 from training.decoder.model import Decoder
 from training.launch import run_training

@@ -3,6 +3,7 @@
 import pytest
 
 from training.cluster.elastic import room_in, usable_counts, widest
+from training.parallel.config import ParallelConfig
 
 
 def test_only_numbers_in_the_range_that_share_a_batch_evenly_are_used() -> None:
@@ -16,6 +17,15 @@ def test_a_range_without_such_a_number_is_refused() -> None:
         usable_counts((5, 7), 8)
     with pytest.raises(ValueError, match=r"^3 workers cannot share the 8 samples"):
         usable_counts((3, 3), 8)
+
+
+def test_workers_that_share_a_model_come_in_whole_groups() -> None:
+    assert usable_counts((1, 8), 6, ParallelConfig(tensor_parallel=2)) == [2, 4, 6]
+    hsdp = ParallelConfig(strategy="hsdp", shard_workers=4, tensor_parallel=2)
+    assert usable_counts((1, 16), 8, hsdp) == [4, 8, 16]
+    message = r"^3 workers cannot .* choose a multiple of tensor_parallel 2 that, divided by"
+    with pytest.raises(ValueError, match=message):
+        usable_counts((3, 3), 6, ParallelConfig(tensor_parallel=2))
 
 
 def test_the_largest_number_that_has_room_is_taken_and_none_when_the_fewest_have_not() -> None:

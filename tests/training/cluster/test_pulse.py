@@ -51,6 +51,19 @@ def test_a_pulse_tells_the_step_and_its_phase() -> None:
     assert pulse.read().count == 7
 
 
+def test_what_happens_before_the_first_step_is_told_until_that_step_is_taken() -> None:
+    model = Model(0.0)
+    optimizer = torch.optim.SGD(model.parameters())
+    pulse = Pulse(0)
+    assert pulse.read().stage == "starting"
+    pulse.begin_stage("loading the weights")
+    pulse.watch(model, optimizer, 0)
+    step(pulse, model, optimizer, 0.0)
+    assert pulse.read().stage == "loading the weights"
+    step(pulse, model, optimizer, 0.0)
+    assert pulse.read().stage == ""
+
+
 def test_waiting_for_others_is_not_a_ranks_own_work() -> None:
     own: list[float] = []
     for forward_seconds, waits in ((0.05, 0.0), (0.0, 0.05)):

@@ -9,19 +9,16 @@ from typing import Any, cast
 import pytest
 
 from tests.training.tiny_run import tiny_plan
-from training.cluster.life import attempt, live
-from training.cluster.run import (
+from training.cluster.failures import (
     CONTROLLER,
     DRIVER,
     Failures,
-    Job,
-    Patience,
-    Request,
     WorkerLostError,
     portable,
     repeat,
-    run_on_ray,
 )
+from training.cluster.life import attempt, live
+from training.cluster.run import Job, Patience, Request, run_on_ray
 from training.cluster.watchdog import Watchdog
 from training.errors import TrainingError
 
@@ -59,7 +56,7 @@ def test_a_lost_controller_and_workers_that_die_at_the_start_are_failures_to_be_
 
     died, failed = ActorDiedError(), WorkerGroupStartupFailedError("one died")
     trainer = Trainer(died, ControllerError(failed), WorkerGroupError("", {2: OSError("gone")}))
-    with caplog.at_level(logging.WARNING, "training.cluster.run"):
+    with caplog.at_level(logging.WARNING, "training.cluster.failures"):
         repeat(lambda: ends(trainer), "u1", 3)
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
         "Ray's controller ended with ActorDiedError",
@@ -73,7 +70,7 @@ def test_what_a_dead_rank_leaves_to_the_others_is_told_with_whom_they_waited_for
 ) -> None:
     lost: Failures = {0: RuntimeError("Timed out waiting 900000ms\nand a wall of traces")}
     sent = portable(lost, "rank 1 on machine-b (process 7), silent for 12 s")
-    with caplog.at_level(logging.WARNING, "training.cluster.run"):
+    with caplog.at_level(logging.WARNING, "training.cluster.failures"):
         repeat(iter([sent, None]).__next__, "u1", 3)
     assert (
         "rank 0 ended with RuntimeError: Timed out waiting 900000ms; all waited for rank 1 on "

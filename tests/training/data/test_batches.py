@@ -18,7 +18,7 @@ from training.config import Mixture, Stream
 from training.data.batches import Batches
 from training.data.order import Order
 from training.data.shards import MdsReader, TrainShards
-from training.worker import open_streams
+from training.streams import open_streams
 
 
 class Remote(LocalObjects):

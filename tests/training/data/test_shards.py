@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.errors import CorruptError
+from storage.errors import CorruptError, UnavailableError
 from storage.file_cache import FileCache
 from storage.local_objects import LocalObjects
 from storage.manifest import FileDigest, digest_file
@@ -91,6 +91,39 @@ def test_a_flipped_byte_is_refused_by_name(tmp_path: Path) -> None:
     shards.rows(np.array([0]))
     with pytest.raises(CorruptError, match=r"snap/web/train/shard\.00002\.mds was altered"):
         shards.rows(np.array([14]))
+
+
+class LateStore(LocalObjects):
+    """A store on another machine that does not answer at first."""
+
+    failures = 0
+
+    def local_path(self, key: str) -> Path | None:  # noqa: ARG002  a verb
+        return None
+
+    def get_file(self, key: str, path: Path) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise UnavailableError("the store does not answer")
+        super().get_file(key, path)
+
+
+def test_shards_of_a_store_that_is_away_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("storage.absence.RETRY_SECONDS", 0.01)
+    rows = random_rows(0, 30)
+    store = LateStore(tmp_path)
+    files = put_train_shards(store, "snap", "web/train", rows, rows_per_shard=7)
+    cache = FileCache(tmp_path / "cache")
+    reader = MdsReader(store, "snap", "web/train", files, cache, wait_seconds=60)
+    store.failures = 3
+    assert np.array_equal(TrainShards(reader, seq_len=SEQ_LEN).rows(np.array([8, 0])), rows[[8, 0]])
+    assert caplog.text.count("web/train/shard.00001.mds waits up to 60 s for the store") == 1
+    impatient = MdsReader(store, "snap", "web/train", files, cache, wait_seconds=0)
+    store.failures = 1
+    with pytest.raises(UnavailableError, match="does not answer"):
+        TrainShards(impatient, seq_len=SEQ_LEN).rows(np.array([29]))
 
 
 def test_a_row_that_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from storage.errors import CorruptError
+from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.manifest import readable_json, unseal
 from storage.objects import open_store
@@ -34,7 +35,9 @@ from training.foreign.model import ForeignModel, build_foreign
 from training.generate import generate
 from training.launch import run_training
 from training.loop import lr_at
+from training.metrics import LOSS, read_metrics
 from training.model_files import load_model
+from training.parallel.config import ParallelConfig
 
 PACKED_BY = {
     "falcon": "mask",
@@ -231,17 +234,40 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     assert finals[0] == finals[1]
 
 
+@pytest.mark.parametrize(
+    ("family", "parallel"),
+    [
+        ("gpt_neox", ParallelConfig(strategy="ddp")),
+        ("gpt2", ParallelConfig(strategy="fsdp", activation_checkpointing="full")),
+    ],
+)
 def test_two_workers_train_on_and_resume_to_the_same_bits(
-    directories: dict[str, Path], tmp_path: Path
+    directories: dict[str, Path], tmp_path: Path, family: str, parallel: ParallelConfig
 ) -> None:
     finals: list[tuple[str, str]] = []
     for name, deaths in (("whole", ()), ("stopped", (4,))):
-        plan, uri = foreign_plan(tmp_path / name, directories["gpt_neox"])
+        plan, uri = foreign_plan(tmp_path / name, directories[family])
         for stop_at in (*deaths, None):
-            run_ranks(plan, uri, tmp_path / f"work-{name}", world_size=2, stop_at=stop_at)
+            run_ranks(
+                plan,
+                uri,
+                tmp_path / f"work-{name}",
+                world_size=2,
+                stop_at=stop_at,
+                parallel=parallel,
+            )
         final = step_prefix(plan.checkpoint_prefix, plan.num_steps)
         finals.append(tensors_of(open_store(uri), final))
     assert finals[0] == finals[1]
+    losses = losses_of(plan, uri)
+    plan, uri = foreign_plan(tmp_path / "alone", directories[family])
+    train_here(plan, uri, tmp_path / "work-alone")
+    assert losses == pytest.approx(losses_of(plan, uri), abs=1e-5)
+
+
+def losses_of(plan: TrainPlan, uri: str) -> list[float]:
+    rows = read_metrics(open_store(uri), Layout(plan.lineage).metrics(plan.update))
+    return [row[LOSS] for row in rows]
 
 
 def test_plans_of_both_kinds_are_read_back_as_they_were(

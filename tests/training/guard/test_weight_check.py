@@ -54,7 +54,7 @@ def test_training_never_looks_corrupt_however_wild_its_gradients() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
     optimizer = build_optimizer(model, CONFIG)
-    check = WeightCheck(model, CONFIG, is_replicated=False)
+    check = WeightCheck(model, CONFIG)
     for step in range(120):
         lr = 0.3 if step % 7 else 1e-4
         for weight in model.parameters():
@@ -78,7 +78,7 @@ def test_an_exponent_bit_that_makes_a_weight_the_largest_is_found_and_named(bit:
     with torch.no_grad():
         weight.mul_(0.2)
         weight.view(-1)[77] = 0.02
-    check = WeightCheck(model, CONFIG, is_replicated=False)
+    check = WeightCheck(model, CONFIG)
     for _ in range(10):
         check.add_step(1e-3)
     flip(weight, 77, bit)
@@ -117,7 +117,7 @@ def _replica(rank: int, port: int, out: Path) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=3)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))
-    check = WeightCheck(model, CONFIG, is_replicated=True)
+    check = WeightCheck(model, CONFIG, num_copies=3)
     sound = copy.deepcopy(model.state_dict())
     findings = [check.look()[1]]
     if rank == 2:

@@ -1,0 +1,42 @@
+"""What commands print. That nobody reads it any more (``| head``) stops no work."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from infra.log import let_go
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDTH_WITHOUT_TERMINAL = 160
+"""Wide enough for whole sentences."""
+
+
+def say(text: str = "", *, err: bool = False) -> None:
+    """Print a line; one that its reader does not want goes nowhere, and so does what follows."""
+    try:
+        typer.echo(text, err=err)
+    except BrokenPipeError:
+        flush()
+
+
+def say_table(table: "Table") -> None:
+    """Print a table as wide as the terminal."""
+    from rich.console import Console  # noqa: PLC0415  not for commands without a table
+
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_WITHOUT_TERMINAL)
+    # Not printed by rich, which ends the process when the reader is gone.
+    with console.capture() as captured:
+        console.print(table)
+    say(captured.get().rstrip("\n"))
+
+
+def flush() -> None:
+    """Flush both streams; one that its reader has closed goes nowhere from here on."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            let_go(stream)
