@@ -10,10 +10,9 @@ heads, D width of a head, I ``intermediate_size``.
 from dataclasses import dataclass
 from typing import Literal
 
+from training.chunks import rows_per_chunk
 from training.decoder.config import ModelConfig
 
-LOGITS_PER_CHUNK = {"cpu": 2**20, "cuda": 2**28}
-"""As ``training.cross_entropy`` has it, which needs torch; a test compares them."""
 _WIDE = 4
 """Bytes of a number of the residual stream, of norms, of rotated heads: float32 always."""
 
@@ -171,7 +170,7 @@ def _loss_bytes(config: ModelConfig, shape: Shape) -> int:
     narrow, is_cast = shape.narrow, shape.narrow < _WIDE
     vocab_size = config.vocab_size // shape.tensor_parallel
     table = vocab_size * config.hidden_size
-    rows = min(shape.tokens, max(1, LOGITS_PER_CHUNK[shape.device] // config.vocab_size))
+    rows = min(shape.tokens, rows_per_chunk(config.vocab_size, shape.device))
     logits = rows * vocab_size
     # The chunk before lives on until the next one has taken its names.
     before = logits * (_WIDE + (narrow if is_cast else 0)) if rows < shape.tokens else 0

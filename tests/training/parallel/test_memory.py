@@ -8,11 +8,9 @@ import torch
 
 from tests.support.step_memory import batch_for, plan_for, step_bytes
 from training.config import ForeignConfig, ModelConfig, OptimizerConfig
-from training.cross_entropy import LOGITS_PER_CHUNK as COMPUTED_PER_CHUNK
 from training.decoder.model import Decoder, num_parameters
 from training.loss import StreamLoss
 from training.optim import build_optimizer
-from training.parallel.activations import LOGITS_PER_CHUNK
 from training.parallel.choose import choose
 from training.parallel.config import ParallelConfig
 from training.parallel.memory import GIB, MemoryEstimate, estimate
@@ -77,10 +75,6 @@ def test_the_weights_of_a_foreign_model_follow_from_its_configuration() -> None:
 def test_a_foreign_model_of_unknown_width_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="none of hidden_size, n_embd, d_model"):
         of(replace(GPT2, fields='{"n_layer": 2}'))
-
-
-def test_the_chunks_of_the_loss_are_those_of_the_cross_entropy() -> None:
-    assert LOGITS_PER_CHUNK == COMPUTED_PER_CHUNK
 
 
 @pytest.mark.parametrize(
