@@ -210,21 +210,23 @@ def _log_missing_curves(ground: Ground, head: Head, runs: dict[str, registry.Fou
             continue
         plan = load_plan(ground.store, ground.layout, record.update)
         found = runs.get(record.update)
-        is_whole = found is not None and found.last_logged_step >= plan.train.num_steps
-        if not is_whole:
-            _complete_curves(ground, plan, found)
-        if found is None or not is_whole or f"{GOODPUT}/productive_share" not in found.curves:
+        has_account = found is not None and f"{GOODPUT}/productive_share" in found.curves
+        if found is None or found.last_logged_step < plan.train.num_steps:
+            has_account &= not _complete_curves(ground, plan, found)
+        if not has_account:
             _log_goodput(ground, plan)
 
 
-def _complete_curves(ground: Ground, plan: UpdatePlan, found: registry.FoundRun | None) -> None:
+def _complete_curves(ground: Ground, plan: UpdatePlan, found: registry.FoundRun | None) -> bool:
+    """Log what is missing, in the run that was found or in another; whether it is another."""
     from training.metrics import read_metrics  # noqa: PLC0415  likewise
 
     rows = read_metrics(ground.store, ground.layout.metrics(plan.id)) if found else []
     if found is None or _shows_left_branch(found.run, rows):
         curve_receiver(ground, plan)
-    else:
-        _receiver(ground, plan, found.run)
+        return True
+    _receiver(ground, plan, found.run)
+    return False
 
 
 def _log_goodput(ground: Ground, plan: UpdatePlan) -> None:
@@ -239,7 +241,7 @@ def _log_goodput(ground: Ground, plan: UpdatePlan) -> None:
     # The same every time, so that a point that is sent again is no second one.
     begun, _ = read_lives(ground.store, ground.layout, plan.id)
     timestamp_ms = int(1000 * (begun[0].asked_at + account.wall_seconds)) if begun else 0
-    registry.log_metrics(
+    registry.log_figures(
         run,
         [
             registry.MetricPoint(

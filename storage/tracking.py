@@ -184,6 +184,17 @@ def log_metrics(
         )
 
 
+def log_figures(run: Run, points: Sequence[MetricPoint]) -> None:
+    """Log what belongs to a whole run, all or nothing. Says nothing of which steps are there.
+
+    Safe to retry: MLflow keeps a point that is sent again once.
+    """
+    from mlflow.entities import Metric  # noqa: PLC0415  heavy
+
+    metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in points]
+    mlflow_client(run.tracking_uri).log_batch(run.run_id, metrics=metrics)
+
+
 def logged_steps(run: Run, key: str) -> set[int]:
     """Steps of which the curve ``key`` has a point, and so every other curve of that step."""
     history = mlflow_client(run.tracking_uri).get_metric_history(run.run_id, key)

@@ -19,7 +19,8 @@ from tests.integration.servers.mlflow_server import MlflowServer
 from tests.support.commands import Commands, Ended
 from tests.support.mlflow_tables import alias_of, points_of, run_ids_of, runs_of, versions_of
 from tests.support.tiny_lineage import SEQ_LEN, TinyLineage
-from training.metrics import read_metrics
+from training.goodput import settled
+from training.metrics import STEP, read_metrics
 
 LAYOUT = Layout("tiny")
 _NO_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -78,14 +79,18 @@ def train_without_mlflow(
 
 
 def assert_mlflow_shows(ground: Ground, server: MlflowServer) -> None:
-    """Every step of every update once, one run an update, one version each, alias and reports."""
+    """Every step of every update once, its account, one run, one version; alias and reports."""
     head = newest(ground)
-    expected = sorted(
-        (point.key, point.step, point.value)
-        for record in head.versions
-        for row in read_metrics(ground.store, LAYOUT.metrics(record.update))
-        for point in metric_points(row)
-    )
+    expected: list[tuple[str, int, float]] = []
+    for record in head.versions:
+        rows = read_metrics(ground.store, LAYOUT.metrics(record.update))
+        points = [point for row in rows for point in metric_points(row)]
+        expected += [(point.key, point.step, point.value) for point in points]
+        account = settled(ground.store, LAYOUT, record.update)
+        assert account is not None
+        last = rows[-1][STEP]
+        expected += [(f"goodput/{name}", last, spent) for name, spent in account.figures().items()]
+    expected.sort()
     assert points_of(server.database, "tiny") == expected
     assert runs_of(server.database, "tiny") == ["FINISHED"] * len(head.versions)
     shown = versions_of(server.database, "tiny")
