@@ -88,8 +88,10 @@ def run_demo(folder: Path | None, *, seed: int) -> Outcome:
     settings = use_home(home)
     # Only now: Prefect reads its environment when it is imported.
     from flows.show import current_head, print_demo_summary  # noqa: PLC0415
+    from flows.temporary_server import start_temporary_server  # noqa: PLC0415
     from flows.update import update_model  # noqa: PLC0415
 
+    start_temporary_server()
     say(f"everything goes to {home}")
     files = _write_yamls(home, seed)
     outcome: Outcome | None = None
