@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.outcome import Outcome
 from flows.output import say
+from flows.template import SMALL_MODEL
 from infra.settings import Settings, use_home
 from storage.head import Head
 from tasks.harvest import harvest_part
@@ -28,14 +29,7 @@ _YAML = """\
 # Written by `perennial demo`. {comment}
 name: {name}
 base:
-  model:
-    vocab_size: 4096
-    hidden_size: 192
-    num_layers: 4
-    num_heads: 6
-    num_kv_heads: 2
-    intermediate_size: 512
-    max_position_embeddings: 256
+{model}\
 sources:
   - name: prose
     uri: sources/prose/*.jsonl.gz
@@ -170,7 +164,7 @@ def _write_yamls(home: Path, seed: int) -> dict[str, Path]:
         ("with replay", "lineage.yaml", REPLAY_SHARE, "The lineage as one would keep it."),
         ("without replay", "without-replay.yaml", 0.0, "The same, but nothing against forgetting."),
     ):
-        text = _YAML.format(name=NAME, seed=seed, share=share, comment=comment)
+        text = _YAML.format(name=NAME, model=SMALL_MODEL, seed=seed, share=share, comment=comment)
         files[label] = home / name
         files[label].write_text(text, encoding="utf-8")
     return files

@@ -19,9 +19,8 @@ _BUDGET = """\
   epochs: 1                    # passes over the new data
 """
 
-# The sizes of the demo, whose updates take minutes on two cores (docs/results/demo.md).
-_SMALL_MODEL = """\
-  # (2.4 M parameters, to see everything work on a laptop; 'perennial init' has a larger one)
+# The demo's too, whose updates take minutes on two cores (docs/results/demo.md).
+SMALL_MODEL = """\
   model:
     vocab_size: 4096
     hidden_size: 192
@@ -31,6 +30,9 @@ _SMALL_MODEL = """\
     intermediate_size: 512
     max_position_embeddings: 256
 """
+_SMALL_MODEL = f"""\
+  # (2.4 M parameters, to see everything work on a laptop; 'perennial init' has a larger one)
+{SMALL_MODEL}"""
 _SMALL_RECIPE = """\
   seq_len: 256
   global_batch_samples: 32

@@ -33,6 +33,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from storage.local_objects import LocalObjects
+from tests.benchmarks.workload import CHECKPOINT_MODEL
 from tests.training.tiny_run import tiny_plan
 from training.checkpoint.index import MANIFEST, step_prefix
 from training.checkpoint.local import write_local
@@ -40,18 +41,10 @@ from training.checkpoint.restore import load_state
 from training.checkpoint.saver import CheckpointSaver
 from training.checkpoint.state import TrainState, progress_of, weights_of
 from training.checkpoint.tensors import bytes_of
-from training.config import ModelConfig, TrainPlan
+from training.config import TrainPlan
 from training.decoder.model import Decoder
 from training.optim import build_optimizer, moments_of
 
-MODEL = ModelConfig(
-    vocab_size=32_768,
-    hidden_size=512,
-    num_layers=12,
-    num_heads=8,
-    num_kv_heads=8,
-    intermediate_size=1408,
-)
 TOKENS_A_STEP = 8192
 EVERY_STEPS = 10
 
@@ -83,9 +76,11 @@ class Loop:
     """Takes steps; what saves is told of them."""
 
     def __init__(self, plan: TrainPlan, *, seq_len: int) -> None:
-        model = Decoder(MODEL, seed=0)
+        model = Decoder(CHECKPOINT_MODEL, seed=0)
         self.state = TrainState(model=model, optimizer=build_optimizer(model, plan.optimizer))
-        self.tokens = torch.randint(0, MODEL.vocab_size, (TOKENS_A_STEP // seq_len, seq_len + 1))
+        self.tokens = torch.randint(
+            0, CHECKPOINT_MODEL.vocab_size, (TOKENS_A_STEP // seq_len, seq_len + 1)
+        )
 
     def step(self, before_update: Callable[[], None]) -> float:
         """One step; returns the seconds that the hook took."""
@@ -180,7 +175,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(dir=arguments.work_dir) as folder:
         root = Path(folder)
-        plan = replace(tiny_plan(root / "store")[0], model=MODEL, num_steps=10**6)
+        plan = replace(tiny_plan(root / "store")[0], model=CHECKPOINT_MODEL, num_steps=10**6)
         loop = Loop(plan, seq_len=arguments.seq_len)
         seconds = loop.interval(_Nothing(), 1).step_seconds[0]
         num_bytes = sum(tensor.nbytes for tensor in _tensors(loop.state).values())

@@ -25,17 +25,9 @@ from typing import Any
 from storage.local_objects import LocalObjects
 from tests.benchmarks import workload
 from training.checkpoint.index import committed_steps
-from training.config import ModelConfig, ScheduleConfig, TrainPlan
+from training.config import ScheduleConfig, TrainPlan
 from training.schedule import resolve
 
-MODEL = ModelConfig(
-    vocab_size=32_768,
-    hidden_size=512,
-    num_layers=12,
-    num_heads=8,
-    num_kv_heads=8,
-    intermediate_size=1408,
-)
 EVERY_STEPS = 10
 STEPS_AFTER = 10
 
@@ -121,7 +113,7 @@ def _plan(snapshot: str, samples: int) -> TrainPlan:
     tokens = num_steps * samples * workload.SEQ_LEN
     return replace(
         plan,
-        model=MODEL,
+        model=workload.CHECKPOINT_MODEL,
         global_batch_samples=samples,
         num_steps=num_steps,
         trunk_step=num_steps,

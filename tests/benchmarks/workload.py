@@ -27,6 +27,15 @@ MODEL = ModelConfig(
     max_position_embeddings=SEQ_LEN,
 )
 """5.3 million parameters."""
+CHECKPOINT_MODEL = ModelConfig(
+    vocab_size=32_768,
+    hidden_size=512,
+    num_layers=12,
+    num_heads=8,
+    num_kv_heads=8,
+    intermediate_size=1408,
+)
+"""54 million parameters, 650 MB of state: what checkpoints and restarts are measured on."""
 
 _LAYOUT = Layout("throughput")
 _SUCCESSORS = 8
