@@ -1,8 +1,9 @@
 """Cross entropy of the output layer, in nats, without ever holding the logits of a whole batch.
 
-The logits are by far the largest activation of a small model or a large vocabulary. Both functions
-compute them for some rows at a time, see ``training.chunks``; the loss and its derivative
-leave, the logits are dropped.
+The logits are by far the largest activation of a small model or a large vocabulary. They are
+computed for a chunk of rows at a time, see ``training.chunks``, in memory that all chunks share;
+their derivative takes their place, and what is float32 of them is a few rows that stay in the
+processor's cache.
 
 Shapes: N predictions, C width of the hidden states, V vocabulary.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.chunks import rows_per_chunk
+from training.chunks import rows_in_float32, rows_per_chunk
 
 IGNORE_INDEX = -100
 """Target that teaches nothing; its prediction counts neither in the loss nor in the gradient."""
@@ -41,12 +42,11 @@ def nats_of_targets(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
     Arguments as of ``summed_nats``; without gradients.
     """
-    return torch.cat(
-        [
-            _log_probs_and_nats(hidden[rows], weight, targets[rows])[1]
-            for hidden, weight, rows in _chunks(hidden, weight)
-        ]
-    )
+    nats = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
+    for hidden_NC, weight_VC, rows, logits_NV in chunks_of(hidden, weight):
+        torch.mm(hidden_NC[rows], weight_VC.T, out=logits_NV)
+        nats[rows] = nats_of_logits(logits_NV, targets[rows])
+    return nats
 
 
 def summed_nats_of_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,22 +57,20 @@ def summed_nats_of_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 @torch.no_grad()
 def nats_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """``nats_of_targets`` for logits ``[N, V]`` that exist already."""
-    return torch.cat(
-        [_nats_of(logits[rows], targets[rows])[1] for rows in row_slices(logits, logits.shape[1])]
-    )
+    nats = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
+    for rows in float32_slices(logits):
+        nats[rows] = _probs_and_nats(logits[rows], targets[rows])[1]
+    return nats
 
 
 class _SummedNatsOfLogits(torch.autograd.Function):
-    """The gradient is kept in the precision of the logits; float32 only a few rows at a time."""
+    """The gradient is kept in the precision of the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        nats = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
         grad = torch.empty_like(logits)
-        for rows in row_slices(logits, logits.shape[1]):
-            log_probs_NV, nats[rows] = _nats_of(logits[rows], targets[rows])
-            grad[rows] = _grad_of_logits(log_probs_NV, targets[rows]).to(logits.dtype)
-        ctx.save_for_backward(grad)
+        nats = _differentiated(logits, targets, into=grad)
+        ctx.save_for_backward(grad, targets)
         ctx.mark_non_differentiable(nats)
         return nats.sum(), nats
 
@@ -81,8 +79,8 @@ class _SummedNatsOfLogits(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator hides names
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grad_outputs[0], None
+        grad, targets = ctx.saved_tensors
+        return grad.mul_(_scale_of_rows(grad_outputs[0], targets).to(grad.dtype)), None
 
 
 class _SummedNats(torch.autograd.Function):
@@ -92,15 +90,17 @@ class _SummedNats(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         nats = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        for hidden_NC, weight_VC, rows in _chunks(hidden, weight):
-            log_probs_NV, nats[rows] = _log_probs_and_nats(
-                hidden_NC[rows], weight_VC, targets[rows]
-            )
-            grad_NV = _grad_of_logits(log_probs_NV, targets[rows]).to(weight_VC.dtype)
-            grad_hidden[rows] = grad_NV @ weight_VC
-            grad_weight += grad_NV.T @ hidden_NC[rows]
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        grad_weight = None
+        for hidden_NC, weight_VC, rows, logits_NV in chunks_of(hidden, weight):
+            torch.mm(hidden_NC[rows], weight_VC.T, out=logits_NV)
+            nats[rows] = _differentiated(logits_NV, targets[rows], into=logits_NV)
+            grad_hidden[rows] = logits_NV @ weight_VC
+            # A row without a target teaches nothing; left out here it is C numbers, not V.
+            teaching_NC = hidden_NC[rows] * (targets[rows] != IGNORE_INDEX)[:, None]
+            of_chunk = logits_NV.T @ teaching_NC
+            grad_weight = of_chunk.float() if grad_weight is None else grad_weight.add_(of_chunk)
+        assert grad_weight is not None
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), targets)
         ctx.mark_non_differentiable(nats)
         return nats.sum(), nats
 
@@ -109,46 +109,65 @@ class _SummedNats(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator hides names
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, Tensor, None]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None
+        grad_hidden, grad_weight, targets = ctx.saved_tensors
+        scale = grad_outputs[0]
+        # In place: torch refuses a second backward pass over what has changed since.
+        return grad_hidden.mul_(_scale_of_rows(scale, targets)), grad_weight.mul_(scale), None
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """Both matrices in the precision to multiply in, and slices over the rows of ``hidden``."""
+def _scale_of_rows(scale: Tensor, targets_N: Tensor) -> Tensor:
+    """``scale``, or 0 where there is no target, ``[N, 1]``."""
+    return (scale * (targets_N != IGNORE_INDEX))[:, None]
+
+
+def chunks_of(hidden: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, slice, Tensor]]:
+    """Both matrices in the precision to multiply in, slices over rows, and room for their logits.
+
+    All chunks have the same room.
+    """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    for rows in row_slices(hidden, weight.shape[0]):
-        yield hidden, weight, rows
+    num_rows, vocab_size = hidden.shape[0], weight.shape[0]
+    length = min(num_rows, rows_per_chunk(vocab_size, device))
+    room = hidden.new_empty(length, vocab_size)
+    for rows in _slices(num_rows, length):
+        yield hidden, weight, rows, room[: rows.stop - rows.start]
 
 
-def row_slices(matrix: Tensor, vocab_size: int) -> Iterator[slice]:
-    """Slices over the rows of ``matrix``, each with as many logits as a chunk may have.
+def float32_slices(logits: Tensor) -> Iterator[slice]:
+    """Slices over the rows of ``logits``, to be float32 one after the other."""
+    return _slices(logits.shape[0], rows_in_float32(logits.shape[1], logits.device.type))
 
-    For others that compute logits a few rows at a time.
+
+def _slices(num_rows: int, length: int) -> Iterator[slice]:
+    for start in range(0, num_rows, length):
+        yield slice(start, min(start + length, num_rows))
+
+
+def _differentiated(logits_NV: Tensor, targets_N: Tensor, *, into: Tensor) -> Tensor:
+    """The nats of the targets; the derivative of their sum goes ``into`` other or the same memory.
+
+    Of a row without a target it is anything: the caller leaves it out.
     """
-    rows = rows_per_chunk(vocab_size, matrix.device.type)
-    for start in range(0, matrix.shape[0], rows):
-        yield slice(start, start + rows)
+    nats_N = torch.empty(targets_N.shape, dtype=torch.float32, device=logits_NV.device)
+    minus_one_N1 = torch.full_like(targets_N, -1, dtype=torch.float32)[:, None]
+    for rows in float32_slices(logits_NV):
+        probs_NV, nats_N[rows] = _probs_and_nats(logits_NV[rows], targets_N[rows])
+        probs_NV.scatter_add_(1, targets_N[rows].clamp_min(0)[:, None], minus_one_N1[rows])
+        into[rows] = probs_NV
+    return nats_N
 
 
-def _log_probs_and_nats(
-    hidden_NC: Tensor, weight_VC: Tensor, targets_N: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _nats_of(hidden_NC @ weight_VC.T, targets_N)
+def _probs_and_nats(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, float32, and the nats of the targets.
 
-
-def _nats_of(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities, float32, and the nats of the targets."""
-    log_probs_NV = torch.log_softmax(logits_NV, dim=-1, dtype=torch.float32)
-    nats_N = -log_probs_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1)
-    return log_probs_NV, nats_N.masked_fill(targets_N == IGNORE_INDEX, 0.0)
-
-
-def _grad_of_logits(log_probs_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Derivative of the summed nats; overwrites ``log_probs_NV``."""
-    grad_NV = log_probs_NV.exp_()
-    ones = torch.ones_like(targets_N, dtype=torch.float32)
-    grad_NV.scatter_add_(1, targets_N.clamp_min(0)[:, None], -ones[:, None])
-    return grad_NV.mul_((targets_N != IGNORE_INDEX)[:, None])
+    The largest probability is the inverse of the softmax's own sum, and never 0: with it the nats
+    are exact without the logarithm of every probability.
+    """
+    wide_NV = logits_NV.float()
+    picked_N = wide_NV.gather(1, targets_N.clamp_min(0)[:, None]).squeeze(1)
+    probs_NV = torch.softmax(wide_NV, dim=-1)
+    nats_N = wide_NV.amax(1) - picked_N - probs_NV.amax(1).log()
+    return probs_NV, nats_N.masked_fill(targets_N == IGNORE_INDEX, 0.0)

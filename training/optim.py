@@ -1,5 +1,6 @@
 """AdamW as pretraining uses it, and its moments as plain tensors by parameter name."""
 
+import inspect
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -29,13 +30,26 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     unsupported = {p.device.type for p in parameters}.difference(_FUSED_DEVICES)
     if unsupported:
         logger.warning("AdamW runs unfused: no fused kernel for %s", ", ".join(sorted(unsupported)))
-    return torch.optim.AdamW(
+    return _AdamW(
         groups,
         lr=0.0,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         fused=not unsupported,
     )
+
+
+class _AdamW(torch.optim.AdamW):
+    """torch's own, without its compiler.
+
+    torch 2.11 to 2.13 imports ``torch._dynamo`` to make an optimizer and to step it, although
+    nothing is compiled (``torch._compile._disable_dynamo``, ``_use_grad_for_differentiable``):
+    0.8 s of a core at every start of a worker. These are the functions inside of those wrappers.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from training.data.order import Order
 from training.goodput import LifeBegun
 from training.guard.guard import Guard, RewindError, recent_losses
 from training.guard.skips import Skip, Skips, discard_left_branch, read_skips
+from training.host_memory import keep_freed_memory
 from training.initial_state import state_of
 from training.loop import train
 from training.loss import StreamLoss
@@ -97,6 +98,8 @@ def run_worker(
     asked_at = time.time() if asked_at is None else asked_at
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+    if device == "cpu":
+        keep_freed_memory()
     checkpoints = checkpoints or CheckpointConfig()
     store = open_store(store_uri)
     on_stage("looking at the shards of the training data")
@@ -132,7 +135,7 @@ def run_worker(
         spread=spread,
         checkpoints=checkpoints,
     )
-    with _optimizer_imported():
+    with _compiler_imported(is_needed=world_size > 1):
         while not worker.train_until_rewind(asked_at):
             asked_at = time.time()
     logger.info("rank %d: %s", rank, describe_peak(on_device))
@@ -269,11 +272,14 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _optimizer_imported() -> Generator[None]:
-    """Import what torch imports when it makes its first optimizer, while the state is read.
+def _compiler_imported(*, is_needed: bool) -> Generator[None]:
+    """Import what torch imports to spread a model, while the state is read.
 
     It takes a processor about a second.
     """
+    if not is_needed:
+        yield
+        return
     thread = threading.Thread(target=import_module, args=["torch._dynamo"], name="import")
     thread.start()
     try:

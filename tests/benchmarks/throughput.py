@@ -1,9 +1,10 @@
 """Training tokens per second of the whole engine, of the Hugging Face Trainer and of a bare loop.
 
 All three train the same weights on the same samples in the same order with the same learning rates,
-in bf16 autocast. They take turns of a few steps, so that a busy machine slows all alike: read the
-ratios. The engine is ``training.worker.run_worker`` as an update runs it, with verified shards,
-masked documents, journal and the final checkpoint; the peers have nothing of that.
+in bf16 autocast. Each has a process of its own, as its users would start it; they take turns of a
+few steps, so that a busy machine slows all alike: read the ratios. The engine is
+``training.worker.run_worker`` as an update runs it, with verified shards, masked documents, journal
+and the final checkpoint; the peers have nothing of that.
 
 Run: ``python -m tests.benchmarks.throughput [--steps 300] [--loop FILE]``. FILE is Python and
 defines
@@ -20,14 +21,15 @@ FILE the loop is ``bare_loop.py`` beside this file.
 
 import argparse
 import importlib.util
+import multiprocessing as mp
 import platform
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -61,41 +63,71 @@ SETTLING_STEPS = 10
 
 
 class Turns:
-    """Lets one of several threads run, for a number of steps at a time."""
+    """In the process of a contestant: which step it may take."""
 
-    def __init__(self) -> None:
-        self._granted = threading.Semaphore(0)
-        self._taken = threading.Semaphore(0)
-        self.losses: list[float] = []
-        self.error: BaseException | None = None
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def wait(self) -> None:
         """Called by the contestant before each step."""
-        self._granted.acquire()
+        self._connection.recv()
 
     def done(self, loss: float) -> None:
         """Called by the contestant after each step."""
-        self.losses.append(loss)
-        self._taken.release()
+        self._connection.send(loss)
 
-    def failed(self, error: BaseException) -> None:
-        """The contestant ended early."""
-        self.error = error
-        self._taken.release()
 
-    def seconds_of(self, steps: int) -> float:
-        """Let the contestant take ``steps`` steps, and time them."""
+class Contestant:
+    """The process of one of those who are compared, as the others see it."""
+
+    def __init__(self, name: str, contest: "Contest") -> None:
+        self.name = name
+        self._connection, theirs = mp.Pipe()
+        context = mp.get_context("spawn")
+        # Beside a benchmark that ends early it must not wait for its turn for ever.
+        self._process = context.Process(
+            target=_take_part, args=(name, contest, theirs), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        """Of every turn."""
+
+    def take_turn(self, steps: int) -> float:
+        """Let the contestant take ``steps`` steps; returns the seconds that they took."""
         started = time.perf_counter()
         for _ in range(steps):
-            self._granted.release()
+            self._connection.send(None)
         for _ in range(steps):
-            self._taken.acquire()
-            if self.error is not None:
-                raise self.error
+            try:
+                self.losses.append(self._connection.recv())
+            except EOFError:
+                raise SystemExit(f"{self.name} ended before its steps; see above why") from None
         return time.perf_counter() - started
 
+    def end(self) -> None:
+        """Wait until it has finished what comes after its steps."""
+        self._process.join()
 
-Contestant = Callable[[Turns], None]
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What all contestants train."""
+
+    plan: TrainPlan
+    folder: Path
+    loop: Path
+    threads: int
+
+    @property
+    def store_uri(self) -> str:
+        return (self.folder / "store").as_uri()
+
+    @property
+    def model(self) -> Path:
+        """The weights, as a directory of the Hugging Face hub."""
+        return self.folder / "model"
 
 
 def main() -> None:
@@ -106,58 +138,61 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loop", type=Path, default=Path(__file__).with_name("bare_loop.py"))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        _compare(Path(folder), arguments.steps, arguments.block, arguments.loop)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = open_store((folder / "store").as_uri())
+        num_steps = arguments.steps
+        plan = make_plan(*store_rows(store, sparse_bigram_rows(num_steps)), num_steps=num_steps)
+        loop = arguments.loop.resolve()
+        _compare(
+            Contest(plan=plan, folder=folder, loop=loop, threads=arguments.threads),
+            arguments.block,
+        )
 
 
-def _compare(folder: Path, num_steps: int, block: int, loop: Path) -> None:
-    store = open_store((folder / "store").as_uri())
-    plan = make_plan(*store_rows(store, sparse_bigram_rows(num_steps)), num_steps=num_steps)
-    directory = _exported(folder / "model", plan)
-    print(_machine())
+def _compare(contest: Contest, block: int) -> None:
+    plan, num_steps = contest.plan, contest.plan.num_steps
+    weights = Decoder(MODEL, seed=plan.seed).state_dict()
+    write_model(contest.model, MODEL, weights, start_id=plan.start_id, end_id=plan.end_id)
+    print(_machine(contest.threads))
     print(
         f"{num_parameters(MODEL):,} parameters, {plan.global_batch_samples} x {plan.seq_len} "
         f"tokens a step in micro batches of {MICRO_BATCH_SIZE}, {num_steps} steps, turns of "
         f"{block}, configuration {identity_of(asdict(plan))[:16]}"
     )
-    contestants: dict[str, Contestant] = {
-        "ours": lambda turns: _ours(turns, plan, store.uri, folder / "work"),
-        "Trainer": lambda turns: _trainer(turns, plan, directory, _read(store, plan, folder)),
-        loop.name: lambda turns: _loop(turns, plan, loop, directory, _read(store, plan, folder)),
-    }
-    results = _race(contestants, num_steps, block)
-    rows = read_metrics(store, Layout(plan.lineage).metrics(plan.update))
-    results["ours"][1][:] = [row[LOSS] for row in rows]
-    _report(results, plan, block)
+    contestants = [Contestant(name, contest) for name in ("ours", "Trainer", contest.loop.name)]
+    _race(contestants, num_steps, block)
+    rows = read_metrics(open_store(contest.store_uri), Layout(plan.lineage).metrics(plan.update))
+    contestants[0].losses = [row[LOSS] for row in rows]
+    _report(contestants, plan, block)
 
 
-def _race(
-    contestants: dict[str, Contestant], num_steps: int, block: int
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds of every turn, and all losses, of each contestant."""
-    turns = {name: Turns() for name in contestants}
-    for name, contestant in contestants.items():
-        threading.Thread(target=_run, args=(contestant, turns[name]), daemon=True).start()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for each in turns.values():
-        each.seconds_of(SETTLING_STEPS)
-    names = list(turns)
+def _race(contestants: Sequence[Contestant], num_steps: int, block: int) -> None:
+    for each in contestants:
+        each.take_turn(SETTLING_STEPS)
     for number in range((num_steps - SETTLING_STEPS) // block):
         # Whoever comes first in a round finds another's data in the caches.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            seconds[name].append(turns[name].seconds_of(block))
-    return {name: (seconds[name], turns[name].losses) for name in contestants}
+        first = number % len(contestants)
+        for each in [*contestants[first:], *contestants[:first]]:
+            each.seconds.append(each.take_turn(block))
+    for each in contestants:
+        each.take_turn(num_steps - len(each.losses))
+        each.end()
 
 
-def _run(contestant: Contestant, turns: Turns) -> None:
-    try:
-        contestant(turns)
-    except BaseException as error:  # handed to the main thread, which raises it
-        turns.failed(error)
+def _take_part(name: str, contest: Contest, connection: Connection) -> None:
+    """Runs in the process of a contestant."""
+    torch.set_num_threads(contest.threads)
+    turns = Turns(connection)
+    if name == "ours":
+        _ours(turns, contest)
+    elif name == "Trainer":
+        _trainer(turns, contest)
+    else:
+        _loop(turns, contest)
 
 
-def _ours(turns: Turns, plan: TrainPlan, uri: str, work_dir: Path) -> None:
+def _ours(turns: Turns, contest: Contest) -> None:
     is_first = True
 
     def before_a_step() -> bool:
@@ -168,22 +203,26 @@ def _ours(turns: Turns, plan: TrainPlan, uri: str, work_dir: Path) -> None:
         turns.wait()
         return False
 
-    run_worker(plan, uri, work_dir=work_dir, is_asked_to_stop=before_a_step)
+    run_worker(
+        contest.plan,
+        contest.store_uri,
+        work_dir=contest.folder / "work",
+        is_asked_to_stop=before_a_step,
+    )
     turns.done(float("nan"))
 
 
-def _loop(
-    turns: Turns, plan: TrainPlan, file: Path, directory: Path, batches: Iterator[np.ndarray]
-) -> None:
-    spec = importlib.util.spec_from_file_location("loop", file)
+def _loop(turns: Turns, contest: Contest) -> None:
+    plan = contest.plan
+    spec = importlib.util.spec_from_file_location("loop", contest.loop)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = plan.optimizer
     losses: Iterator[float] = module.steps(
-        directory,
-        batches,
+        contest.model,
+        _read(contest, "loop"),
         _rates(plan),
         (config.beta1, config.beta2),
         config.eps,
@@ -195,8 +234,9 @@ def _loop(
         turns.done(next(losses))
 
 
-def _trainer(turns: Turns, plan: TrainPlan, directory: Path, batches: Iterator[np.ndarray]) -> None:
+def _trainer(turns: Turns, contest: Contest) -> None:
     """The Trainer with what its documentation advises: bf16, fused AdamW."""
+    plan = contest.plan
     declare_missing_operators()
     transformers: Any = importlib.import_module("transformers")
 
@@ -208,9 +248,9 @@ def _trainer(turns: Turns, plan: TrainPlan, directory: Path, batches: Iterator[n
             if "loss" in logs:
                 turns.done(logs["loss"])
 
-    rows = [row for batch in batches for row in batch]
+    rows = [row for batch in _read(contest, "trainer") for row in batch]
     settings = transformers.TrainingArguments(
-        output_dir=str(directory.parent / "trainer"),
+        output_dir=str(contest.folder / "trainer"),
         per_device_train_batch_size=MICRO_BATCH_SIZE,
         gradient_accumulation_steps=plan.global_batch_samples // MICRO_BATCH_SIZE,
         max_steps=plan.num_steps,
@@ -232,7 +272,7 @@ def _trainer(turns: Turns, plan: TrainPlan, directory: Path, batches: Iterator[n
         dataloader_num_workers=0,
         data_seed=0,
     )
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    model = transformers.AutoModelForCausalLM.from_pretrained(contest.model)
     model.config.use_cache = False
 
     class InOrder(transformers.Trainer):
@@ -263,10 +303,12 @@ def _trainer(turns: Turns, plan: TrainPlan, directory: Path, batches: Iterator[n
     trainer.train()
 
 
-def _read(store: Any, plan: TrainPlan, folder: Path) -> Iterator[np.ndarray]:
+def _read(contest: Contest, reader: str) -> Iterator[np.ndarray]:
     """The global batches, ``int64[B, T + 1]``, in the engine's order."""
+    plan = contest.plan
     order = Order(plan.mixture, plan.global_batch_samples)
-    shards = open_streams(store, plan, folder / "read")
+    store = open_store(contest.store_uri)
+    shards = open_streams(store, plan, contest.folder / "read" / reader)
     batches = Batches(order, shards, micro_batch_size=plan.global_batch_samples)
     for step in range(plan.num_steps):
         yield np.concatenate([tokens.numpy() for tokens in batches.read(step).tokens])
@@ -277,36 +319,29 @@ def _rates(plan: TrainPlan) -> Sequence[float]:
     return [lr_at((step + 1) * tokens, plan.schedule) for step in range(plan.num_steps)]
 
 
-def _exported(directory: Path, plan: TrainPlan) -> Path:
-    decoder = Decoder(MODEL, seed=plan.seed)
-    write_model(directory, MODEL, decoder.state_dict(), start_id=0, end_id=0)
-    return directory
-
-
-def _machine() -> str:
+def _machine(threads: int) -> str:
     flags = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
     known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
     sets = ", ".join(name for name in known if name in flags) or platform.machine()
     return (
         f"{platform.processor() or platform.machine()} with {sets}; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads"
+        f"{threads} threads"
     )
 
 
-def _report(
-    results: dict[str, tuple[list[float], list[float]]], plan: TrainPlan, block: int
-) -> None:
+def _report(contestants: Sequence[Contestant], plan: TrainPlan, block: int) -> None:
     tokens = block * plan.global_batch_tokens
-    ours, _ = results["ours"]
+    ours = contestants[0].seconds
     print(f"{'':24}{'tokens/s':>10}{'spread':>18}{'ours is':>9}{'worst':>7}{'last loss':>11}")
-    for name, (seconds, losses) in results.items():
+    for each in contestants:
+        seconds = each.seconds
         ratios = [theirs / mine for mine, theirs in zip(ours, seconds, strict=True)]
         quarter = statistics.quantiles(seconds, n=4)
         spread = f"{tokens / quarter[2]:,.0f}-{tokens / quarter[0]:,.0f}"
         print(
-            f"{name:24}{tokens / statistics.median(seconds):10,.0f}{spread:>18}"
+            f"{each.name:24}{tokens / statistics.median(seconds):10,.0f}{spread:>18}"
             f"{statistics.median(ratios):8.2f}x{min(ratios):6.2f}x"
-            f"{statistics.mean(losses[-block:]):11.4f}"
+            f"{statistics.mean(each.losses[-block:]):11.4f}"
         )
 
 

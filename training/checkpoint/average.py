@@ -8,6 +8,7 @@ from torch import Tensor
 
 from storage.errors import CorruptError
 from storage.objects import ObjectStore
+from training.checkpoint.fresh_memory import TORCH_DTYPES
 from training.checkpoint.index import read_manifest
 from training.checkpoint.pieces import (
     Piece,
@@ -19,7 +20,7 @@ from training.checkpoint.pieces import (
     open_header,
     quick_digest,
 )
-from training.checkpoint.tensors import TORCH_DTYPES, bytes_of
+from training.checkpoint.tensors import bytes_of
 
 
 def average_weights(

@@ -27,9 +27,9 @@ from training.plan_difference import differences, told
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
-"""Of what is written now. 1, without a number, had one hash a tensor file and no pieces; 2 had no
-CRC-32 of them."""
+FORMAT = 4
+"""Of what is written now. 1, without a number, had one hash a tensor file and no pieces; 2 had
+SHA-256 of them alone; 3 a CRC-32 instead of XXH3."""
 MANIFEST = "manifest.json"
 PROGRESS = "state.json"
 _FREE_FIELDS = ("checkpoint_every_steps", "checkpoint_prefix")

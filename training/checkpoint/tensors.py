@@ -6,7 +6,6 @@ reading and train on another; its writer neither flushes nor hashes.
 
 import contextlib
 import hashlib
-import mmap
 import os
 from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 from torch import Tensor
 
 from storage.errors import CorruptError
 from storage.manifest import digest_file
+from training.checkpoint.fresh_memory import DTYPES, empty_tensors, make_resident
 from training.checkpoint.pieces import (
     PIECE_BYTES,
-    Crc32,
     Digest,
     Piece,
     Slot,
@@ -35,27 +35,6 @@ from training.checkpoint.pieces import (
     write_header,
 )
 
-_DTYPES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int16: "I16",
-    torch.uint16: "U16",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int32: "I32",
-    torch.uint32: "U32",
-    torch.float32: "F32",
-    torch.int64: "I64",
-    torch.uint64: "U64",
-    torch.float64: "F64",
-}
-TORCH_DTYPES = {name: dtype for dtype, name in _DTYPES.items()}
-_HUGE_PAGE_BYTES = 2 << 20
-_ALIGNMENT = 64
-"""As torch allocates: a sum must not depend on whether its numbers were restored."""
 _CHUNK_BYTES = 256 << 10
 """Stays in a core's cache between being read and being summed up."""
 
@@ -70,7 +49,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> TensorFile:
     """
     # Wide numbers first, so that each lies at a multiple of its own width.
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-    body, slots = write_header({n: (_DTYPES[t.dtype], tuple(t.shape)) for n, t in ordered.items()})
+    body, slots = write_header({n: (DTYPES[t.dtype], tuple(t.shape)) for n, t in ordered.items()})
     parts = [memoryview(body)]
     for slot in slots:
         view = bytes_of(ordered[slot.name])
@@ -80,13 +59,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> TensorFile:
         with ThreadPoolExecutor(num_hash_threads(), "hash") as pool:
             digests = pool.map(_digests_of, parts)
             _write_durably(path, parts)
-            pieces, crc32 = zip(*digests, strict=True)
+            pieces, xxh3 = zip(*digests, strict=True)
     except OSError:
         path.unlink(missing_ok=True)
         raise
     root = root_of(pieces)
     name = f"{path.stem}-{root[:16]}{path.suffix}"
-    return TensorFile(name, sum(map(len, parts)), root, pieces, PIECE_BYTES, crc32)
+    return TensorFile(name, sum(map(len, parts)), root, pieces, PIECE_BYTES, xxh3=xxh3)
 
 
 def read_tensors(path: Path, file: TensorFile, key: str) -> dict[str, Tensor]:
@@ -101,7 +80,7 @@ def read_tensors(path: Path, file: TensorFile, key: str) -> dict[str, Tensor]:
         CorruptError: It is short or altered; names the tensor.
     """
     with _opened(path, file, key) as opened:
-        tensors = _empty(opened.slots)
+        tensors = empty_tensors(opened.slots)
         opened.read_into(tensors)
     return tensors
 
@@ -114,7 +93,7 @@ def read_each(path: Path, file: TensorFile, key: str) -> Generator[tuple[str, Te
     """
     with _opened(path, file, key) as opened:
         for slot in opened.slots:
-            tensors = _empty([slot])
+            tensors = empty_tensors([slot])
             opened.read_into(tensors)
             yield slot.name, tensors[slot.name]
 
@@ -176,50 +155,28 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(numbers)
 
 
-def _empty(slots: Iterable[Slot]) -> dict[str, Tensor]:
-    """Memory for the tensors of a file, side by side in huge pages, which fault in much faster.
-
-    It is given back when none of them is in use any more.
-    """
-    begins: list[int] = []
-    end = 0
-    for slot in slots:
-        begins.append(end)
-        end += -(-(slot.stop - slot.start) // _ALIGNMENT) * _ALIGNMENT
-    num_bytes = max(1, -(-end // _HUGE_PAGE_BYTES)) * _HUGE_PAGE_BYTES
-    memory = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # A kernel without huge pages refuses; then it is slower.
-    with contextlib.suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    return {
-        slot.name: whole[begin : begin + slot.stop - slot.start]
-        .view(TORCH_DTYPES[slot.dtype])
-        .view(slot.shape)
-        for slot, begin in zip(slots, begins, strict=True)
-    }
-
-
 def _read_into(descriptor: int, part: memoryview, start: int, digest: Digest) -> bool:
     """Fill ``part`` and sum it up on the way; whether there were enough bytes."""
     done = 0
     while done < len(part):
-        read = os.preadv(descriptor, [part[done : done + _CHUNK_BYTES]], start + done)
+        chunk = part[done : done + _CHUNK_BYTES]
+        make_resident(chunk)
+        read = os.preadv(descriptor, [chunk], start + done)
         if not read:
             return False
-        digest.update(part[done : done + read])
+        digest.update(chunk[:read])
         done += read
     return True
 
 
 def _digests_of(part: memoryview) -> tuple[str, str]:
-    """SHA-256 and CRC-32 in hex, of bytes that are read from memory once."""
-    sha256, crc32 = hashlib.sha256(), Crc32()
+    """SHA-256 and XXH3-128 in hex, of bytes that are read from memory once."""
+    sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_128()
     for start in range(0, len(part), _CHUNK_BYTES):
         chunk = part[start : start + _CHUNK_BYTES]
         sha256.update(chunk)
-        crc32.update(chunk)
-    return sha256.hexdigest(), crc32.hexdigest()
+        xxh3.update(chunk)
+    return sha256.hexdigest(), xxh3.hexdigest()
 
 
 def _write_durably(path: Path, parts: Iterable[memoryview]) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from training.decoder.config import RopeScaling
+from training.decoder.tiled_attention import is_tiled, tiled_attention
+from training.decoder.tiles import has_tiles
 
 
 def segments_of(tokens: Tensor, start_id: int) -> Tensor:
@@ -59,7 +61,9 @@ def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
 def rotary_tables(
     positions: Tensor, *, head_dim: int, theta: float, scaling: RopeScaling | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and signed sines of the rotary angles for ``rotate``, each ``float32[..., T, 1, D]``.
+    """Cosines and signed sines of the angles for ``rotate``, each ``float32[B or 1, 1, T, D]``.
+
+    ``positions`` are ``int64[B, T]`` or, the same in every row, ``int64[T]``.
 
     Rotary position embedding (Su et al. 2021, arXiv:2104.09864). float32 whatever the precision of
     the model: bf16 cannot tell position 257 from 258.
@@ -68,8 +72,10 @@ def rotary_tables(
     frequencies = 1.0 / theta**exponent
     if scaling is not None:
         frequencies = _scaled(frequencies, scaling)
-    angles = positions[..., None].float() * frequencies
-    cos, sin = angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
+    angles_B1TD = (positions[..., None].float() * frequencies).view(
+        -1, 1, positions.shape[-1], head_dim // 2
+    )
+    cos, sin = angles_B1TD.cos(), angles_B1TD.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
@@ -86,7 +92,7 @@ def _scaled(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the heads of ``x`` ``[B, T, heads, D]``; the result is float32.
+    """Rotate the heads of ``x`` ``[B, T, heads, D]``; returns ``float32[B, heads, T, D]``.
 
     Dimension i is paired with i + D / 2, as in the weights on the Hugging Face hub, not as in the
     paper.
@@ -104,7 +110,7 @@ class _Rotation(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return _rotated(x, cos, sin)
+        return _rotated(x.transpose(1, 2), cos, sin)
 
     @staticmethod
     @once_differentiable
@@ -112,38 +118,42 @@ class _Rotation(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotated(grad_outputs[0], cos, -sin).to(ctx.dtype), None, None
+        return _rotated(grad_outputs[0], cos, -sin).transpose(1, 2).to(ctx.dtype), None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    # Converted once: arithmetic between bf16 and float32 is several times slower than float32
-    # alone.
-    wide = x.float()
-    swapped = wide.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(wide * cos, swapped, sin)
+    # Converted once, as arithmetic between bf16 and float32 is several times slower; contiguous, as
+    # then one loop goes over all positions of a head.
+    wide = x.to(torch.float32, memory_format=torch.contiguous_format)
+    out = wide * cos
+    half = x.shape[-1] // 2
+    out[..., :half].addcmul_(wide[..., half:], sin[..., :half])
+    out[..., half:].addcmul_(wide[..., :half], sin[..., half:])
+    return out
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention, ``[B, T, H * D]``.
 
     Args:
-        query: ``[B, T, H, D]``, rotated.
-        key: ``[B, T, K, D]``, rotated.
-        value: ``[B, T, K, D]``, in the precision of the model.
+        query: ``[B, H, T, D]``, rotated.
+        key: ``[B, K, T, D]``, rotated.
+        value: ``[B, K, T, D]``, in the precision of the model.
         mask: From ``attention_mask``; None is plain causal attention.
     """
+    if is_tiled(value):
+        return tiled_attention(query, key, value, mask).transpose(1, 2).flatten(2)
     device = value.device.type
-    # Forward and backward of rows of 256 tokens take 40 % less in float32 than in torch's bf16
-    # kernel for processors; from 1024 tokens on both take the same.
-    dtype = torch.float32 if device == "cpu" else value.dtype
+    # Where bf16 is not multiplied in tiles, torch's kernel for it is slower than for float32.
+    dtype = torch.float32 if device == "cpu" and not has_tiles() else value.dtype
     with torch.autocast(device, enabled=False):
         out = F.scaled_dot_product_attention(
-            query.to(dtype).transpose(1, 2),
-            key.to(dtype).transpose(1, 2),
-            value.to(dtype).transpose(1, 2),
+            query.to(dtype),
+            key.to(dtype),
+            value.to(dtype),
             attn_mask=mask,
             is_causal=mask is None,
             # Two AMX cores, forward and backward: 10 % faster than repeating keys and values.
-            enable_gqa=query.shape[2] != key.shape[2],
+            enable_gqa=query.shape[1] != key.shape[1],
         )
     return out.transpose(1, 2).flatten(2).to(value.dtype)

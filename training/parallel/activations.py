@@ -10,8 +10,9 @@ heads, D width of a head, I ``intermediate_size``.
 from dataclasses import dataclass
 from typing import Literal
 
-from training.chunks import rows_per_chunk
+from training.chunks import rows_in_float32, rows_per_chunk
 from training.decoder.config import ModelConfig
+from training.decoder.tiles import LONGEST_TILED_ROW, SCORES_AT_ONCE, has_tiles
 
 _WIDE = 4
 """Bytes of a number of the residual stream, of norms, of rotated heads: float32 always."""
@@ -73,7 +74,8 @@ def layer_bytes(config: ModelConfig, shape: Shape) -> LayerBytes:
     queries = config.num_heads * config.head_width // ways
     keys = config.num_kv_heads * config.head_width // ways
     inner = config.intermediate_size // ways
-    norm = _norm_bytes(shape, width)
+    is_narrow = config.norm_position == "after" and shape.device == "cpu"
+    norm = _norm_bytes(shape, width, narrow if is_narrow else _WIDE)
     heads = _attention_bytes(config, shape)
     products = narrow * tokens * (queries + 2 * keys + width + 2 * inner + width)
     products += _WIDE * tokens * queries + _log_sums(config, shape)
@@ -94,7 +96,7 @@ def layer_bytes(config: ModelConfig, shape: Shape) -> LayerBytes:
         weight_copies=narrow * joint + (narrow * cast_matrices if copied else 0),
         cached_copies=narrow * cast_matrices if copied else 0,
         attention_scratch=(
-            _WIDE * tokens * (width + queries + 2 * (queries + keys)) + (narrow + _WIDE) * joint
+            _WIDE * tokens * width + _attention_scratch(config, shape) + (narrow + _WIDE) * joint
         ),
         # Of the product's three gradients one takes the place of what the forward pass had kept.
         feed_forward_scratch=(
@@ -170,21 +172,28 @@ def _loss_bytes(config: ModelConfig, shape: Shape) -> int:
     narrow, is_cast = shape.narrow, shape.narrow < _WIDE
     vocab_size = config.vocab_size // shape.tensor_parallel
     table = vocab_size * config.hidden_size
-    rows = min(shape.tokens, rows_per_chunk(config.vocab_size, shape.device))
-    logits = rows * vocab_size
-    # The chunk before lives on until the next one has taken its names.
-    before = logits * (_WIDE + (narrow if is_cast else 0)) if rows < shape.tokens else 0
-    softmax = before + logits * (narrow + _WIDE + (_WIDE if is_cast else 0))
-    own = logits * (_WIDE + (narrow if is_cast else 0))
+    rows = min(shape.tokens, rows_per_chunk(vocab_size, shape.device))
+    softmax = float32_bytes(rows, vocab_size, shape)
     # The product, and what it is cast to on its way into the sum.
-    summing = own + table * (narrow + (_WIDE if is_cast else 0))
-    return table * (_WIDE + (narrow if is_cast else 0)) + max(softmax, summing)
+    summing = table * (narrow + (_WIDE if is_cast else 0))
+    always = rows * vocab_size * narrow + (table * narrow if is_cast else 0)
+    if rows == shape.tokens:
+        return always + max(softmax, summing)
+    # The sum, and of the chunk before its product, until the next one has taken its name.
+    return always + table * _WIDE + max(softmax + table * narrow, summing, 2 * table * narrow)
 
 
-def _norm_bytes(shape: Shape, width: int) -> int:
-    """An RMSNorm: its input, a number a position and, where no kernel fuses it, the quotient."""
-    quotient = _WIDE * width if shape.device == "cpu" else 0
-    return shape.tokens * (_WIDE * width + _WIDE + quotient)
+def float32_bytes(rows: int, vocab_size: int, shape: Shape) -> int:
+    """Of the ``rows`` of logits, what ``training.cross_entropy`` has in float32 at once."""
+    at_once = rows_in_float32(vocab_size, shape.device)
+    # Logits and probabilities, while the name of the latter still holds those of before.
+    copies = 1 + (shape.narrow < _WIDE) + (at_once < rows)
+    return _WIDE * copies * min(rows, at_once) * vocab_size
+
+
+def _norm_bytes(shape: Shape, width: int, number: int = _WIDE) -> int:
+    """An RMSNorm: its input of ``number`` bytes each, and a number a position."""
+    return shape.tokens * (number * width + _WIDE)
 
 
 def _attention_bytes(config: ModelConfig, shape: Shape) -> int:
@@ -192,20 +201,49 @@ def _attention_bytes(config: ModelConfig, shape: Shape) -> int:
     ways, tokens = shape.tensor_parallel, shape.tokens
     queries = config.num_heads * config.head_width // ways
     keys = config.num_kv_heads * config.head_width // ways
-    # On a processor attention is computed in float32, see ``training.decoder.attention``.
-    number = _WIDE if shape.device == "cpu" else shape.narrow
+    number = _attention_number(shape)
     in_place = shape.narrow == number
+    normed = 0
+    if config.qk_norm is not None:
+        vectors = config.num_heads + config.num_kv_heads if config.qk_norm == "head" else 2
+        # A GPU's kernel is handed a wide copy; on a processor the norm keeps what it is handed.
+        wide_copy = queries + keys if shape.device == "cuda" else 0
+        normed = _WIDE * tokens * (wide_copy + vectors)
     # Where nothing is cast the values are a part of the joint product, which stays as a whole.
-    values = queries + 2 * keys if in_place and config.qk_norm is None else keys
+    stays_joint = config.qk_norm is None or shape.device == "cpu"
+    values = queries + 2 * keys if in_place and stays_joint else keys
     kept = number * tokens * (queries + keys + values + queries) + _log_sums(config, shape)
     if not in_place:
         kept += shape.narrow * tokens * queries
-    if config.qk_norm is not None:
-        vectors = config.num_heads + config.num_kv_heads if config.qk_norm == "head" else 2
-        quotient = 2 if shape.device == "cpu" else 1
-        kept += _WIDE * tokens * (quotient * (queries + keys) + vectors)
-    # Attention turns the mask of bits into numbers, each layer for itself.
-    return kept + number * shape.rows * shape.seq_len**2
+        kept += shape.narrow * tokens * (queries + 2 * keys) * (normed > 0)
+    # torch's attention turns the mask of bits into numbers, each layer for itself.
+    masked = 0 if _is_tiled(shape) else number * shape.rows * shape.seq_len**2
+    return kept + normed + masked
+
+
+def _attention_number(shape: Shape) -> int:
+    """Bytes of what attention multiplies, see ``training.decoder.attention``."""
+    return _WIDE if shape.device == "cpu" and not has_tiles() else shape.narrow
+
+
+def _is_tiled(shape: Shape) -> bool:
+    is_cast = shape.device == "cpu" and shape.narrow < _WIDE
+    return is_cast and has_tiles() and shape.seq_len <= LONGEST_TILED_ROW
+
+
+def _attention_scratch(config: ModelConfig, shape: Shape) -> int:
+    """Gradients under way in the backward pass of attention proper."""
+    ways, tokens = shape.tensor_parallel, shape.tokens
+    queries = config.num_heads * config.head_width // ways
+    keys = config.num_kv_heads * config.head_width // ways
+    if not _is_tiled(shape):
+        return _WIDE * tokens * (queries + 2 * (queries + keys))
+    of_row = config.num_heads // ways * shape.seq_len**2
+    rows = min(shape.rows, max(1, SCORES_AT_ONCE // of_row))
+    # Scores, their gradients, the mask, and of the rows wide copies of what is multiplied and comes
+    # of it.
+    at_once = rows * (2 * of_row + shape.seq_len * (shape.seq_len + 4 * (queries + keys)))
+    return _WIDE * (tokens * (queries + 2 * keys) + at_once) + shape.narrow * tokens * queries
 
 
 def _log_sums(config: ModelConfig, shape: Shape) -> int:

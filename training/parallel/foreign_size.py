@@ -11,10 +11,9 @@ without masks of dropout, which never acts, and with the norms in 32 bits.
 import json
 from typing import Any
 
-from training.chunks import rows_per_chunk
 from training.config import ForeignConfig
 from training.foreign.config import needs_eager_attention
-from training.parallel.activations import LayerBytes, Shape, Sizes
+from training.parallel.activations import LayerBytes, Shape, Sizes, float32_bytes
 
 _WIDE = 4
 _SPELLINGS = {
@@ -58,8 +57,7 @@ def foreign_sizes(model: ForeignConfig, shape: Shape) -> Sizes:
     between = 4 if is_gated else _KEPT_BY_ACTIVATION.get(_activation(fields), 2)
     feed_forward = norm + narrow * tokens * (width + between * inner)
     logits = tokens * model.vocab_size
-    rows = min(tokens, rows_per_chunk(model.vocab_size, shape.device))
-    chunk = rows * model.vocab_size * (narrow + 2 * _WIDE)
+    wide_logits = float32_bytes(tokens, model.vocab_size, shape)
     root = table * (1 if is_tied else 2) + width
     if not any(mark in name for name in fields for mark in _PLACED_WITHOUT_TABLE):
         root += model.max_position_embeddings * width
@@ -84,7 +82,7 @@ def foreign_sizes(model: ForeignConfig, shape: Shape) -> Sizes:
         ),
         shared=2 * 8 * tokens,
         head=norm + narrow * tokens * width,
-        loss=2 * narrow * logits + chunk + (narrow * table if narrow < _WIDE else 0),
+        loss=2 * narrow * logits + wide_logits + (narrow * table if narrow < _WIDE else 0),
         loss_gradients=2 * narrow * logits + (narrow * table if narrow < _WIDE else 0),
     )
 

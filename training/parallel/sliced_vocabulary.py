@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.cross_entropy import IGNORE_INDEX, row_slices
+from training.cross_entropy import IGNORE_INDEX, chunks_of, float32_slices
 
 
 class Slice(NamedTuple):
@@ -21,8 +21,6 @@ class Slice(NamedTuple):
 
     group: dist.ProcessGroup
     first_row: int
-    num_rows: int
-    """Of all workers."""
 
 
 def summed_nats_of_slice(
@@ -45,20 +43,15 @@ class _SummedNatsOfSlice(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, own: Slice
     ) -> tuple[Tensor, Tensor]:
         ctx.dtypes = hidden.dtype, weight.dtype
-        device = hidden.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            hidden, weight = hidden.to(dtype), weight.to(dtype)
         nats = torch.empty(targets.shape, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        # As many rows at a time on every worker.
-        for rows in row_slices(hidden, own.num_rows):
-            logits_NV = (hidden[rows] @ weight.T).float()
-            grad_NV, nats[rows] = _grad_and_nats(logits_NV, targets[rows], own)
-            grad_NV = grad_NV.to(weight.dtype)
-            grad_hidden[rows] = grad_NV @ weight
-            grad_weight += grad_NV.T @ hidden[rows]
+        # As many rows at a time on every worker, as all have as much of the vocabulary.
+        for hidden_NC, weight_VC, rows, logits_NV in chunks_of(hidden, weight):
+            torch.mm(hidden_NC[rows], weight_VC.T, out=logits_NV)
+            nats[rows] = _differentiated(logits_NV, targets[rows], own)
+            grad_hidden[rows] = logits_NV @ weight_VC
+            grad_weight += logits_NV.T @ hidden_NC[rows]
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(nats)
         return nats.sum(), nats
@@ -75,20 +68,27 @@ class _SummedNatsOfSlice(torch.autograd.Function):
         return grads[0], grads[1], None, None
 
 
-def _grad_and_nats(logits_NV: Tensor, targets_N: Tensor, own: Slice) -> tuple[Tensor, Tensor]:
-    """Derivative of the summed nats, and the nats; overwrites ``logits_NV``."""
-    peak_N = logits_NV.amax(1)
+def _differentiated(logits_NV: Tensor, targets_N: Tensor, own: Slice) -> Tensor:
+    """The nats; the derivative of their sum takes the place of the logits."""
+    peak_N = logits_NV.amax(1).float()
     dist.all_reduce(peak_N, dist.ReduceOp.MAX, own.group)
-    logits_NV -= peak_N[:, None]
     places_N = targets_N - own.first_row
     is_here_N = (places_N >= 0) & (places_N < logits_NV.shape[1])
     places_N1 = places_N.masked_fill(~is_here_N, 0)[:, None]
-    picked_N = logits_NV.gather(1, places_N1)[:, 0].masked_fill(~is_here_N, 0.0)
-    grad_NV = logits_NV.exp_()
-    sums_2N = torch.stack([grad_NV.sum(1), picked_N])
+    picked_N = logits_NV.gather(1, places_N1)[:, 0].float() - peak_N
+    sums_2N = torch.stack([torch.empty_like(peak_N), picked_N.masked_fill(~is_here_N, 0.0)])
+    for rows in float32_slices(logits_NV):
+        sums_2N[0, rows] = _exponentials(logits_NV[rows], peak_N[rows]).sum(1)
     dist.all_reduce(sums_2N, group=own.group)
     is_ignored_N = targets_N == IGNORE_INDEX
-    nats_N = (sums_2N[0].log() - sums_2N[1]).masked_fill(is_ignored_N, 0.0)
-    grad_NV /= sums_2N[0][:, None]
-    grad_NV.scatter_add_(1, places_N1, -is_here_N.float()[:, None])
-    return grad_NV.mul_(~is_ignored_N[:, None]), nats_N
+    # Exponentials are computed again: kept in float32 they would be the most that a step holds.
+    for rows in float32_slices(logits_NV):
+        grad_NV = _exponentials(logits_NV[rows], peak_N[rows]).div_(sums_2N[0, rows, None])
+        grad_NV.scatter_add_(1, places_N1[rows], -is_here_N[rows].float()[:, None])
+        logits_NV[rows] = grad_NV.mul_(~is_ignored_N[rows, None])
+    return (sums_2N[0].log() - sums_2N[1]).masked_fill(is_ignored_N, 0.0)
+
+
+def _exponentials(logits_NV: Tensor, peak_N: Tensor) -> Tensor:
+    """Of the distance from the peak, float32."""
+    return (logits_NV - peak_N[:, None]).exp_()

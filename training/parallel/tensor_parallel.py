@@ -78,7 +78,7 @@ class _Team(NamedTuple):
 
     def slice_of(self, num_rows: int) -> Slice:
         """Whose rows of a table this rank has."""
-        return Slice(self.group, self.rank * (num_rows // self.size), num_rows)
+        return Slice(self.group, self.rank * (num_rows // self.size))
 
 
 def _cut_attention(attention: Attention, mesh: "DeviceMesh", team: _Team) -> None:

@@ -114,20 +114,23 @@ def test_what_is_written_is_plain_safetensors_and_is_read_back_in_bits(
 @settings(max_examples=150, deadline=None)
 @given(
     bits=st.lists(st.integers(0, 10**6), min_size=1, max_size=8, unique=True),
-    knows_crc32=st.booleans(),
+    version=st.sampled_from([2, 3, 4]),
 )
 def test_bits_that_are_flipped_anywhere_are_found_and_named(
-    tmp_path_factory: pytest.TempPathFactory, bits: list[int], knows_crc32: bool
+    tmp_path_factory: pytest.TempPathFactory, bits: list[int], version: int
 ) -> None:
     """Also where two of them make up for each other in a plain sum: signs, the same bit twice."""
     path = tmp_path_factory.mktemp("file") / "x.safetensors"
     tensors = {"w": torch.randn(30, 70), "w.exp_avg": torch.zeros(30, 70), "s": torch.tensor(3.0)}
     with mock.patch("training.checkpoint.tensors.PIECE_BYTES", 3000):
         file = write_tensors(path, tensors)
-    if not knows_crc32:  # as format 2 had it
-        file = replace(file, crc32=())
     body = bytearray(path.read_bytes())
-    slots, _ = open_header(file, "x", lambda start, n: bytes(body[start : start + n]))
+    slots, pieces = open_header(file, "x", lambda start, n: bytes(body[start : start + n]))
+    if version < 4:
+        file = replace(file, xxh3=())
+    if version == 3:
+        crc32 = tuple(f"{zlib.crc32(body[piece.start : piece.stop]):08x}" for piece in pieces)
+        file = replace(file, crc32=crc32)
     flipped = {bit % (8 * file.size) for bit in bits}
     for bit in flipped:
         body[bit // 8] ^= 1 << bit % 8
@@ -223,7 +226,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     manifest = replace(read_manifest(store, saved), format=FORMAT + 1)
     store.delete(f"{saved}/manifest.json")
     publish(store, f"{saved}/manifest.json", manifest)
-    with pytest.raises(CorruptError, match=r"has format 4, this version reads up to 3; go on with"):
+    with pytest.raises(CorruptError, match=r"has format 5, this version reads up to 4; go on with"):
         load_state(store, saved, tmp_path / "work")
 
 

@@ -177,15 +177,16 @@ def test_initial_weights_are_a_function_of_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("vocab_size", [97, 40_000])
+@pytest.mark.parametrize(("in_chunk", "in_float32"), [(100, 100), (26, 7)])
 def test_the_loss_without_logits_has_the_value_and_gradients_of_cross_entropy(
-    tied: bool, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+    tied: bool, in_chunk: int, in_float32: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """40,000: several chunks, the last one short."""
-    monkeypatch.setattr("training.chunks._LEAST_ROWS", 1)
-    model = scrambled(small_config(tie_embeddings=tied, vocab_size=vocab_size))
+    """60 predictions: at once, or in chunks and parts of chunks of which the last is short."""
+    monkeypatch.setattr("training.cross_entropy.rows_per_chunk", lambda *_: in_chunk)
+    monkeypatch.setattr("training.cross_entropy.rows_in_float32", lambda *_: in_float32)
+    model = scrambled(small_config(tie_embeddings=tied, vocab_size=97))
     plain = copy.deepcopy(model)
-    tokens = tokens_of(3, 21, vocab_size=vocab_size)
+    tokens = tokens_of(3, 21, vocab_size=97)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
     targets[0, 3:9] = IGNORE_INDEX
     segments = torch.zeros_like(inputs)
