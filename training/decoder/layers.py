@@ -113,13 +113,18 @@ class RMSNorm(nn.Module):
 
 def rms_normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """What ``RMSNorm`` computes."""
-    device = x.device.type
     # Cast once here, or autocast casts again for every product that reads it.
-    is_cast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if is_cast else x.dtype
-    if device != "cpu" or torch.compiler.is_compiling():
+    dtype = product_dtype(x)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(dtype)
     return cast("Tensor", _RMSNorm.apply(x, weight, eps, dtype))
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What a product of ``x`` is computed in."""
+    device = x.device.type
+    is_cast = torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from training.config import ModelConfig
-from training.decoder.layers import Attention, RMSNorm, SwiGLU, rms_normed
+from training.decoder.layers import Attention, RMSNorm, SwiGLU, product_dtype, rms_normed
 from training.decoder.model import Decoder
 from training.decoder.sharding import local_of
 from training.parallel.sliced_vocabulary import Slice, summed_nats_of_slice
@@ -35,12 +35,6 @@ def check_can_be_cut(config: object, num_workers: int) -> None:
             f"tensor_parallel {num_workers} is for models that the native decoder computes, and "
             f"{getattr(config, 'model_type', 'this')} is computed by transformers: choose strategy "
             "fsdp with tensor_parallel 1"
-        )
-    if config.qk_norm == "width":
-        raise ValueError(
-            f"tensor_parallel {num_workers} cannot share a model with qk_norm 'width' (OLMo 2), "
-            "whose norm of queries and keys goes over all heads: choose strategy fsdp with "
-            "tensor_parallel 1"
         )
     for name in ("num_heads", "num_kv_heads", "intermediate_size", "vocab_size"):
         if getattr(config, name) % num_workers:
@@ -58,8 +52,9 @@ def cut(model: Decoder, mesh: "DeviceMesh") -> None:
         mesh: One dimension: the workers that share it.
     """
     team = _Team(mesh.get_group(), mesh.get_local_rank(), mesh.size())
+    over_heads = model.config.qk_norm == "width"
     for layer in model.model.layers:
-        _cut_attention(cast("Attention", layer.self_attn), mesh, team)
+        _cut_attention(cast("Attention", layer.self_attn), mesh, team, goes_over_heads=over_heads)
         _cut_feed_forward(cast("SwiGLU", layer.mlp), mesh, team)
     embedding = model.model.embed_tokens
     _cut_parameters(embedding, mesh, dim=0)
@@ -81,14 +76,20 @@ class _Team(NamedTuple):
         return Slice(self.group, self.rank * (num_rows // self.size))
 
 
-def _cut_attention(attention: Attention, mesh: "DeviceMesh", team: _Team) -> None:
+def _cut_attention(
+    attention: Attention, mesh: "DeviceMesh", team: _Team, *, goes_over_heads: bool
+) -> None:
+    """``goes_over_heads``: norms of queries and keys, if any, are over all heads together."""
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
         _cut_parameters(layer, mesh, dim=0)
     queries, keys, values = (heads // team.size for heads in attention.heads)
     attention.heads = (queries, keys, values)
     for norm in (attention.q_norm, attention.k_norm):
-        if norm is not None:
-            norm.forward = partial(_normed_heads, norm, team)
+        if norm is None:
+            continue
+        if goes_over_heads:
+            _cut_parameters(norm, mesh, dim=0)
+        norm.forward = partial(_normed_width if goes_over_heads else _normed_heads, norm, team)
     _cut_output(attention.o_proj, mesh, team)
     attention.register_forward_pre_hook(partial(_share_input, team))
 
@@ -131,6 +132,16 @@ def _sum_of_products(layer: nn.Linear, team: _Team, x: Tensor) -> Tensor:
 def _normed_heads(norm: RMSNorm, team: _Team, x: Tensor) -> Tensor:
     """Forward pass of a norm of each head: one weight for the heads of all workers."""
     return rms_normed(x, _shared(norm.weight, team), norm.eps)
+
+
+def _normed_width(norm: RMSNorm, team: _Team, x: Tensor) -> Tensor:
+    """Forward pass of a norm over the heads of all workers: they add up their squares."""
+    wide = x.float()
+    squares = _summed(wide.square().sum(-1, keepdim=True), team)
+    # Every worker uses the sum for what is its own.
+    mean = _shared(squares, team) / (team.size * x.shape[-1])
+    normed = wide * (mean + norm.eps).rsqrt() * local_of(norm.weight)
+    return normed.to(product_dtype(x))
 
 
 def _embed(embedding: nn.Embedding, team: _Team, tokens: Tensor) -> Tensor:
