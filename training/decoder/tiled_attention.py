@@ -51,9 +51,7 @@ class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         query, key = query.bfloat16(), key.bfloat16()
-        bias = None
-        if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+        bias = None if mask is None else _bias_of(mask, query.dtype)
         out, log_sums = _aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, is_causal=mask is None, attn_mask=bias
         )
@@ -86,10 +84,16 @@ def _gradients(
     for start in range(0, num_rows, at_once):
         part = slice(start, start + at_once)
         factors = [_by_key(x[part], key.shape[1]) for x in (query, key, value, grad_out)]
-        found = _gradients_of_rows(factors, mask[part].float(), log_sums[part], means[part])
+        bias = _bias_of(mask[part], torch.float32)
+        found = _gradients_of_rows(factors, bias, log_sums[part], means[part])
         for grad, rows in zip(grads, found, strict=True):
             grad[part] = rows.view_as(grad[part])
     return cast("tuple[Tensor, Tensor, Tensor]", grads)
+
+
+def _bias_of(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: nothing, or minus infinity where the key is not seen."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -math.inf)
 
 
 def _by_key(x: Tensor, num_keys: int) -> Tensor:
@@ -99,20 +103,21 @@ def _by_key(x: Tensor, num_keys: int) -> Tensor:
 
 
 def _gradients_of_rows(
-    factors: list[Tensor], mask: Tensor, log_sums: Tensor, means: Tensor
+    factors: list[Tensor], bias: Tensor, log_sums: Tensor, means: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A few rows, laid out as ``_by_key`` does, whose scores stay in the processor's cache."""
     query, key, value, grad_out = factors
     scale = 1.0 / math.sqrt(query.shape[-1])
-    query = query * scale
     per_query = (len(query), -1, 1)
-    weights = torch.bmm(query, key.mT).sub_(log_sums.reshape(per_query)).exp_()
-    length = mask.shape[-1]
-    weights.view(mask.shape[0], -1, length, length).mul_(mask)
+    scores = torch.bmm(query, key.mT)
+    of_head = scores.view(bias.shape[0], -1, *bias.shape[2:])
+    # Before the exponential: what is not seen may be so large that its own is infinite.
+    torch.add(bias, of_head, alpha=scale, out=of_head)
+    weights = scores.sub_(log_sums.reshape(per_query)).exp_()
     grad_value = torch.bmm(weights.mT, grad_out)
     grad_scores = torch.bmm(grad_out, value.mT).sub_(means.reshape(per_query)).mul_(weights)
     grad_query = torch.bmm(grad_scores, key).mul_(scale)
-    return grad_query, torch.bmm(grad_scores.mT, query), grad_value
+    return grad_query, torch.bmm(grad_scores.mT, query).mul_(scale), grad_value
 
 
 @contextlib.contextmanager

@@ -89,6 +89,26 @@ def test_gradients_do_not_depend_on_how_many_rows_have_their_scores_at_once(
         torch.testing.assert_close(one, other)
 
 
+def test_what_is_not_seen_changes_nothing_however_large_it_is() -> None:
+    """Its exponential alone would be infinite, and infinity times nothing is not a number."""
+    query, key, value = _factors(2, 8, 2, 2)
+    causal = torch.ones(8, 8, dtype=torch.bool).tril()
+    mask = (causal & (torch.arange(8) > 0) | torch.eye(8, dtype=torch.bool))[None, None]
+    large = key.clone()
+    large[:, :, 0] *= 1e4
+    found: list[list[Tensor]] = []
+    for keys in (key, large):
+        leaves = [x.clone().requires_grad_() for x in (query, keys, value)]
+        out = _tiled(leaves[0], leaves[1], leaves[2], mask)[:, :, 1:]
+        (out * out.detach()).sum().backward()
+        found.append(
+            [out.detach(), *(leaf.grad[:, :, 1:] for leaf in leaves if leaf.grad is not None)]
+        )
+
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_a_token_that_sees_only_itself_takes_its_own_value() -> None:
     query, key, value = _factors(1, 8, 2, 2)
 
