@@ -9,6 +9,7 @@ from flows.lineage import Lineage, load_lineage
 from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.versions import check_security_floors
+from storage.head import Head, VersionRecord, read_head
 from storage.layout import Layout
 from storage.mlflow_client import check_tracking
 from storage.objects import ObjectStore, open_store
@@ -45,6 +46,35 @@ def open_ground(lineage_file: Path) -> Ground:
     lineage = load_lineage(lineage_file)
     check_tracking(settings.tracking_uri, settings.store_uri)
     return Ground(lineage, settings, open_store(settings.store_uri), Layout(lineage.name))
+
+
+def find_version(ground: Ground, name: str) -> VersionRecord:
+    """A version by its full name, or by its number alone.
+
+    Raises:
+        ValueError: There is none; says which there are.
+    """
+    head = head_of(ground)
+    for record in reversed(head.versions):
+        if name in (record.version, record.version.split("-")[0]):
+            return record
+    known = ", ".join(record.version for record in head.versions) or "none yet"
+    raise ValueError(f"lineage {head.lineage} has no version {name!r}; it has {known}")
+
+
+def head_of(ground: Ground) -> Head:
+    """The newest state of the lineage.
+
+    Raises:
+        ValueError: There is none yet; says what to do.
+    """
+    head = read_head(ground.store, ground.layout)
+    if head is None:
+        raise ValueError(
+            f"lineage {ground.lineage.name} has no state in {ground.store.uri} yet: run 'perennial "
+            "update' first, or check PERENNIAL_HOME and PERENNIAL_STORAGE_ROOT"
+        )
+    return head
 
 
 def plan_request(ground: Ground) -> PlanRequest:

@@ -14,7 +14,7 @@ from flows.ground import Ground
 from infra.credentials import first_line_of
 from storage import registry
 from storage.head import Head
-from storage.lease import is_held, read_lease
+from storage.lease_record import is_held, read_lease
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import mirror
 from tasks.train import MetricRelay, Metrics

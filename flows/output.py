@@ -1,5 +1,6 @@
 """What commands print. That nobody reads it any more (``| head``) stops no work."""
 
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,22 @@ def say_table(table: "Table") -> None:
     with console.capture() as captured:
         console.print(table)
     say(captured.get().rstrip("\n"))
+
+
+def page_width() -> int:
+    """Columns of the terminal, or of a page where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+
+
+def can_print(text: str) -> bool:
+    """Whether standard output has every character of ``text``."""
+    return as_printable(text) == text
+
+
+def as_printable(text: str) -> str:
+    """``text`` with a question mark for what standard output has no character for."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, errors="replace").decode(encoding)
 
 
 def flush() -> None:

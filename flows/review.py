@@ -10,7 +10,7 @@ from pydantic import StringConstraints
 
 from flows import update_judging as judging
 from flows import update_steps as steps
-from flows.ground import Ground, open_ground, whoami
+from flows.ground import Ground, find_version, open_ground, whoami
 from flows.naming import run_name
 from flows.outcome import Outcome
 from flows.states import ended
@@ -34,7 +34,7 @@ def check_model(lineage_file: Path, *, version: Name) -> Outcome:
     """
     ground = open_ground(lineage_file)
     head = read_head(ground.store, ground.layout)
-    record = steps.find_version(ground, version)
+    record = find_version(ground, version)
     # A champion has no one above it: it is judged as it was then, against its parent.
     is_champion = head is not None and head.champion == record.version
     against = record.parent if is_champion or head is None else head.champion
@@ -63,7 +63,7 @@ def promote_version(
         lambda ground: review.promote(
             ground.store,
             ground.layout,
-            steps.find_version(ground, version).version,
+            find_version(ground, version).version,
             by=by or whoami(),
             reason=reason,
             extend_replay=steps.extend_replay(ground),
@@ -88,7 +88,7 @@ def reject_version(
         lambda ground: review.reject(
             ground.store,
             ground.layout,
-            steps.find_version(ground, version).version,
+            find_version(ground, version).version,
             by=by or whoami(),
             reason=reason,
         ),
@@ -114,7 +114,7 @@ def rollback_lineage(
             ground.layout,
             by=by or whoami(),
             reason=reason,
-            to=steps.find_version(ground, to).version if to else None,
+            to=find_version(ground, to).version if to else None,
         ),
     )
 

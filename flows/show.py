@@ -3,20 +3,23 @@
 import json
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from flows.chain import read_chain
 from flows.ground import Ground, open_ground, plan_request, whoami
-from flows.output import say, say_table
+from flows.history_graph import ASCII, UNICODE, draw
+from flows.output import as_printable, can_print, page_width, say, say_table
 from infra.progress import counted, progress_line
 from infra.settings import Settings
 from storage.gc import abort_unfinished, delete_garbage, find_garbage, find_unfinished
 from storage.head import Head, VersionRecord, history, read_head
 from storage.layout import Layout
-from storage.lease import Lease, is_held, read_lease
+from storage.lease import Lease
+from storage.lease_record import is_held, read_lease
 from storage.manifest import load
 from storage.objects import open_store
 from storage.snapshots import read_snapshot
@@ -40,6 +43,20 @@ def print_history(lineage_file: Path, *, as_json: bool) -> None:
         say(f"lineage {ground.lineage.name} has no history yet: run 'perennial update'")
         return
     say_table(_history_table(heads))
+
+
+def print_graph(lineage_file: Path, *, as_json: bool) -> None:
+    """The chain of versions with their deltas, newest first."""
+    ground = open_ground(lineage_file)
+    chain = read_chain(ground.store, ground.layout, history(ground.store, ground.layout))
+    if as_json:
+        say(json.dumps(asdict(chain), indent=2, sort_keys=True))
+        return
+    if not chain.nodes:
+        say(f"lineage {chain.lineage} has no version yet: run 'perennial update'")
+        return
+    marks = UNICODE if can_print("".join(astuple(UNICODE))) else ASCII
+    say(as_printable(draw(chain, width=page_width(), marks=marks)))
 
 
 def print_status(lineage_file: Path) -> None:

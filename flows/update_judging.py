@@ -6,10 +6,10 @@ As those before it (``flows.update_steps``), each can be retried and holds no st
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from flows.ground import Ground, whoami
+from flows.ground import Ground, head_of, whoami
 from flows.outcome import Outcome
 from flows.steps import step
-from flows.update_steps import extend_replay, head_of, outcome
+from flows.update_steps import extend_replay, outcome
 from infra.versions import code_version
 from storage.head import Head, VersionRecord
 from storage.lease import Lease

@@ -31,7 +31,7 @@ from flows.steps import step
 from infra.progress import follow
 from infra.stack.status import require
 from storage.errors import LeaseHeldError
-from storage.head import Head, SnapshotRole, VersionRecord, read_head
+from storage.head import Head, SnapshotRole, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
 from tasks.expose import record_exposures
@@ -261,35 +261,6 @@ def extend_replay(ground: Ground) -> ExtendReplay:
         budget_tokens=ground.lineage.replay.budget_tokens,
         seq_len=ground.lineage.recipe.seq_len,
     )
-
-
-def find_version(ground: Ground, name: str) -> VersionRecord:
-    """A version by its full name, or by its number alone.
-
-    Raises:
-        ValueError: There is none; says which there are.
-    """
-    head = head_of(ground)
-    for record in reversed(head.versions):
-        if name in (record.version, record.version.split("-")[0]):
-            return record
-    known = ", ".join(record.version for record in head.versions) or "none yet"
-    raise ValueError(f"lineage {head.lineage} has no version {name!r}; it has {known}")
-
-
-def head_of(ground: Ground) -> Head:
-    """The newest state of the lineage.
-
-    Raises:
-        ValueError: There is none yet; says what to do.
-    """
-    head = read_head(ground.store, ground.layout)
-    if head is None:
-        raise ValueError(
-            f"lineage {ground.lineage.name} has no state in {ground.store.uri} yet: run 'perennial "
-            "update' first, or check PERENNIAL_HOME and PERENNIAL_STORAGE_ROOT"
-        )
-    return head
 
 
 def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResult:

@@ -8,12 +8,9 @@ which ``storage.head.commit`` compares with the parent's.
 import contextlib
 import logging
 import os
-import socket
 import threading
 import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 
 from storage.errors import (
@@ -27,7 +24,8 @@ from storage.errors import (
 )
 from storage.head import read_head
 from storage.layout import Layout
-from storage.manifest import readable_json, unseal
+from storage.lease_record import LeaseRecord, is_held, new_record, read_stored
+from storage.manifest import readable_json
 from storage.objects import ObjectStore, probe
 
 logger = logging.getLogger(__name__)
@@ -37,37 +35,6 @@ _LONGEST_POLL_SECONDS = 5.0
 _TOKEN_GAP = 1000
 """Added to the newest head's token when the lease's own is lost: more than the number of holders in
 a row that committed nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRecord:
-    """What ``lease.json`` holds."""
-
-    token: int
-    holder: str
-    """Who, for people; empty when the lease is free."""
-    host: str
-    machine: str
-    """Boot and process namespace in which ``pid`` means something; empty where unknown."""
-    pid: int
-    process_started: str
-    """Start time of the process in clock ticks since boot, which tells it from a reused pid."""
-    acquired_at: str
-    """UTC, ISO 8601, for people."""
-    expires_at: float
-    """Seconds since the epoch."""
-    note: str
-    """What the holder works on."""
-    nonce: str
-    """Random, so that a write whose answer was lost is recognised as our own."""
-    unfinished: str = ""
-    """What was worked on last and is not done; passed on from holder to holder."""
-
-
-def read_lease(store: ObjectStore, layout: Layout) -> LeaseRecord | None:
-    """The stored lease, held or free; None when the lineage never had one. Raises CorruptError."""
-    stored = _read(store, layout)
-    return None if stored is None else stored[0]
 
 
 class Lease:
@@ -122,14 +89,14 @@ class Lease:
         poll_seconds = _FIRST_POLL_SECONDS
         while True:
             try:
-                stored = _read(store, layout)
+                stored = read_stored(store, layout)
             except CorruptError as error:
                 _replace_damaged(store, layout, ttl_seconds, error)
                 continue
             if stored is None:
                 probe(store)
             if stored is None or not is_held(stored[0]):
-                record = _new_record(stored, holder, note, ttl_seconds)
+                record = new_record(stored, holder, note, ttl_seconds)
                 etag = _take(store, layout, record, stored)
                 if etag is not None:
                     return cls(store, layout, record, etag, ttl_seconds=ttl_seconds)
@@ -177,7 +144,7 @@ class Lease:
             LeaseLostError: It was taken over; stop without writing anything more.
         """
         try:
-            stored = _read(self._store, self._layout)
+            stored = read_stored(self._store, self._layout)
         except CorruptError:
             self._write(expires_at=time.time() + self._ttl_seconds)
             return
@@ -264,20 +231,6 @@ class Lease:
         )
 
 
-def _read(store: ObjectStore, layout: Layout) -> tuple[LeaseRecord, str] | None:
-    try:
-        body, etag = store.get_with_etag(layout.lease)
-    except NotFoundError:
-        return None
-    try:
-        return unseal(body, layout.lease, LeaseRecord), etag
-    except CorruptError as error:
-        raise CorruptError(
-            f"{layout.lease} is damaged, nobody can tell who holds the lease; the next update of "
-            f"{layout.lineage} replaces it"
-        ) from error
-
-
 def _replace_damaged(
     store: ObjectStore, layout: Layout, ttl_seconds: float, error: CorruptError
 ) -> None:
@@ -309,29 +262,6 @@ def _replace_damaged(
         store.put_if_match(layout.lease, readable_json(free), etag)
 
 
-def _new_record(
-    stored: tuple[LeaseRecord, str] | None, holder: str, note: str, ttl_seconds: float
-) -> LeaseRecord:
-    if not holder:
-        raise ValueError("a lease needs a holder's name, e.g. user@host; found an empty one")
-    pid = os.getpid()
-    status = _process_status(pid)
-    return LeaseRecord(
-        token=stored[0].token + 1 if stored else 1,
-        holder=holder,
-        host=socket.gethostname(),
-        machine=_this_machine(),
-        pid=pid,
-        process_started=status[1] if status else "",
-        acquired_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        expires_at=time.time() + ttl_seconds,
-        note=note,
-        # A holder of an earlier version says in its note what it died over.
-        unfinished=(stored[0].unfinished or stored[0].note) if stored else "",
-        nonce=os.urandom(8).hex(),
-    )
-
-
 def _take(
     store: ObjectStore, layout: Layout, record: LeaseRecord, stored: tuple[LeaseRecord, str] | None
 ) -> str | None:
@@ -350,7 +280,7 @@ def _swap(store: ObjectStore, layout: Layout, record: LeaseRecord, etag: str) ->
     try:
         return store.put_if_match(layout.lease, readable_json(record), etag)
     except (ConflictError, NotFoundError):
-        stored = _read(store, layout)
+        stored = read_stored(store, layout)
         if stored is None or stored[0].nonce != record.nonce:
             return None
         if stored[0] == record:
@@ -361,42 +291,8 @@ def _swap(store: ObjectStore, layout: Layout, record: LeaseRecord, etag: str) ->
 
 def _own_etag(store: ObjectStore, layout: Layout, record: LeaseRecord) -> str | None:
     """The stored entity tag if ``record`` is stored: a write whose answer was lost is our own."""
-    stored = _read(store, layout)
+    stored = read_stored(store, layout)
     return stored[1] if stored is not None and stored[0] == record else None
-
-
-def is_held(record: LeaseRecord) -> bool:
-    """Whether somebody holds it: not released, not expired, its process not known to be dead."""
-    return record.holder != "" and time.time() < record.expires_at and not _is_dead(record)
-
-
-def _is_dead(record: LeaseRecord) -> bool:
-    """Whether the holder was a process of this host that no longer lives."""
-    if not record.machine or record.machine != _this_machine():
-        return False
-    status = _process_status(record.pid)
-    # A zombie has died, only its parent has not noticed.
-    return status is None or status[0] in "ZX" or status[1] != record.process_started
-
-
-def _process_status(pid: int) -> tuple[str, str] | None:
-    """State letter and start time of a process, None when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The command's name may hold blanks and parentheses; what follows the last one has 50 numbers.
-    after_name = text[text.rindex(")") + 1 :].split()
-    return after_name[0], after_name[19]
-
-
-def _this_machine() -> str:
-    """What must be equal for a pid to mean the same process: the boot and the pid namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115  not a path
-    except OSError:
-        return ""
 
 
 def _held_error(layout: Layout, record: LeaseRecord) -> LeaseHeldError:

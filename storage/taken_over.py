@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from storage.layout import Layout
-from storage.lease import read_lease
+from storage.lease_record import read_lease
 from storage.manifest import load
 from storage.objects import ObjectStore
 

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from storage.snapshots import SnapshotManifest
 from tasks.charts import Curve, interval_chart, line_chart
-from tasks.plan import UpdatePlan, describe_schedule
+from tasks.plan import UpdatePlan
+from tasks.plan_text import describe_schedule
 from tasks.scores import ForgettingMatrix
 from tasks.verdict import VerdictReport
 from training.config import TrainPlan

@@ -9,7 +9,7 @@ import pytest
 from prefect.utilities.engine import capture_sigterm, is_prefect_sigterm_handler_installed
 
 from flows.drain import drained
-from storage.lease import read_lease
+from storage.lease_record import read_lease
 from storage.local_objects import LocalObjects
 from tests.flows.test_update import LAYOUT, newest, weights_of
 from tests.support.commands import Commands, kill_at

@@ -10,7 +10,8 @@ import pytest
 from storage.errors import CorruptError, LeaseHeldError, LeaseLostError, UnavailableError
 from storage.head import commit
 from storage.layout import Layout
-from storage.lease import Lease, LeaseRecord, read_lease
+from storage.lease import Lease
+from storage.lease_record import LeaseRecord, read_lease
 from storage.local_objects import LocalObjects
 from storage.manifest import readable_json
 from tests.storage.building import first_head

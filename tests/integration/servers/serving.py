@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from storage.head import Head, read_head
 from storage.layout import Layout
-from storage.lease import is_held, read_lease
+from storage.lease_record import is_held, read_lease
 from storage.objects import ObjectStore, open_store
 from tests.integration.servers.prefect_server import PrefectServer
 from tests.support.tiny_lineage import TinyLineage

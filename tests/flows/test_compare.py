@@ -1,0 +1,154 @@
+"""``perennial check A B`` on directories and versions, by exit code, without any server."""
+
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from storage.local_objects import LocalObjects
+from tests.flows.test_review import newest
+from tests.support.commands import Commands
+from tests.support.lineages import TEXTS, hub_directory
+from tests.support.tiny_lineage import TinyLineage
+
+NOWHERE = {
+    "PREFECT_API_URL": "http://127.0.0.1:9/api",
+    "PERENNIAL_MLFLOW_URI": "postgresql://127.0.0.1:9/none",
+}
+"""Servers that do not answer."""
+
+
+@pytest.fixture
+def alone(prefect_server: str, tmp_path: Path) -> Commands:
+    """Commands on a home in which nothing ever happened, with no server within reach."""
+    # The process that commands are forked from keeps the environment of its start, which is to name
+    # the Prefect server of the other tests.
+    return Commands(tmp_path / "home", NOWHERE)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A model directory, beside ``texts/*.txt``."""
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(TEXTS):
+        (tmp_path / "texts" / f"{number}.txt").write_text(text)
+    return hub_directory(tmp_path / "base")
+
+
+def spoiled(model: Path, directory: Path) -> Path:
+    """A copy that is sure of what it has never learned."""
+    shutil.copytree(model, directory)
+    weights = load_file(directory / "model.safetensors")
+    weights["model.norm.weight"] *= 30
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def test_a_directory_may_replace_itself(base: Path, alone: Commands) -> None:
+    ended = alone.run("check", base, base, "--text", base.parent / "texts", "--json")
+    assert ended.code == 0, ended.err
+    (row,) = ended.json["details"]["rows"]
+    assert (row["domain"], row["documents"], row["change"]) == ("texts", len(TEXTS), 0.0)
+    assert (row["lower_bound"], row["upper_bound"]) == (0.0, 0.0)
+
+
+def test_the_exit_code_and_the_table_say_whether_it_may_be_replaced(
+    base: Path, alone: Commands
+) -> None:
+    worse = spoiled(base, base.parent / "worse")
+    text = ("--text", f"rivers={base.parent / 'texts'}")
+    refused = alone.run("check", base, worse, *text)
+    assert (refused.code, refused.out.count("rivers")) == (3, 2)
+    assert "FAIL: B is worse than A by more than the margin on rivers" in refused.out
+    better = alone.run("check", worse, base, *text)
+    assert better.code == 0
+    assert "B is better on rivers." in better.out
+    allowed = alone.run("check", base, worse, *text, "--max-loss-nats", "1000")
+    assert allowed.code == 0, allowed.out
+
+
+def test_one_document_does_not_decide(base: Path, alone: Commands) -> None:
+    worse = spoiled(base, base.parent / "worse")
+    ended = alone.run("check", base, worse, "--text", base.parent / "texts" / "1.txt", "--json")
+    assert (ended.code, ended.json["kind"]) == (4, "AMBIGUOUS")
+
+
+def test_json_says_everything(base: Path, alone: Commands) -> None:
+    ended = alone.run("check", base, base, "--text", base.parent / "texts", "--json")
+    assert {"kind", "message", "lineage", "details", "warnings"} <= set(ended.json)
+    assert set(ended.json["details"]) == {
+        "verdict", "reason", "a", "b", "unit", "max_loss_nats", "alpha", "resamples", "rows",
+    }  # fmt: skip
+    assert set(ended.json["details"]["rows"][0]) == {
+        "domain", "documents", "clusters", "text_bytes", "a_loss", "b_loss", "a_bits_per_byte",
+        "b_bits_per_byte", "change", "lower_bound", "upper_bound", "margin",
+        "smallest_detectable_effect", "p_worse", "meaning",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("./nowhere", "base"), 1, "there is no model directory at nowhere"),
+        (("base", "texts"), 1, "texts has no config.json"),
+        (("base", "7"), 1, "7 is no directory, and without a lineage there are no versions"),
+        (("base", "base"), 1, "there is no text to judge on"),
+        (("base", "base", "--text", "none.txt"), 1, "found no text in none.txt"),
+        (("base", "base", "--text", "1=texts", "--text", "texts/1.txt"), 1, "the domain 1 twice"),
+        (("base", "base", "nowhere.yaml"), 2, "no lineage file at nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(
+    arguments: tuple[str, ...], code: int, message: str, base: Path, alone: Commands
+) -> None:
+    ended = alone.run("check", *arguments, prepare=partial(os.chdir, base.parent))
+    assert ended.code == code, ended.err
+    assert message in ended.error
+    assert "Traceback" not in ended.err
+
+
+def test_a_version_and_a_changed_copy_are_compared_on_the_suite(
+    lineage: TinyLineage, perennial: Commands, tmp_path: Path
+) -> None:
+    commands = Commands(perennial.home, NOWHERE)
+    store = LocalObjects(perennial.home / "store")
+    config = store.local_path(f"lineages/tiny/models/{newest(perennial).champion}/config.json")
+    assert config is not None
+    worse = spoiled(config.parent, tmp_path / "worse")
+    before = {info.key: info.modified_at for info in store.list("lineages")}
+
+    same = commands.run("check", "1", "1", "--lineage", lineage.file, "--json")
+    assert same.code == 0, same.err
+    assert {row["change"] for row in same.json["details"]["rows"]} == {0.0}
+    assert same.json["lineage"] == "tiny"
+    refused = commands.run("check", "1", worse, lineage.file, "--json")
+    assert refused.code == 3, refused.err
+    assert [row["domain"] for row in refused.json["details"]["rows"]] == ["prose"]
+    assert refused.json["details"]["unit"] == "nats per token"
+    (tmp_path / "1").mkdir()
+    beside = commands.run("check", "1", "1", lineage.file, prepare=partial(os.chdir, tmp_path))
+    assert beside.code == 0, beside.err
+    unknown = commands.run("check", "1", "9", lineage.file)
+    assert unknown.code == 1
+    assert "lineage tiny has no version '9'" in unknown.error
+    assert {info.key: info.modified_at for info in store.list("lineages")} == before
+
+
+def test_a_model_with_other_tokens_is_compared_on_the_suite_by_the_byte(
+    lineage: TinyLineage, perennial: Commands, base: Path
+) -> None:
+    commands = Commands(perennial.home, NOWHERE)
+    ended = commands.run("check", "1", base, "--lineage", lineage.file, "--json")
+    assert ended.code == 3, ended.err
+    assert ended.json["details"]["unit"] == "nats per byte"
+    assert json.dumps(ended.json["details"])  # no number that JSON does not have
+
+
+def test_rules_of_one_version_alone_are_its_lineages(lineage: TinyLineage, alone: Commands) -> None:
+    ended = alone.run("check", "1", lineage.file, "--max-loss-nats", "1")
+    assert ended.code == 2
+    assert "alone is judged by its lineage's own rules" in ended.err
