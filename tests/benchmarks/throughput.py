@@ -24,7 +24,6 @@ import importlib.util
 import multiprocessing as mp
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +53,7 @@ from training.foreign.torchvision_operators import declare_missing_operators
 from training.hub.directory import write_model
 from training.loss import targets_of
 from training.metrics import LOSS, read_metrics
+from training.processor import processor_flags
 from training.schedule import lr_at
 from training.streams import open_streams
 from training.worker import run_worker
@@ -320,7 +320,7 @@ def _rates(plan: TrainPlan) -> Sequence[float]:
 
 
 def _machine(threads: int) -> str:
-    flags = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    flags = processor_flags()
     known = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
     sets = ", ".join(name for name in known if name in flags) or platform.machine()
     return (

@@ -5,7 +5,6 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint.pieces import Slot
+from training.processor import processor_flags
 
 DTYPES = {
     torch.bool: "BOOL",
@@ -36,7 +36,6 @@ TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 _HUGE_PAGE_BYTES = 2 << 20
 _ALIGNMENT = 64
 """As torch allocates: a sum must not depend on whether its numbers were restored."""
-_CPUINFO = Path("/proc/cpuinfo")
 _madvise: Any = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
 _MADV_POPULATE_WRITE = 23
 """``madvise(2)``, Linux 5.14."""
@@ -89,4 +88,4 @@ def _is_virtual() -> bool:
 
     664 MB on a guest of Firecracker: 0.05 or 0.4 to 0.7 s in huge pages, 0.09 s in small ones.
     """
-    return _CPUINFO.is_file() and "hypervisor" in _CPUINFO.read_text(encoding="utf-8").split()
+    return "hypervisor" in processor_flags()
