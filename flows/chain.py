@@ -9,9 +9,9 @@ from storage.head import Decision, Head, Verdict, VersionRecord
 from storage.layout import Layout
 from storage.manifest import load
 from storage.objects import ObjectStore
-from tasks.page import verdict_key
+from tasks.judge.verdict import DomainRow, VerdictReport
 from tasks.plan import UpdatePlan, load_plan
-from tasks.verdict import DomainRow, VerdictReport
+from tasks.reporting.page import verdict_key
 
 Action = Literal["promote", "reject", "rollback"]
 

@@ -12,12 +12,12 @@ from flows.output import say, say_table
 from infra.log import set_up_logging
 from infra.settings import Settings
 from storage.models import fetch_model
-from tasks.compare import ComparedDomain, Comparison
-from tasks.compare_models import Contender, compare_models, contender_of
-from tasks.held_out import read_suite_texts, read_texts
+from tasks.judge.compare import ComparedDomain, Comparison
+from tasks.judge.verdict import CheckConfig
 from tasks.readers import FieldNames
+from tasks.scoring.compare_models import Contender, compare_models, contender_of
+from tasks.scoring.held_out import read_suite_texts, read_texts
 from tasks.sources import SourceConfig
-from tasks.verdict import CheckConfig
 
 _YAML = (".yaml", ".yml")
 

@@ -15,13 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig
+from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
 from tasks.plan import BudgetConfig
 from tasks.refresh_request import RefreshConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.train import ComputeConfig
-from tasks.verdict import CheckConfig
 from training.config import FORBID_UNKNOWN, ModelConfig, Recipe
 from training.recipes import RECIPES
 

@@ -23,10 +23,10 @@ from storage.lease_record import is_held, read_lease
 from storage.manifest import load
 from storage.objects import open_store
 from storage.snapshots import read_snapshot
-from tasks.page import report_key, verdict_key
+from tasks.judge.verdict import DomainRow, VerdictReport
 from tasks.plan import load_plan
+from tasks.reporting.page import report_key, verdict_key
 from tasks.unfinished import interrupted
-from tasks.verdict import DomainRow, VerdictReport
 from training.goodput import settled
 from training.metrics import read_last_rows
 from training.speed import Speed

@@ -15,14 +15,14 @@ from storage.head import Head, VersionRecord
 from storage.lease import Lease
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
-from tasks.check import check as score_candidate
-from tasks.decide import decide
-from tasks.page import report_key
+from tasks.judge.decide import decide
+from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.publish import commit_verdict
 from tasks.publish import export as export_candidate
-from tasks.scores import forgetting_matrix
-from tasks.verdict import VerdictReport
+from tasks.reporting.page import report_key
+from tasks.scoring.check import check as score_candidate
+from tasks.scoring.scores import forgetting_matrix
 from training.goodput import settled
 
 
@@ -147,7 +147,7 @@ def _render_report(
     warnings: tuple[str, ...],
 ) -> str:
     # Not at the top: the page and its metrics are needed only when there is a verdict.
-    from tasks.report import ReportInput, render  # noqa: PLC0415
+    from tasks.reporting.report import ReportInput, render  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
 
     head = head_of(ground)

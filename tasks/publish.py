@@ -29,9 +29,9 @@ from storage.registry import (
 from storage.replay import next_replay, publish_replay, read_replay
 from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
+from tasks.judge.verdict import VerdictReport
 from tasks.model_export import export_model, load_trained
-from tasks.page import decisions_of, report_key, verdict_key, version_page
-from tasks.verdict import VerdictReport
+from tasks.reporting.page import decisions_of, report_key, verdict_key, version_page
 from training.config import TrainPlan
 
 ExtendReplay = Callable[[Head, tuple[str, ...]], str]

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tasks.verdict import EarlierScores, Test, VerdictReport
+from tasks.judge.verdict import EarlierScores, Test, VerdictReport
 from tests.benchmarks.judge_scores import paired_scores
 from tests.benchmarks.judge_trials import (
     CONFIG,

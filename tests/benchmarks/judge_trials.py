@@ -1,7 +1,7 @@
 """Trials of the judge: scores made so that the truth is known, judged as an update judges them.
 
-Every verdict comes from ``tasks.decide.decide`` with its own number of resamples. The judge sums
-the documents of a cluster before anything else, so a cluster is one document here.
+Every verdict comes from ``tasks.judge.decide.decide`` with its own number of resamples. The judge
+sums the documents of a cluster before anything else, so a cluster is one document here.
 """
 
 import math
@@ -11,8 +11,15 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from tasks.decide import CheckConfig, DocumentScore, Health, SliceScores, VerdictReport, decide
-from tasks.verdict import DomainRow, Role, Test
+from tasks.judge.decide import (
+    CheckConfig,
+    DocumentScore,
+    Health,
+    SliceScores,
+    VerdictReport,
+    decide,
+)
+from tasks.judge.verdict import DomainRow, Role, Test
 
 CONFIG = CheckConfig()
 HEALTHY = Health(finite=True)

@@ -11,10 +11,10 @@ from storage.local_objects import LocalObjects
 from storage.manifest import publish
 from storage.transitions import promote, reject, rollback, with_verdict
 from tasks.branch import branch_plan
-from tasks.page import verdict_key
+from tasks.judge.verdict import DomainRow
 from tasks.plan import UpdatePlan
+from tasks.reporting.page import verdict_key
 from tasks.take_over import begin
-from tasks.verdict import DomainRow
 from tests.support.lineages import LAYOUT, add_snapshot, candidate, newest, report_of
 from tests.tasks.test_unfinished import begun
 

@@ -12,7 +12,7 @@ from infra.settings import Settings
 from storage.head import Head, read_head
 from storage.layout import Layout
 from storage.objects import open_store
-from tasks.page import report_key
+from tasks.reporting.page import report_key
 from tests.integration.servers.gateway import Gateway
 from tests.integration.servers.mlflow_faults import Fault, FaultyMlflow
 from tests.integration.servers.mlflow_server import MlflowServer

@@ -10,7 +10,7 @@ from storage.manifest import content_hash
 from storage.objects import ObjectStore
 from storage.snapshots import DomainSlice, SnapshotManifest, mint
 from storage.transitions import with_snapshot
-from tasks.verdict import CheckConfig, DomainRow, Health, Outcome, VerdictReport
+from tasks.judge.verdict import CheckConfig, DomainRow, Health, Outcome, VerdictReport
 from training.config import ModelConfig
 
 LAYOUT = Layout("demo")

@@ -12,10 +12,10 @@ from storage.local_objects import LocalObjects
 from storage.models import fetch_model, is_published, read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import find_run, is_projected, open_run
-from tasks.page import report_key, verdict_key
+from tasks.judge.verdict import VerdictReport
 from tasks.publish import commit_verdict, export, mirror, replay_extender
+from tasks.reporting.page import report_key, verdict_key
 from tasks.review import rollback
-from tasks.verdict import VerdictReport
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
 from tests.support.lineages import (
     LAYOUT,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.decide import DocumentScore
+from tasks.judge.decide import DocumentScore
 from tests.benchmarks.judge_trials import (
     CONFIG,
     Clusters,

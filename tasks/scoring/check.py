@@ -1,7 +1,8 @@
 """Score candidate and champion on the same frozen items, and see whether the candidate writes.
 
-Scores are kept by version and slice (``tasks.scores``), so only what is missing is computed: most
-of the champion's are on record since it was a candidate. Importing this module loads no torch.
+Scores are kept by version and slice (``tasks.scoring.scores``), so only what is missing is
+computed: most of the champion's are on record since it was a candidate. Importing this module loads
+no torch.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest, SuiteSlice
-from tasks.scores import read_scores, write_scores
-from tasks.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
+from tasks.judge.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
+from tasks.scoring.scores import read_scores, write_scores
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
@@ -33,7 +34,7 @@ _Scores = tuple[DocumentScore, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """Everything that ``tasks.decide.decide`` needs."""
+    """Everything that ``tasks.judge.decide.decide`` needs."""
 
     slices: tuple[SliceScores, ...]
     health: Health
@@ -71,7 +72,7 @@ def check(
         NotFoundError: A model or a snapshot does not exist.
     """
     # Not at the top: it imports torch, which a process that merely schedules must not pay for.
-    from tasks.measure import probe, score_unigram  # noqa: PLC0415
+    from tasks.scoring.measure import probe, score_unigram  # noqa: PLC0415
 
     roles = _roles(head, new_snapshots)
     items = [item for item in suite.slices if item.snapshot in roles and item.documents]
@@ -113,7 +114,7 @@ class _Scene:
     loaded: "dict[str, CausalModel]"
 
     def model(self, version: str) -> "CausalModel":
-        from tasks.measure import open_model  # noqa: PLC0415  torch
+        from tasks.scoring.measure import open_model  # noqa: PLC0415  torch
 
         if version not in self.loaded:
             self.loaded[version] = open_model(self.store, self.layout, version, self.work_dir)
@@ -123,7 +124,7 @@ class _Scene:
         return read_snapshot(self.store, self.layout, snapshot)
 
     def documents(self, item: SuiteSlice) -> "list[HoldoutDocument]":
-        from tasks.measure import read_documents  # noqa: PLC0415  torch
+        from tasks.scoring.measure import read_documents  # noqa: PLC0415  torch
 
         snapshot = self.snapshot(item.snapshot)
         return read_documents(self.store, self.layout, item, snapshot, self.work_dir)
@@ -148,7 +149,7 @@ def _is_unguarded(head: Head) -> bool:
 
 def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str, _Scores]:
     """Scores by slice; the model is loaded only when a record is missing."""
-    from tasks.measure import score  # noqa: PLC0415  torch
+    from tasks.scoring.measure import score  # noqa: PLC0415  torch
 
     recorded = {
         item.name: found

@@ -13,7 +13,7 @@ from storage.models import fetch_model
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest
 from storage.suite import SuiteSlice
-from tasks.verdict import Health
+from tasks.judge.verdict import Health
 from training.causal_model import CausalModel
 from training.data.holdout import DocumentScore, HoldoutDocument
 from training.data.shards import MdsReader, read_holdout

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.decide import (
+from tasks.judge.decide import (
     CheckConfig,
     DocumentScore,
     DomainRow,
@@ -19,7 +19,7 @@ from tasks.decide import (
     decide,
     holm,
 )
-from tasks.verdict import ALL_NEW, Role
+from tasks.judge.verdict import ALL_NEW, Role
 
 CONFIG = CheckConfig()
 HEALTHY = Health(finite=True, probes=4, empty=0, distinct_token_share=0.6)

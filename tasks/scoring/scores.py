@@ -13,7 +13,7 @@ from storage.layout import Layout
 from storage.manifest import content_hash, load, publish
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest, SuiteSlice
-from tasks.verdict import DocumentScore, nats_per_token
+from tasks.judge.verdict import DocumentScore, nats_per_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

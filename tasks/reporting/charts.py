@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from tasks.verdict import DomainRow
+from tasks.judge.verdict import DomainRow
 
 _WIDTH = 960
 _MAX_POINTS = 400

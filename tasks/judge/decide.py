@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tasks.bootstrap import RESAMPLES, sample_ratio
-from tasks.reasons import doubt, remarks, success, violation
-from tasks.verdict import (
+from tasks.judge.bootstrap import RESAMPLES, sample_ratio
+from tasks.judge.reasons import doubt, remarks, success, violation
+from tasks.judge.verdict import (
     ALL_NEW,
     CheckConfig,
     DocumentScore,
@@ -130,10 +130,11 @@ def _rows(
             )
         )
     for role, items in (("new", new), ("old", old)):
-        # Without a champion nothing can be lost yet: old slices (a reference) are shown, not
-        # guarded.
-        test: Test = "loss" if role == "old" and champion else "shown"
         for domain, members in _by_domain(items):
+            # Without a champion nothing can be lost yet: old slices (a reference) are shown, not
+            # guarded.
+            is_guarded = role == "old" and all(item.is_guarded for item in members)
+            test: Test = "loss" if is_guarded and champion else "shown"
             comparisons.append(
                 _Comparison(
                     domain=domain,
@@ -145,7 +146,7 @@ def _rows(
                 )
             )
     if champion:
-        for domain, members in _by_domain(old):
+        for domain, members in _by_domain([item for item in old if item.is_guarded]):
             best = _best_ever(domain, members, config.max_cumulative_loss_nats)
             comparisons.extend([best] if best else [])
     return [_row(comparison, config.alpha) for comparison in comparisons]

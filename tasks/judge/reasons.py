@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tasks.verdict import CheckConfig, DomainRow, SliceScores
+from tasks.judge.verdict import CheckConfig, DomainRow, SliceScores
 
 
 def success(tested: Sequence[DomainRow], config: CheckConfig) -> str:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.bootstrap import sample_ratio
+from tasks.judge.bootstrap import sample_ratio
 
 CLUSTERS = st.dictionaries(
     st.text(min_size=1, max_size=4),
@@ -61,7 +61,7 @@ def test_the_bounds_do_not_change_from_run_to_run() -> None:
 def test_resampling_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     clusters = simulated(np.random.default_rng(2), 30)
     whole = sample_ratio(clusters)
-    monkeypatch.setattr("tasks.bootstrap._BLOCK_WEIGHTS", 30 * 700)
+    monkeypatch.setattr("tasks.judge.bootstrap._BLOCK_WEIGHTS", 30 * 700)
     blocks = sample_ratio(clusters)
     # Not bit for bit: a matrix product may round differently when it has another height.
     np.testing.assert_allclose(blocks.pivots, whole.pivots, rtol=1e-12, atol=1e-12)

@@ -137,7 +137,7 @@ def read_suite_texts(
         ValueError: Nothing is held out.
     """
     # Not at the top: it imports torch.
-    from tasks.measure import read_documents  # noqa: PLC0415
+    from tasks.scoring.measure import read_documents  # noqa: PLC0415
     from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
 
     labels = {

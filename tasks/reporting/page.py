@@ -10,8 +10,8 @@ from storage.manifest import identity_of, load
 from storage.models import read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import Run, VersionPage
+from tasks.judge.verdict import ALL_NEW, DomainRow, VerdictReport
 from tasks.plan import UpdatePlan, load_plan
-from tasks.verdict import ALL_NEW, DomainRow, VerdictReport
 
 _DECISIONS = {
     "published": "published",

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.compare import Comparison, ScoredSlice, compare
-from tasks.verdict import CheckConfig, DocumentScore
+from tasks.judge.compare import Comparison, ScoredSlice, compare
+from tasks.judge.verdict import CheckConfig, DocumentScore
 
 CONFIG = CheckConfig(max_loss_nats=0.05)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from infra.bounds import Bounds
 from training.config import FORBID_UNKNOWN
 from training.data.holdout import DocumentScore
+from training.items.score import ItemScore
 
 Role = Literal["old", "new"]
 Outcome = Literal["PASS", "FAIL", "AMBIGUOUS"]
@@ -71,6 +72,21 @@ class SliceScores:
     """By the token frequencies of the training data; what a first version is compared with."""
     earlier: tuple[EarlierScores, ...] = ()
     """Of published versions before the champion; the best of them bounds the cumulative loss."""
+    is_guarded: bool = True
+    """False: an old slice that informs; it is shown, and no verdict depends on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScores:
+    """One task of the suite with both models' answers to the same items."""
+
+    task: str
+    candidate: tuple[ItemScore, ...]
+    champion: tuple[ItemScore, ...]
+    is_guarded: bool = True
+    """False: the task informs; it is shown, and no verdict depends on it."""
+    why_unguarded: str = ""
+    """As a person should read it: at chance level, or trained on already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tasks.compare import Comparison
-from tasks.compare_models import compare_models, contender_of
-from tasks.held_out import GivenText, Passage
-from tasks.verdict import CheckConfig
+from tasks.judge.compare import Comparison
+from tasks.judge.verdict import CheckConfig
+from tasks.scoring.compare_models import compare_models, contender_of
+from tasks.scoring.held_out import GivenText, Passage
 from tests.support.foreign_models import foreign_directory
 from tests.support.lineages import TEXTS, hub_directory
 from training.tokenizer import train_tokenizer

@@ -17,9 +17,9 @@ from storage.models import publish_model, upload_files
 from storage.objects import ObjectStore, open_store
 from storage.snapshots import UNIGRAM, DomainSlice, SnapshotManifest, mint
 from storage.suite import SuiteManifest, suite_of
-from tasks.check import CheckResult, check
-from tasks.scores import forgetting_matrix, read_scores, scores_key, write_scores
-from tasks.verdict import DocumentScore, nats_per_token
+from tasks.judge.verdict import DocumentScore, nats_per_token
+from tasks.scoring.check import CheckResult, check
+from tasks.scoring.scores import forgetting_matrix, read_scores, scores_key, write_scores
 from training.config import ModelConfig
 from training.data.holdout import HoldoutDocument
 from training.decoder.model import Decoder
@@ -370,7 +370,8 @@ def test_the_matrix_of_forgetting_shows_what_is_on_record(
 def test_importing_the_judgement_loads_nothing_heavy() -> None:
     heavy = ("torch", "ray", "streaming", "mlflow", "transformers", "pyarrow")
     code = (
-        "import sys, tasks.check, tasks.decide, tasks.scores, tasks.report; "
+        "import sys, tasks.scoring.check, tasks.judge.decide, tasks.scoring.scores; "
+        "import tasks.reporting.report; "
         f"sys.exit(','.join(set({heavy!r}) & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

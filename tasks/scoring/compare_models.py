@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from infra.progress import Progress
 from storage.layout import Layout
 from storage.objects import ObjectStore
-from tasks.compare import Comparison, ScoredSlice, compare
-from tasks.held_out import HeldOut, SuiteText, spelling
 from tasks.import_base import identity_of_directory
-from tasks.scores import read_scores
-from tasks.verdict import CheckConfig, DocumentScore
+from tasks.judge.compare import Comparison, ScoredSlice, compare
+from tasks.judge.verdict import CheckConfig, DocumentScore
+from tasks.scoring.held_out import HeldOut, SuiteText, spelling
+from tasks.scoring.scores import read_scores
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer

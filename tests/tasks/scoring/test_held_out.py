@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from storage.suite import SuiteSlice
-from tasks.held_out import GivenText, Passage, SuiteText, read_texts
 from tasks.readers import FieldNames
+from tasks.scoring.held_out import GivenText, Passage, SuiteText, read_texts
 from tasks.sources import SourceConfig
 from tests.support.lineages import TEXTS
 from training.tokenizer import Tokenizer, train_tokenizer

@@ -16,11 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from storage.snapshots import SnapshotManifest
-from tasks.charts import Curve, interval_chart, line_chart
+from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
-from tasks.scores import ForgettingMatrix
-from tasks.verdict import VerdictReport
+from tasks.reporting.charts import Curve, interval_chart, line_chart
+from tasks.scoring.scores import ForgettingMatrix
 from training.config import TrainPlan
 from training.data.order import Order
 from training.goodput import Goodput

@@ -1,16 +1,16 @@
 """May model B replace model A? Scores of any two models on the same texts to an answer, pure.
 
-Only losses are judged, as ``tasks.decide`` judges those of an update: PASS when the bound of every
-domain lies within the margin, FAIL when a loss beyond it is shown, corrected over the domains, else
-AMBIGUOUS. A gain is told and not demanded.
+Only losses are judged, as ``tasks.judge.decide`` judges those of an update: PASS when the bound of
+every domain lies within the margin, FAIL when a loss beyond it is shown, corrected over the
+domains, else AMBIGUOUS. A gain is told and not demanded.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tasks.decide import decide
-from tasks.verdict import (
+from tasks.judge.decide import decide
+from tasks.judge.verdict import (
     CheckConfig,
     DocumentScore,
     DomainRow,

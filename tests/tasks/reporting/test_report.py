@@ -10,12 +10,12 @@ import pytest
 
 from storage.manifest import FileDigest, readable_json
 from storage.snapshots import DomainSlice, SnapshotManifest
-from tasks.charts import nice_ticks
-from tasks.decide import CheckConfig, DocumentScore, Health, SliceScores, decide
+from tasks.judge.decide import CheckConfig, DocumentScore, Health, SliceScores, decide
+from tasks.judge.verdict import EarlierScores, VerdictReport
 from tasks.plan import UpdatePlan
-from tasks.report import ReportInput, render
-from tasks.scores import ForgettingMatrix, MatrixRow
-from tasks.verdict import EarlierScores, VerdictReport
+from tasks.reporting.charts import nice_ticks
+from tasks.reporting.report import ReportInput, render
+from tasks.scoring.scores import ForgettingMatrix, MatrixRow
 from training.config import Mixture, ModelConfig, Recipe, Schedule, Stream, TrainPlan
 from training.goodput import Goodput
 

@@ -1,0 +1,1 @@
+"""Scores to verdict: bounds, tests, sentences. Pure: nothing here reads or writes."""

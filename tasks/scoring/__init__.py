@@ -1,0 +1,1 @@
+"""What models make of frozen items: holdouts of the suite, tasks, texts that a person names."""
