@@ -88,6 +88,9 @@ class Layout:
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"
 
+    def remedies(self, update: str) -> str:
+        return f"{self.update(update)}/remedies.json"
+
     def checkpoints(self, update: str) -> str:
         return f"{self.update(update)}/checkpoints"
 
