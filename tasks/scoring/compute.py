@@ -171,10 +171,8 @@ class _Task:
     def flops(self) -> float:
         return 2.0 * self.model.num_parameters * self.tokens
 
-    def batches(self, num_workers: int) -> list[tuple[_Missing, ...]]:
+    def batches(self, size: int) -> list[tuple[_Missing, ...]]:
         """Units in their order, as many at a time as are put on record together."""
-        share = math.ceil(len(self.units) / (num_workers * _BATCHES_A_WORKER))
-        size = min(_BATCH_UNITS, share)
         return [self.units[at : at + size] for at in range(0, len(self.units), size)]
 
 
@@ -208,7 +206,7 @@ def _score_here(desk: Desk, task: _Task, num_threads: int) -> None:
             done += tokens
             progress.update(done)
 
-        for batch in task.batches(1):
+        for batch in task.batches(max(_BATCH_UNITS, num_threads)):
             units = [
                 (desk.folder(missing.item), missing.unit.pick(desk.documents(missing.item)))
                 for missing in batch
@@ -220,7 +218,11 @@ def _score_here(desk: Desk, task: _Task, num_threads: int) -> None:
 def _score_on_ray(desk: Desk, work: Sequence[_Task], place: Place) -> None:
     from training.cluster.scoring import score_on_ray  # noqa: PLC0415  only where Ray is used
 
-    batches = [(task, batch) for task in work for batch in task.batches(place.most_workers)]
+    share = math.ceil(
+        sum(len(task.units) for task in work) / (_BATCHES_A_WORKER * place.most_workers)
+    )
+    size = min(_BATCH_UNITS, share)
+    batches = [(task, batch) for task in work for batch in task.batches(size)]
     names = ", ".join(task.model.version for task in work)
     done = 0
     total = sum(task.tokens for task in work)

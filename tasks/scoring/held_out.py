@@ -75,9 +75,10 @@ class SuiteText:
         text = self.tokenizer.decode(row.tokens[1:-1])
         if len(text.encode()) != row.text_bytes:
             raise ValueError(
-                f"document {row.document} of {self.judged.item.name} had {row.text_bytes} bytes, its "
-                f"tokens spell {len(text.encode())}: the lineage's tokenizer does not give texts "
-                "back unchanged, which a model with another tokenizer needs; name texts by --text"
+                f"document {row.document} of {self.judged.item.name} had {row.text_bytes} bytes, "
+                f"its tokens spell {len(text.encode())}: the lineage's tokenizer does not give "
+                "texts back unchanged, which a model with another tokenizer needs; name texts by "
+                "--text"
             )
         return Passage(document=row.document, cluster=row.cluster, text=text)
 
