@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord, history
 from storage.layout import KEEP_MARK, Layout
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
+from storage.suite import read_suite
 from storage.taken_over import needed_updates
 
 
@@ -37,15 +39,16 @@ def find_garbage(
 ) -> list[ObjectInfo]:
     """Objects of the lineage that no head reaches and that are older than ``grace_seconds``.
 
-    Reached are: all heads, and of each its marks, tokenizer, suite, replay buffer, trunk and
-    snapshots; of each version its model, scores, ledger and update, but of the checkpoints only the
-    trunk and the permanent ones. An update that was begun and not judged is kept whole, also when
-    its run has ended, with the updates that it goes on from.
+    Reached are: all heads, and of each its marks, tokenizer, suite with its task items, replay
+    buffer, trunk and snapshots; of each version its model, scores, ledger and update, but of the
+    checkpoints only the trunk and the permanent ones. An update that was begun and not judged is
+    kept whole, also when its run has ended, with the updates that it goes on from.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
     Raises:
-        CorruptError: A head or a snapshot's manifest was altered; nothing should be removed now.
+        CorruptError: A head, or the manifest of a snapshot or a suite, was altered; nothing should
+            be removed now.
     """
     # Listed before the heads are read: what is committed in between is then seen as reached.
     found = list(store.list(layout.root))
@@ -109,6 +112,8 @@ def abort_unfinished(
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
     live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
     heads = history(store, layout)
+    for suite in sorted({head.suite for head in heads if head.suite}):
+        _reach_task_items(live, store, layout, suite)
     for head in heads:
         _reach_head(live, layout, head)
     for snapshot in sorted({record.id for head in heads for record in head.snapshots}):
@@ -134,6 +139,14 @@ def _reach_head(live: _Live, layout: Layout, head: Head) -> None:
         live.prefixes.add(layout.suite(head.suite))
     if head.replay:
         live.prefixes.add(layout.replay(head.replay))
+
+
+def _reach_task_items(live: _Live, store: ObjectStore, layout: Layout, suite: str) -> None:
+    try:
+        tasks = read_suite(store, layout, suite).tasks
+    except NotFoundError:
+        return
+    live.keys |= {f"{layout.suite_items}/{task.file.name}" for task in tasks}
 
 
 def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:

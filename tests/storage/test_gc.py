@@ -8,8 +8,9 @@ from storage.gc import delete_garbage, find_garbage, find_spare_checkpoints
 from storage.head import Head, commit_change, read_head, read_head_number
 from storage.lease import Lease
 from storage.local_objects import LocalObjects
-from storage.manifest import publish
+from storage.manifest import digest_bytes, publish
 from storage.snapshots import mint
+from storage.suite import SuiteTask, publish_suite, suite_of, suite_with_tasks
 from storage.taken_over import TakenOverMark
 from storage.transitions import rollback, with_snapshot, with_verdict
 from tests.storage.building import (
@@ -36,7 +37,13 @@ def refresh(store: LocalObjects, tag: str) -> str:
     put_files(store, LAYOUT.snapshot(manifest.id), files)
     mint(store, LAYOUT, manifest)
     store.put(LAYOUT.marks(tag), b"marks")
-    store.put(LAYOUT.suite_manifest(f"suite-{tag}"), b"suite")
+    items = digest_bytes(f"items of {tag}".encode(), f"{tag}.json")
+    store.put(f"{LAYOUT.suite_items}/{items.name}", f"items of {tag}".encode())
+    task = SuiteTask(
+        name="quiz", kind="cloze", items=1, clusters=1, file=items, origin="configured"
+    )
+    suite = suite_with_tasks(suite_of(None, manifest), [task])
+    publish_suite(store, LAYOUT, suite)
 
     def change(head: Head | None) -> Head:
         assert head is not None
@@ -44,7 +51,7 @@ def refresh(store: LocalObjects, tag: str) -> str:
             head,
             manifest.id,
             marks=LAYOUT.marks(tag),
-            suite=f"suite-{tag}",
+            suite=suite.id,
             tokenizer=LAYOUT.tokenizer("t1"),
             by="me",
         )
@@ -128,6 +135,7 @@ UNREACHED = [
     LAYOUT.snapshot_manifest("1" * 12),
     LAYOUT.replay_manifest("lost"),
     LAYOUT.suite_manifest("lost"),
+    f"{LAYOUT.suite_items}/lost.json",
     f"{LAYOUT.update('lost')}/plan.json",
     f"{LAYOUT.checkpoints('lost')}/step-1/x",
     LAYOUT.ledger("lost"),
