@@ -112,11 +112,12 @@ def abort_unfinished(
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
     live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
     heads = history(store, layout)
+    snapshots = sorted({record.id for head in heads for record in head.snapshots})
     for suite in sorted({head.suite for head in heads if head.suite}):
-        _reach_task_items(live, store, layout, suite)
+        _reach_task_items(live, store, layout, suite, snapshots)
     for head in heads:
         _reach_head(live, layout, head)
-    for snapshot in sorted({record.id for head in heads for record in head.snapshots}):
+    for snapshot in snapshots:
         live.prefixes.add(layout.snapshot(snapshot))
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
     for version in _versions(heads):
@@ -141,12 +142,16 @@ def _reach_head(live: _Live, layout: Layout, head: Head) -> None:
         live.prefixes.add(layout.replay(head.replay))
 
 
-def _reach_task_items(live: _Live, store: ObjectStore, layout: Layout, suite: str) -> None:
+def _reach_task_items(
+    live: _Live, store: ObjectStore, layout: Layout, suite: str, snapshots: Iterable[str]
+) -> None:
     try:
         tasks = read_suite(store, layout, suite).tasks
     except NotFoundError:
         return
-    live.keys |= {f"{layout.suite_items}/{task.file.name}" for task in tasks}
+    for task in tasks:
+        live.keys.add(f"{layout.suite_items}/{task.file.name}")
+        live.keys |= {layout.trained_on(task.file.name, snapshot) for snapshot in snapshots}
 
 
 def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:
