@@ -22,6 +22,7 @@ from tasks.publish import commit_verdict
 from tasks.publish import export as export_candidate
 from tasks.reporting.page import report_key
 from tasks.scoring.check import check as score_candidate
+from tasks.scoring.compute import Place
 from tasks.scoring.scores import forgetting_matrix
 from training.goodput import settled
 
@@ -99,6 +100,12 @@ def judge(
         head=head,
         new_snapshots=snapshots,
         work_dir=ground.work_dir,
+        config=ground.lineage.check,
+        place=Place(
+            store_uri=ground.settings.store_uri,
+            compute=ground.lineage.compute,
+            ray_address=ground.settings.ray_cluster,
+        ),
     )
     return decide(
         evidence.slices,

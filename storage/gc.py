@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord, history
 from storage.layout import KEEP_MARK, Layout
+from storage.models import is_published, read_model_manifest, weights_hash
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
@@ -122,6 +123,7 @@ def _reached(store: ObjectStore, layout: Layout) -> _Live:
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
     for version in _versions(heads):
         _reach_version(live, layout, version)
+        _reach_scores(live, store, layout, version.version)
     for busy in needed_updates(store, layout):
         live.keys.add(layout.ledger(busy))
         live.spared_prefixes.add(layout.update(busy))
@@ -156,7 +158,6 @@ def _reach_task_items(
 
 def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:
     live.prefixes.add(layout.model(version.version))
-    live.prefixes.add(layout.version_scores(version.version))
     live.prefixes.add(layout.update(version.update))
     live.keys.add(layout.ledger(version.update))
     live.dropped_prefixes.add(layout.checkpoints(version.update))
@@ -176,11 +177,19 @@ def _reach_trunk(live: _Live, layout: Layout, trunk: str) -> None:
 
 def _reach_unjudged(live: _Live, store: ObjectStore, layout: Layout, update: str) -> None:
     """Model and scores of a candidate whose verdict is not committed: named after the update."""
-    for above in (layout.models, layout.all_scores):
-        for info in store.list(above):
-            version = info.key.removeprefix(f"{above}/").split("/")[0]
-            if version.endswith(f"-{update[:8]}"):
-                live.prefixes.add(f"{above}/{version}")
+    for info in store.list(layout.models):
+        version = info.key.removeprefix(f"{layout.models}/").split("/")[0]
+        if version.endswith(f"-{update[:8]}") and layout.model(version) not in live.prefixes:
+            live.prefixes.add(layout.model(version))
+            _reach_scores(live, store, layout, version)
+
+
+def _reach_scores(live: _Live, store: ObjectStore, layout: Layout, version: str) -> None:
+    """What a model scored lies under the hash of its weights, which versions may share."""
+    prefix = layout.model(version)
+    if is_published(store, prefix):
+        weights = weights_hash(read_model_manifest(store, prefix))
+        live.prefixes.add(layout.model_scores(weights))
 
 
 def _versions(heads: Iterable[Head]) -> Iterator[VersionRecord]:

@@ -95,6 +95,9 @@ class Layout:
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"
 
+    def remedies(self, update: str) -> str:
+        return f"{self.update(update)}/remedies.json"
+
     def checkpoints(self, update: str) -> str:
         return f"{self.update(update)}/checkpoints"
 
@@ -126,11 +129,11 @@ class Layout:
     def all_scores(self) -> str:
         return f"{self.root}/scores"
 
-    def version_scores(self, version: str) -> str:
-        return f"{self.all_scores}/{version}"
+    def model_scores(self, weights: str) -> str:
+        return f"{self.all_scores}/{weights[:16]}"
 
-    def scores(self, version: str, slice_name: str) -> str:
-        return f"{self.version_scores(version)}/{slice_name}.json"
+    def units(self, snapshot: str, domain: str, content: str) -> str:
+        return f"{self.snapshot(snapshot)}/units/{check_name(domain, 'domain')}-{content[:12]}.json"
 
     @property
     def models(self) -> str:

@@ -9,6 +9,7 @@ from storage.head import Head, commit_change, read_head, read_head_number
 from storage.lease import Lease
 from storage.local_objects import LocalObjects
 from storage.manifest import digest_bytes, publish
+from storage.models import ModelManifest, publish_model, weights_hash
 from storage.snapshots import mint
 from storage.suite import SuiteTask, publish_suite, suite_of, suite_with_tasks
 from storage.taken_over import TakenOverMark
@@ -67,8 +68,13 @@ def write_update(store: LocalObjects, update: str, version: str) -> None:
     for name in ("plan.json", "verdict.json", "report.html", "metrics/0.jsonl"):
         store.put(f"{LAYOUT.update(update)}/{name}", b"x")
     store.put(LAYOUT.ledger(update), b"ledger")
-    store.put(f"{LAYOUT.model(version)}/model.safetensors", b"weights")
-    store.put(LAYOUT.scores(version, "web@s"), b"scores")
+    weights = digest_bytes(f"weights of {version}".encode(), "model.safetensors")
+    store.put(f"{LAYOUT.model(version)}/model.safetensors", f"weights of {version}".encode())
+    manifest = ModelManifest(
+        lineage="demo", version=version, origin="", code_version="", content="", files=(weights,)
+    )
+    publish_model(store, LAYOUT.model(version), manifest)
+    store.put(f"{LAYOUT.model_scores(weights_hash(manifest))}/000000-0.json", b"scores")
 
 
 def judge(store: LocalObjects, number: int, verdict: str, snapshot: str) -> None:
@@ -140,7 +146,7 @@ UNREACHED = [
     f"{LAYOUT.checkpoints('lost')}/step-1/x",
     LAYOUT.ledger("lost"),
     f"{LAYOUT.model('9-lost')}/model.safetensors",
-    LAYOUT.scores("9-lost", "web@s"),
+    f"{LAYOUT.model_scores('0' * 64)}/000000-0.json",
     f"{LAYOUT.root}/unknown",
     # Names that only begin like something live.
     f"{LAYOUT.tokenizer('t10')}/tokenizer.json",
