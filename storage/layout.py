@@ -79,6 +79,13 @@ class Layout:
     def suite_manifest(self, version: str) -> str:
         return f"{self.suite(version)}/manifest.json"
 
+    @property
+    def suite_items(self) -> str:
+        return f"{self.root}/suite/items"
+
+    def trained_on(self, items: str, snapshot: str) -> str:
+        return f"{self.root}/suite/trained-on/{items.removesuffix('.json')}-{snapshot}.json"
+
     def update(self, update: str) -> str:
         return f"{self.root}/updates/{update}"
 
