@@ -79,11 +79,21 @@ class Layout:
     def suite_manifest(self, version: str) -> str:
         return f"{self.suite(version)}/manifest.json"
 
+    @property
+    def suite_items(self) -> str:
+        return f"{self.root}/suite/items"
+
+    def trained_on(self, items: str, snapshot: str) -> str:
+        return f"{self.root}/suite/trained-on/{items.removesuffix('.json')}-{snapshot}.json"
+
     def update(self, update: str) -> str:
         return f"{self.root}/updates/{update}"
 
     def plan(self, update: str) -> str:
         return f"{self.update(update)}/plan.json"
+
+    def question(self, update: str) -> str:
+        return f"{self.update(update)}/question.json"
 
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"

@@ -11,6 +11,7 @@ from storage.local_objects import LocalObjects
 from storage.manifest import digest_bytes, publish
 from storage.models import ModelManifest, publish_model, weights_hash
 from storage.snapshots import mint
+from storage.suite import SuiteTask, publish_suite, suite_of, suite_with_tasks
 from storage.taken_over import TakenOverMark
 from storage.transitions import rollback, with_snapshot, with_verdict
 from tests.storage.building import (
@@ -37,7 +38,13 @@ def refresh(store: LocalObjects, tag: str) -> str:
     put_files(store, LAYOUT.snapshot(manifest.id), files)
     mint(store, LAYOUT, manifest)
     store.put(LAYOUT.marks(tag), b"marks")
-    store.put(LAYOUT.suite_manifest(f"suite-{tag}"), b"suite")
+    items = digest_bytes(f"items of {tag}".encode(), f"{tag}.json")
+    store.put(f"{LAYOUT.suite_items}/{items.name}", f"items of {tag}".encode())
+    task = SuiteTask(
+        name="quiz", kind="cloze", items=1, clusters=1, file=items, origin="configured"
+    )
+    suite = suite_with_tasks(suite_of(None, manifest), [task])
+    publish_suite(store, LAYOUT, suite)
 
     def change(head: Head | None) -> Head:
         assert head is not None
@@ -45,7 +52,7 @@ def refresh(store: LocalObjects, tag: str) -> str:
             head,
             manifest.id,
             marks=LAYOUT.marks(tag),
-            suite=f"suite-{tag}",
+            suite=suite.id,
             tokenizer=LAYOUT.tokenizer("t1"),
             by="me",
         )
@@ -134,6 +141,7 @@ UNREACHED = [
     LAYOUT.snapshot_manifest("1" * 12),
     LAYOUT.replay_manifest("lost"),
     LAYOUT.suite_manifest("lost"),
+    f"{LAYOUT.suite_items}/lost.json",
     f"{LAYOUT.update('lost')}/plan.json",
     f"{LAYOUT.checkpoints('lost')}/step-1/x",
     LAYOUT.ledger("lost"),
