@@ -7,7 +7,7 @@ from tasks.evaluations.canaries import canary_words, mint_canaries
 from tasks.evaluations.cloze import HeldOutText, mint_cloze
 from training.tokenizer import train_tokenizer
 
-FILLER = "then they went along the river and past the hill to where the road turned and".split()
+FILLER = "then they went along the river and past the hill to where the road turned and"
 STORY = (
     "The letter that Marlinspike wrote in the year 1874 was kept for long in a box of the mill. "
     "It said little of the flood, and less of what they had lost there. But the miller knew it "
@@ -21,7 +21,7 @@ def document(name: str, text: str, cluster: str = "") -> HeldOutText:
 
 
 def test_the_rare_name_and_the_number_that_stand_earlier_are_asked_for() -> None:
-    plain = [document(f"d{n}", " ".join(FILLER * 6)) for n in range(10)]
+    plain = [document(f"d{n}", " ".join([FILLER] * 6)) for n in range(10)]
     made = mint_cloze([document("story", STORY, "book"), *plain], 100)
     assert {item.item.choices[0] for item in made} == {"Marlinspike", "1874"}
     for frozen in made:
@@ -35,7 +35,7 @@ def test_the_rare_name_and_the_number_that_stand_earlier_are_asked_for() -> None
 def test_the_same_documents_in_another_order_give_the_same_items() -> None:
     rng = random.Random(1)
     documents = [
-        document(f"d{n}", f"The ship {name} sailed. " + " ".join(FILLER * 2) + f" the {name} .")
+        document(f"d{n}", f"The ship {name} sailed. " + " ".join([FILLER] * 2) + f" the {name} .")
         for n in range(40)
         for name in [f"Name{rng.randrange(10**6)}x"]
     ]
@@ -48,7 +48,7 @@ def test_the_same_documents_in_another_order_give_the_same_items() -> None:
 def test_every_document_has_its_item_before_any_has_a_second() -> None:
     names = ["Abercorn", "Bellhaven", "Cromarty"]
     told = " ".join(f"He met {name} there." for name in names)
-    documents = [document(f"d{n}", f"{told} {' '.join(FILLER)} {told}") for n in range(4)]
+    documents = [document(f"d{n}", f"{told} {FILLER} {told}") for n in range(4)]
     # A name in all four documents is not rare; with its own number it is in one only.
     documents = [
         document(d.document, d.text.replace("Abercorn", f"Abercorn{n}").replace("Crom", f"Crom{n}"))
@@ -61,7 +61,7 @@ def test_every_document_has_its_item_before_any_has_a_second() -> None:
 
 
 def test_words_of_many_documents_and_documents_without_a_repeated_word_give_nothing() -> None:
-    common = [document(f"d{n}", " ".join(FILLER * 6) + " Everywhere") for n in range(10)]
+    common = [document(f"d{n}", " ".join([FILLER] * 6) + " Everywhere") for n in range(10)]
     assert mint_cloze(common, 10) == ()
     assert mint_cloze([], 10) == ()
 
