@@ -92,6 +92,9 @@ class Layout:
     def plan(self, update: str) -> str:
         return f"{self.update(update)}/plan.json"
 
+    def question(self, update: str) -> str:
+        return f"{self.update(update)}/question.json"
+
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"
 
