@@ -19,6 +19,7 @@ from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
 from tasks.plan import BudgetConfig
 from tasks.refresh_request import RefreshConfig
+from tasks.remedy.config import RemedyConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.train import ComputeConfig
@@ -70,6 +71,7 @@ class Lineage:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    remedy: RemedyConfig = field(default_factory=RemedyConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     schedule: TimetableConfig = field(default_factory=TimetableConfig)
 

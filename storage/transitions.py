@@ -109,6 +109,7 @@ def with_verdict(
     by: str,
     reason: str = "",
     lease_token: int | None = None,
+    failed: VersionRecord | None = None,
 ) -> Head:
     """The verdict on a candidate.
 
@@ -116,6 +117,9 @@ def with_verdict(
     trunk (``record.trunk``) move. FAIL and AMBIGUOUS: nothing moves but the list of versions, and
     the snapshots stay pending. ``decision`` and the head numbers of ``record`` are set here. A
     version that awaits a person may be judged again on a newer head.
+
+    ``failed`` is the version that a PASS repairs: its failure is put on record in the same head, so
+    that there is never the one without the other.
 
     Raises:
         HeadMovedError: Champion or snapshots are not what the candidate was judged against.
@@ -134,11 +138,12 @@ def with_verdict(
     check_unmoved(head, record)
     others = tuple(version for version in head.versions if version is not known)
     if record.verdict == "PASS":
+        before = () if failed is None else (_refused(head, failed),)
         return _publish(
             head,
             record,
             replay,
-            versions=(*others, _published(head, record)),
+            versions=(*others, *before, _published(head, record)),
             action="update",
             by=by,
             reason=reason,
@@ -383,6 +388,10 @@ def _rolled_back(
 def _published(head: Head, record: VersionRecord) -> VersionRecord:
     number = head.number + 1
     return replace(record, decision="published", on_head=number, published_on_head=number)
+
+
+def _refused(head: Head, record: VersionRecord) -> VersionRecord:
+    return replace(record, decision="refused", on_head=head.number + 1, published_on_head=None)
 
 
 def _moved(

@@ -77,6 +77,21 @@ class UpdatePlan:
     judged_on: tuple[str, ...] = ()
     """Snapshots that count as new when it is judged, where they are not ``snapshots``: a branch of
     a published update learns from what was learned already."""
+    remedy: str = ""
+    """How the candidate repairs another one that has failed, for people; "" when it does not."""
+    remedy_of: str = ""
+    """Version that it repairs."""
+    merged_from: tuple[str, ...] = ()
+    """Versions that it was merged from, by no training of its own; ``train`` is then that of
+    ``remedy_of``."""
+
+    @property
+    def next_trunk(self) -> str | None:
+        """Checkpoint that an update after this one continues from; None: the model's own weights.
+
+        A merge lies on no run's way, and moments mean nothing to it.
+        """
+        return None if self.merged_from else self.train.trunk
 
     @property
     def total_tokens(self) -> int:
@@ -162,11 +177,17 @@ def held_under_another_recipe(
     rolled_back: set[str] = set()
     for record in head.versions:
         if record.decision == "rolled_back" and held & set(record.snapshots):
-            plan = load_plan(store, layout, record.update)
+            # A remedy's own recipe is not what anybody has asked for.
+            plan = load_plan(store, layout, _asked_for(head, record).update)
             rolled_back |= set(record.snapshots)
             if (plan.recipe, plan.replay_share_requested) == (request.recipe, request.replay.share):
                 trained_like_today |= set(record.snapshots)
     return sorted((held & rolled_back) - trained_like_today)
+
+
+def _asked_for(head: Head, record: VersionRecord) -> VersionRecord:
+    """The version that the configuration made, also where another one has repaired it."""
+    return next((known for known in head.versions if known.version == record.remedy_of), record)
 
 
 def is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:

@@ -6,7 +6,7 @@ MLflow comes last and is only a picture of the head.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.errors import AlreadyExistsError, NotFoundError
@@ -39,6 +39,17 @@ ExtendReplay = Callable[[Head, tuple[str, ...]], str]
 Called again on a newer head when somebody else was faster, so it must be safe to repeat."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A version with what its verdict rests on."""
+
+    record: VersionRecord
+    report: VerdictReport
+    """Becomes ``verdict.json``."""
+    html: str
+    """Becomes ``report.html``."""
 
 
 def export(
@@ -130,6 +141,7 @@ def commit_verdict(
     html: str,
     extend_replay: ExtendReplay,
     by: str,
+    failed: Evidence | None = None,
 ) -> Head:
     """Write the evidence of an update and commit its verdict; returns the head that holds it.
 
@@ -145,6 +157,7 @@ def commit_verdict(
         html: Becomes ``report.html``.
         extend_replay: Called for a PASS only.
         by: Who: user@host, or the flow run.
+        failed: What ``record`` repairs; its failure is committed with it.
 
     Raises:
         LeaseLostError: Another process took over.
@@ -158,17 +171,22 @@ def commit_verdict(
         )
     record = replace(record, reason=record.reason or report.reason)
     lease.check()
-    _write_evidence(
-        store, layout, record, verdict_key(layout, record.update), readable_json(report)
-    )
-    _write_evidence(store, layout, record, report_key(layout, record.update), html.encode())
+    for evidence in (failed, Evidence(record=record, report=report, html=html)):
+        if evidence is not None:
+            _write_all_evidence(store, layout, evidence)
 
     def change(head: Head | None) -> Head:
         head = _existing(head, layout)
         is_new = record.verdict == "PASS" and not _is_decided(head, record.update)
         replay = extend_replay(head, record.snapshots) if is_new else None
         return with_verdict(
-            head, record, replay=replay, by=by, reason=report.reason, lease_token=lease.token
+            head,
+            record,
+            replay=replay,
+            by=by,
+            reason=report.reason,
+            lease_token=lease.token,
+            failed=failed.record if failed else None,
         )
 
     head = commit_change(store, layout, change)
@@ -240,6 +258,14 @@ def _reported_run(
     log_report(run, html, known_digest=found.report_digest if found else "")
     finish(run)
     return run
+
+
+def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:
+    record = evidence.record
+    report = readable_json(evidence.report)
+    _write_evidence(store, layout, record, verdict_key(layout, record.update), report)
+    html = evidence.html.encode()
+    _write_evidence(store, layout, record, report_key(layout, record.update), html)
 
 
 def _write_evidence(
