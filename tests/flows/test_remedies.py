@@ -17,7 +17,7 @@ from tasks.judge.verdict import VerdictReport
 from tasks.plan import load_plan
 from tasks.remedy.record import RemedyRecord, read_record
 from tests.flows.test_update import LAYOUT, newest, snapshot_states, weights_of
-from tests.support.commands import Commands, fail_at, kill_at
+from tests.support.commands import Commands, Ended, Prepare, fail_at, kill_at
 from tests.support.mlflow_tables import alias_of, runs_of, versions_of
 from tests.support.tiny_lineage import TinyLineage, source
 from training.checkpoint.index import committed_steps
@@ -46,7 +46,7 @@ def knows_prose(
     lineage.add("prose")
     lineage.write(sources=sources())
     commands = Commands(folder / "home")
-    ended = commands.run("update", lineage.file)
+    ended = updated(commands, lineage)
     assert ended.code == 0, ended.err
     return lineage, commands
 
@@ -74,6 +74,11 @@ def write(knows_prose: tuple[TinyLineage, Commands], lineage: TinyLineage) -> An
     )
 
 
+def updated(commands: Commands, lineage: TinyLineage, prepare: Prepare | None = None) -> Ended:
+    """An update with remedies takes several trainings, on a busy machine a minute."""
+    return commands.run("update", lineage.file, "--json", prepare=prepare, timeout_seconds=300)
+
+
 def report_of(commands: Commands, update: str) -> VerdictReport:
     from storage.manifest import load
 
@@ -91,7 +96,7 @@ def test_a_merge_that_keeps_both_is_published_beside_the_failure(
     lineage: TinyLineage, perennial: Commands, write: Any
 ) -> None:
     write(HALFWAY)
-    ended = perennial.run("update", lineage.file, "--json")
+    ended = updated(perennial, lineage)
     assert (ended.code, ended.json["kind"]) == (0, "PASS"), ended.err
     store = LocalObjects(perennial.home / "store")
     head = newest(perennial)
@@ -134,7 +139,7 @@ def test_a_remedy_is_judged_on_items_that_did_not_choose_it(
     lineage: TinyLineage, perennial: Commands, write: Any
 ) -> None:
     write({**HALFWAY, "order": [["interpolation"], ["half_reset"]]})
-    assert perennial.run("update", lineage.file).code == 0
+    assert updated(perennial, lineage).code == 0
     _, failed, merged = newest(perennial).versions
     whole = {row.domain: row.documents for row in report_of(perennial, failed.update).rows}
     judged = report_of(perennial, merged.update)
@@ -158,11 +163,11 @@ def test_the_next_update_continues_from_a_merge_as_from_an_import_and_rollback_u
     lineage: TinyLineage, perennial: Commands, write: Any
 ) -> None:
     write(HALFWAY)
-    assert perennial.run("update", lineage.file).code == 0
+    assert updated(perennial, lineage).code == 0
     store = LocalObjects(perennial.home / "store")
     before, merged = newest(perennial), newest(perennial).versions[-1]
     lineage.add("ledger", part=2)
-    more = perennial.run("update", lineage.file, "--json")
+    more = updated(perennial, lineage)
     assert more.code == 0, more.out
     latest = newest(perennial).versions[-1]
     plan = load_plan(store, LAYOUT, latest.update)
@@ -177,7 +182,7 @@ def test_the_next_update_continues_from_a_merge_as_from_an_import_and_rollback_u
     assert (head.champion, head.trunk) == (first.version, first.trunk)
     assert snapshot_states(perennial) == ["learned", "held", "held"]
     # What failed and was repaired is asked for by the same YAML: it stays held.
-    assert perennial.run("update", lineage.file, "--json").json["kind"] == "nothing to do"
+    assert updated(perennial, lineage).json["kind"] == "nothing to do"
     assert snapshot_states(perennial) == ["learned", "held", "held"]
     again = perennial.run("promote", failed_of(before), lineage.file, "--reason", "by hand")
     assert again.code == 1
@@ -197,7 +202,7 @@ def test_a_repair_killed_again_and_again_ends_as_if_nothing_had_happened(
     )
     shutil.copytree(perennial.home, tmp_path / "other" / "home")
     undisturbed = Commands(tmp_path / "other" / "home")
-    assert undisturbed.run("update", lineage.file).code in (0, 3)
+    assert updated(undisturbed, lineage).code in (0, 3)
     expected = newest(undisturbed)
     for target, call in (
         ("tasks.remedy.select.merge_into", 2),
@@ -207,12 +212,12 @@ def test_a_repair_killed_again_and_again_ends_as_if_nothing_had_happened(
         ("flows.update_remedies.write_record", 1),
         ("tasks.publish.commit_change", 1),
     ):
-        killed = perennial.run("update", lineage.file, prepare=kill_at(target, call))
+        killed = updated(perennial, lineage, prepare=kill_at(target, call))
         if killed.code != -9:
             break
     # All attempts are on record: none is made, or judged by another look, again.
-    last = perennial.run(
-        "update", lineage.file, prepare=fail_at("flows.update_remedies.attempt_merges", "again")
+    last = updated(
+        perennial, lineage, prepare=fail_at("flows.update_remedies.attempt_merges", "again")
     )
     assert last.code in (0, 3), last.err
     head = newest(perennial)
@@ -233,10 +238,10 @@ def test_a_gentler_training_is_an_update_of_its_own_with_its_own_trunk(
     write({"order": [["more_replay"]]})
     # SIGTERM in the retraining: the failed update is what the next run goes on with.
     asked = kill_at("training.loop.lr_at", 85, signal.SIGTERM)
-    stopped = perennial.run("update", lineage.file, "--json", prepare=asked)
+    stopped = updated(perennial, lineage, prepare=asked)
     assert (stopped.code, stopped.json["kind"]) == (0, "stopped"), stopped.err
     store = LocalObjects(perennial.home / "store")
-    ended = perennial.run("update", lineage.file, "--json")
+    ended = updated(perennial, lineage)
     assert (ended.code, ended.json["kind"]) == (0, "PASS"), ended.err
     assert "resumes from" in ended.err
     head = newest(perennial)
@@ -264,7 +269,7 @@ def test_when_nothing_helps_the_champion_stays_and_all_of_it_is_on_record(
         check=strict,
     )
     champion = newest(perennial).champion
-    ended = perennial.run("update", lineage.file, "--json")
+    ended = updated(perennial, lineage)
     assert (ended.code, ended.json["kind"]) == (3, "FAIL"), ended.err
     head = newest(perennial)
     assert head.champion == champion
@@ -276,5 +281,5 @@ def test_when_nothing_helps_the_champion_stays_and_all_of_it_is_on_record(
     assert lower.trained_tokens > 0
     assert "0 are left for retraining" in more.reason
     assert set(runs_of(perennial.home, "tiny")) == {"FINISHED", "FAILED"}
-    again = perennial.run("update", lineage.file, "--json")
+    again = updated(perennial, lineage)
     assert again.json["kind"] == "nothing to do"
