@@ -16,6 +16,7 @@ from storage.lease import Lease
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
 from tasks.judge.decide import decide
+from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.publish import commit_verdict
@@ -44,8 +45,24 @@ def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
 
 @step
 def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
-    """Score candidate and champion on the suite, and decide."""
-    return judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    """Score candidate and champion on the suite, decide, and add the numbers beside the verdict."""
+    # Not at the top: needed only when there is something to judge.
+    from tasks.scoring.beside import numbers_beside  # noqa: PLC0415
+    from training.metrics import read_metrics  # noqa: PLC0415
+
+    report = judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    numbers = numbers_beside(
+        ground.store,
+        ground.layout,
+        head_of(ground),
+        read_suite(ground.store, ground.layout, report.suite),
+        _record_of(plan, report),
+        scored=report.numbers or Numbers(),
+        plan=plan.train,
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
+        work_dir=ground.work_dir,
+    )
+    return replace(report, numbers=numbers)
 
 
 @step
@@ -57,18 +74,7 @@ def publish(
     warnings: tuple[str, ...] = (),
 ) -> Head:
     """Commit the verdict with its evidence: publish, or record why not."""
-    record = VersionRecord(
-        version=plan.version,
-        update=plan.id,
-        verdict=report.verdict,
-        decision="awaiting",
-        parent=plan.champion,
-        trunk=plan.train.trunk,
-        snapshots=plan.snapshots,
-        replay=plan.replay,
-        on_head=0,
-        reason=report.reason,
-    )
+    record = _record_of(plan, report)
     html = _render_report(ground, plan, record, report, warnings)
     head = commit_verdict(
         ground.store,
@@ -99,8 +105,9 @@ def judge(
         head=head,
         new_snapshots=snapshots,
         work_dir=ground.work_dir,
+        max_perplexity_ratio=ground.lineage.check.max_perplexity_ratio,
     )
-    return decide(
+    report = decide(
         evidence.slices,
         ground.lineage.check,
         health=evidence.health,
@@ -109,6 +116,7 @@ def judge(
         unguarded_base=evidence.unguarded_base,
         suite=head.suite,
     )
+    return replace(report, numbers=evidence.numbers)
 
 
 def judged(
@@ -136,6 +144,22 @@ def judged(
         report=str(path) if path else f"{ground.store.uri}/{key}",
         details={"goodput": account.figures()} if account is not None else {},
         warnings=warnings,
+    )
+
+
+def _record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
+    """The candidate with its verdict; decision and head numbers are set when it is committed."""
+    return VersionRecord(
+        version=plan.version,
+        update=plan.id,
+        verdict=report.verdict,
+        decision="awaiting",
+        parent=plan.champion,
+        trunk=plan.train.trunk,
+        snapshots=plan.snapshots,
+        replay=plan.replay,
+        on_head=0,
+        reason=report.reason,
     )
 
 

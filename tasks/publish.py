@@ -69,9 +69,11 @@ def export(
     Raises:
         CorruptError: The checkpoint, or an earlier export, is damaged.
         AlreadyExistsError: The version was exported from another checkpoint.
+        ValueError: The checkpoint is not the end of its schedule.
         RuntimeError: The export computes other logits than the checkpoint; the message names the
             largest difference.
     """
+    _refuse_transient(checkpoint_prefix, plan)
     prefix = layout.model(version)
     if is_published(store, prefix):
         manifest = read_model_manifest(store, prefix)
@@ -218,6 +220,20 @@ def mirror(
         )
 
     project(store, layout, head, tracking_uri, page)
+
+
+def _refuse_transient(checkpoint_prefix: str, plan: TrainPlan) -> None:
+    """Nothing is judged while its rate is re-warmed: every old loss is high there for a while.
+
+    A branch has a plan of its own, whose last step is its cooled end.
+    """
+    step = checkpoint_prefix.rpartition("/step-")[2]
+    if step != str(plan.num_steps):
+        raise ValueError(
+            f"{checkpoint_prefix} was expected to be the end of its schedule, step "
+            f"{plan.num_steps}, found step {step}, inside it: train to the end, or cool down from "
+            f"there with 'perennial update --branch-from {plan.update}/step-{step}'"
+        )
 
 
 def _reported_run(

@@ -5,8 +5,8 @@ computed: most of the champion's are on record since it was a candidate. Importi
 no torch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,23 @@ from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest, SuiteSlice
-from tasks.judge.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
+from tasks.judge.health import MAX_PERPLEXITY_RATIO, Health
+from tasks.judge.numbers import Numbers
+from tasks.judge.verdict import DocumentScore, EarlierScores, Role, SliceScores
+from tasks.scoring.canary import (
+    FirstLook,
+    Looker,
+    Sample,
+    passages_a_slice,
+    passages_of,
+    spread_over,
+)
 from tasks.scoring.scores import read_scores, write_scores
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
     from training.data.holdout import HoldoutDocument
 
-_PROBES = 4
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -40,6 +49,8 @@ class CheckResult:
     health: Health
     unguarded_base: bool
     """The lineage grew from an imported model and has no reference."""
+    numbers: Numbers = field(default_factory=Numbers)
+    """What is shown beside the verdict, so far as scoring finds it."""
 
 
 def check(
@@ -52,8 +63,13 @@ def check(
     head: Head,
     new_snapshots: Sequence[str],
     work_dir: Path,
+    max_perplexity_ratio: float = MAX_PERPLEXITY_RATIO,
 ) -> CheckResult:
     """Score both models on what was just learned and on what must not be forgotten.
+
+    Cheap before dear: first a few passages of every slice, and how both models continue them. A
+    candidate that has collapsed, or writes nothing more, is not scored further: its scores are then
+    those of the passages.
 
     Safe to retry: every slice's scores are on record as soon as they are computed.
 
@@ -66,17 +82,24 @@ def check(
         head: Tells which snapshots are old: learned ones and references.
         new_snapshots: What the candidate was trained on for the first time.
         work_dir: For local copies of models.
+        max_perplexity_ratio: Of any slice's passages, above which the candidate has collapsed.
 
     Raises:
         CorruptError: A model, a shard or a record is damaged.
         NotFoundError: A model or a snapshot does not exist.
     """
     # Not at the top: it imports torch, which a process that merely schedules must not pay for.
-    from tasks.scoring.measure import probe, score_unigram  # noqa: PLC0415
+    from tasks.scoring.measure import score_unigram  # noqa: PLC0415
 
     roles = _roles(head, new_snapshots)
     items = [item for item in suite.slices if item.snapshot in roles and item.documents]
     scene = _Scene(store, layout, work_dir, {})
+    unguarded = _is_unguarded(head)
+    look = _first_look(scene, items, roles, candidate, champion, max_perplexity_ratio)
+    if look.health.problem:
+        return CheckResult(
+            slices=look.slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
+        )
     ours = _score(scene, candidate, items)
     theirs = _score(scene, champion, items) if champion else {}
     unigram: dict[str, _Scores] = {}
@@ -96,12 +119,9 @@ def check(
         )
         for item in items
     )
-    health = Health(finite=True)
-    if items:
-        openings = [scene.documents(item)[0] for item in _spread(items)]
-        end_id = scene.snapshot(items[0].snapshot).end_id
-        health = probe(scene.model(candidate), openings, end_id=end_id)
-    return CheckResult(slices=slices, health=health, unguarded_base=_is_unguarded(head))
+    return CheckResult(
+        slices=slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +167,39 @@ def _is_unguarded(head: Head) -> bool:
     return imported and not any(record.role == "reference" for record in head.snapshots)
 
 
+def _first_look(
+    scene: _Scene,
+    items: Sequence[SuiteSlice],
+    roles: Mapping[str, Role],
+    candidate: str,
+    champion: str | None,
+    max_perplexity_ratio: float,
+) -> FirstLook:
+    chosen = items[spread_over(len(items))]
+    if not chosen:
+        return FirstLook(health=Health(finite=True), slices=())
+    count = passages_a_slice(len(chosen))
+    samples = tuple(
+        Sample(
+            slice=item.name,
+            domain=item.domain,
+            snapshot=item.snapshot,
+            role=roles[item.snapshot],
+            documents=tuple(passages_of(scene.documents(item), count)),
+        )
+        for item in chosen
+    )
+    looker = Looker(
+        store=scene.store,
+        layout=scene.layout,
+        model=scene.model,
+        end_id=scene.snapshot(chosen[0].snapshot).end_id,
+        samples=samples,
+        max_perplexity_ratio=max_perplexity_ratio,
+    )
+    return looker.look(candidate, champion)
+
+
 def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str, _Scores]:
     """Scores by slice; the model is loaded only when a record is missing."""
     from tasks.scoring.measure import score  # noqa: PLC0415  torch
@@ -169,11 +222,6 @@ def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str
             done += item.tokens
         progress.update(done)
     return recorded
-
-
-def _spread(items: Sequence[SuiteSlice]) -> Sequence[SuiteSlice]:
-    """A few slices at even distances."""
-    return items[:: max(1, -(-len(items) // _PROBES))]
 
 
 def _earlier(

@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
-from storage.head import Decision, Head
+from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import content_hash, load, publish
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest, SuiteSlice
 from tasks.judge.verdict import DocumentScore, nats_per_token
+from tasks.scoring.forgetting import ForgettingMatrix, MatrixRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,27 +31,6 @@ class StoredScores:
     """None where the sum is not a finite number, which JSON cannot say."""
     targets: tuple[int, ...]
     text_bytes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixRow:
-    """One version of the lineage in the matrix of forgetting."""
-
-    version: str
-    decision: Decision
-    is_champion: bool
-    nats_per_token: tuple[float | None, ...]
-    """Held-out loss by slice; None where this version was not scored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgettingMatrix:
-    """Held-out losses of all versions on all slices: down a column one sees what was forgotten."""
-
-    slices: tuple[str, ...]
-    """``<domain>@<snapshot>``, by the age of the snapshot, then by domain."""
-    rows: tuple[MatrixRow, ...]
-    """Oldest version first."""
 
 
 def scores_key(layout: Layout, version: str, item: SuiteSlice) -> str:
