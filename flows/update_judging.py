@@ -23,6 +23,7 @@ from tasks.publish import commit_verdict
 from tasks.publish import export as export_candidate
 from tasks.reporting.page import report_key
 from tasks.scoring.check import check as score_candidate
+from tasks.scoring.compute import Place
 from tasks.scoring.scores import forgetting_matrix
 from training.goodput import settled
 
@@ -105,7 +106,12 @@ def judge(
         head=head,
         new_snapshots=snapshots,
         work_dir=ground.work_dir,
-        max_perplexity_ratio=ground.lineage.check.max_perplexity_ratio,
+        config=ground.lineage.check,
+        place=Place(
+            store_uri=ground.settings.store_uri,
+            compute=ground.lineage.compute,
+            ray_address=ground.settings.ray_cluster,
+        ),
     )
     report = decide(
         evidence.slices,

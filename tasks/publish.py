@@ -125,13 +125,14 @@ def replay_extender(
 def commit_verdict(
     store: ObjectStore,
     layout: Layout,
-    lease: Lease,
+    lease: Lease | None,
     report: VerdictReport,
     record: VersionRecord,
     *,
     html: str,
     extend_replay: ExtendReplay,
     by: str,
+    always_ask: bool = False,
 ) -> Head:
     """Write the evidence of an update and commit its verdict; returns the head that holds it.
 
@@ -141,12 +142,14 @@ def commit_verdict(
     Args:
         store: Where everything of the lineage lies.
         layout: Of the lineage.
-        lease: Held by the update; its token fences the commit.
-        report: Becomes ``verdict.json``.
+        lease: Held by the update, whose token fences the commit; None for a version that waits and
+            is judged again because a person decides over it.
+        report: Becomes ``verdict.json``, or ``verdict-<head>.json`` when judged again.
         record: The candidate with its verdict; decision and head numbers are set here.
-        html: Becomes ``report.html``.
-        extend_replay: Called for a PASS only.
+        html: Becomes ``report.html``, likewise.
+        extend_replay: Called for a PASS that publishes.
         by: Who: user@host, or the flow run.
+        always_ask: A PASS waits for a person too.
 
     Raises:
         LeaseLostError: Another process took over.
@@ -159,18 +162,25 @@ def commit_verdict(
             f"of {record.version}: expected the same"
         )
     record = replace(record, reason=record.reason or report.reason)
-    lease.check()
-    _write_evidence(
-        store, layout, record, verdict_key(layout, record.update), readable_json(report)
-    )
-    _write_evidence(store, layout, record, report_key(layout, record.update), html.encode())
+    if lease is not None:
+        lease.check()
+    where = (layout, record.update, record.judged_on)
+    _write_evidence(store, layout, record, verdict_key(*where), readable_json(report))
+    _write_evidence(store, layout, record, report_key(*where), html.encode())
 
     def change(head: Head | None) -> Head:
         head = _existing(head, layout)
-        is_new = record.verdict == "PASS" and not _is_decided(head, record.update)
+        publishes = record.verdict == "PASS" and not always_ask
+        is_new = publishes and not _is_decided(head, record.update)
         replay = extend_replay(head, record.snapshots) if is_new else None
         return with_verdict(
-            head, record, replay=replay, by=by, reason=report.reason, lease_token=lease.token
+            head,
+            record,
+            replay=replay,
+            by=by,
+            reason=report.reason,
+            lease_token=lease.token if lease is not None else None,
+            always_ask=always_ask,
         )
 
     head = commit_change(store, layout, change)
@@ -245,7 +255,7 @@ def _reported_run(
 ) -> Run | None:
     """The run of the version's update, ended, with its report; None when it has neither."""
     try:
-        html = store.get(report_key(layout, record.update)).decode()
+        html = store.get(report_key(layout, record.update, record.judged_on)).decode()
     except NotFoundError:
         return found.run if found else None
     if found is not None and found.status == "FINISHED":

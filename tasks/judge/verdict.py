@@ -41,6 +41,9 @@ class CheckConfig:
     max_perplexity_ratio: Annotated[float, Bounds(gt=1)] = MAX_PERPLEXITY_RATIO
     """Perplexity on a few passages of any slice, as a multiple of that of the model in use, above
     which a candidate has collapsed: it is refused at once, and nothing dearer is computed."""
+    judged_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 1_000_000
+    """Held-out tokens that each model is scored on at most, of all old text together and again of
+    all new text. Fewer are taken where they show far smaller changes than the margins."""
     accept_unguarded: bool = False
     """An imported base without a reference may PASS, although nobody sees what it forgets."""
 
@@ -134,6 +137,59 @@ class DomainRow:
     violated: bool = False
 
 
+Remedy = Literal[
+    "interpolation",
+    "breadcrumbs",
+    "task_arithmetic",
+    "last_k",
+    "half_reset",
+    "layerwise",
+    "more_replay",
+    "lower_peak",
+]
+"""What is tried after a FAIL; the last two train again, the others merge weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemedyPoint:
+    """One setting of a remedy, as the half of the items that selects saw it."""
+
+    settings: dict[str, float]
+    """By name, such as ``weight``."""
+    gain: float | None
+    """Model minus champion on all new data, nats per token: below 0 is better. None: unknown."""
+    worst_loss: float | None
+    """The largest difference on a guarded old domain, nats per token."""
+    slack: float | None
+    """Distance of the worst upper bound from its margin, nats per token: below 0, some requirement
+    is not shown to be met. The largest is chosen. None: collapsed, or without a bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemedyAttempt:
+    """One try to repair a candidate that has failed."""
+
+    remedy: Remedy
+    version: str
+    """Name of the model that it made; "" when none was worth judging."""
+    settings: dict[str, float]
+    """Those chosen; empty when none was."""
+    points: tuple[RemedyPoint, ...]
+    """Everything that was chosen from, in the order in which it was tried."""
+    verdict: Outcome | None
+    """On the half of the items that judges, at ``alpha``; None when it was not brought there."""
+    reason: str
+    """One sentence: of the verdict, or why there is none."""
+    alpha: float
+    """Level of every bound of the judgement: that of all attempts, shared evenly."""
+    rows: tuple[DomainRow, ...] = ()
+    """Of the judgement."""
+    trained_tokens: int = 0
+    scored_tokens: int = 0
+    """Held-out tokens that models were run on, champion and candidate left out."""
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictReport:
     """A verdict with its evidence; written as ``verdict.json``."""
@@ -154,6 +210,10 @@ class VerdictReport:
     """Version of the suite that was scored."""
     numbers: Numbers | None = None
     """What is shown beside the verdict; no verdict depends on it."""
+    remedies: tuple[RemedyAttempt, ...] = ()
+    """What was tried after a FAIL, in this order."""
+    remedy_of: str = ""
+    """Version whose failure the candidate repairs; it was then judged on half of the items."""
 
 
 def total_nats(scores: Sequence[DocumentScore]) -> float:

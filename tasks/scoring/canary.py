@@ -2,7 +2,7 @@
 
 Gates run from cheap to dear and stop at a hard failure. The same passages are then continued by
 both models, and tell how sure they are of the next token and what moved beneath the means. What a
-version made of them is on record, so that a champion is looked at once and not again for every
+model made of them is on record, so that a champion is looked at once and not again for every
 candidate.
 """
 
@@ -23,6 +23,7 @@ from tasks.judge.health import Canary, CanarySlice, Health, Writing
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import DocumentScore, Role, SliceScores
 from tasks.scoring.calibration import Calibration, calibration_of, token_change_of
+from tasks.scoring.scores import weights_of
 from training.data.holdout import HoldoutDocument
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Sample:
     domain: str
     snapshot: str
     role: Role
+    is_guarded: bool
+    """False: the slice informs; no verdict depends on it, but a collapse shows there too."""
     documents: tuple[HoldoutDocument, ...]
     """Cut off; their ``text_bytes`` are of the whole documents."""
 
@@ -55,9 +58,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRecord:
-    """What one version made of every token of a sample."""
+    """What one model made of every token of a sample."""
 
-    version: str
+    weights: str
+    """SHA-256 of the model's weights and configuration."""
     sample: str
     """SHA-256 of the passages."""
     targets: tuple[int, ...]
@@ -77,9 +81,9 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WritingRecord:
-    """How one version continues the openings of a sample."""
+    """How one model continues the openings of a sample."""
 
-    version: str
+    weights: str
     sample: str
     writing: Writing
     probes: int
@@ -140,7 +144,7 @@ class Looker:
             version,
             "tokens",
             TokenRecord,
-            lambda: look_at_tokens(self.model(version), self.samples, version),
+            lambda weights: look_at_tokens(self.model(version), self.samples, weights),
         )
 
     def _writing(self, version: str) -> WritingRecord:
@@ -150,18 +154,21 @@ class Looker:
             version,
             "writing",
             WritingRecord,
-            lambda: look_at_writing(self.model(version), self.samples, version, self.end_id),
+            lambda weights: look_at_writing(
+                self.model(version), self.samples, weights, self.end_id
+            ),
         )
 
     def _recorded(
-        self, version: str, what: str, cls: type[_Record], compute: Callable[[], _Record]
+        self, version: str, what: str, cls: type[_Record], compute: Callable[[str], _Record]
     ) -> _Record:
         """What is on record, of two who looked at once the first's."""
-        key = self.layout.scores(version, f"{what}-{sample_hash(self.samples)[:12]}")
+        weights = weights_of(self.store, self.layout, version)
+        key = self.layout.look(weights, f"{what}-{sample_hash(self.samples)[:12]}")
         try:
             return load(self.store, key, cls)
         except NotFoundError:
-            found = compute()
+            found = compute(weights)
         try:
             publish(self.store, key, found)
         except AlreadyExistsError:
@@ -244,6 +251,7 @@ def _slices_of(
             domain=sample.domain,
             snapshot=sample.snapshot,
             role=sample.role,
+            is_guarded=sample.is_guarded,
             candidate=_scores(sample, ours_now),
             champion=_scores(sample, theirs_now) if theirs is not None else None,
         )

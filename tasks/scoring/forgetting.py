@@ -24,7 +24,11 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgettingMatrix:
-    """Held-out losses of all versions on all slices: down a column one sees what was forgotten."""
+    """Held-out losses of all versions on all slices: down a column one sees what was forgotten.
+
+    A column is of the same documents in all its rows: those that every version with scores there
+    was scored on.
+    """
 
     slices: tuple[str, ...]
     """``<domain>@<snapshot>``, by the age of the snapshot, then by domain."""

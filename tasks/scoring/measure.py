@@ -7,18 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from storage.file_cache import FileCache
 from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
-from storage.snapshots import SnapshotManifest
-from storage.suite import SuiteSlice
 from tasks.judge.health import writing_of
 from tasks.scoring.canary import Sample, TokenRecord, WritingRecord, sample_hash
 from training.causal_model import CausalModel
 from training.data.holdout import DocumentScore, HoldoutDocument
-from training.data.shards import MdsReader, read_holdout
-from training.evaluate import score_documents, unigram_nats
+from training.evaluate import unigram_nats
 from training.generate import generate
 from training.model_files import load_model
 from training.token_scores import score_tokens
@@ -35,38 +31,6 @@ def open_model(store: ObjectStore, layout: Layout, version: str, work_dir: Path)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def read_documents(
-    store: ObjectStore,
-    layout: Layout,
-    item: SuiteSlice,
-    snapshot: SnapshotManifest,
-    work_dir: Path,
-) -> list[HoldoutDocument]:
-    """The documents of a slice, every byte checked, in the order of the shards."""
-    reader = MdsReader(
-        store,
-        layout.snapshot(snapshot.id),
-        f"{item.domain}/holdout",
-        item.files,
-        FileCache(work_dir / "snapshots"),
-    )
-    return read_holdout(reader, token_dtype=snapshot.token_dtype)
-
-
-def score(
-    model: CausalModel, documents: Sequence[HoldoutDocument], snapshot: SnapshotManifest
-) -> tuple[DocumentScore, ...]:
-    """The model's losses, a value a document, in their order."""
-    scores = score_documents(
-        model,
-        documents,
-        start_id=snapshot.start_id,
-        end_id=snapshot.end_id,
-        seq_len=snapshot.seq_len,
-    )
-    return tuple(scores)
-
-
 def score_unigram(
     counts: npt.NDArray[np.int64], documents: Sequence[HoldoutDocument]
 ) -> tuple[DocumentScore, ...]:
@@ -77,12 +41,12 @@ def score_unigram(
     )
 
 
-def look_at_tokens(model: CausalModel, samples: Sequence[Sample], version: str) -> TokenRecord:
+def look_at_tokens(model: CausalModel, samples: Sequence[Sample], weights: str) -> TokenRecord:
     """What the model makes of every token of the samples."""
     passages = [tokens for sample in samples for tokens in sample.passages]
     scores = score_tokens(model, passages)
     return TokenRecord(
-        version=version,
+        weights=weights,
         sample=sample_hash(samples),
         targets=tuple(len(found.nats) for found in scores),
         nats=tuple(
@@ -96,7 +60,7 @@ def look_at_tokens(model: CausalModel, samples: Sequence[Sample], version: str) 
 
 
 def look_at_writing(
-    model: CausalModel, samples: Sequence[Sample], version: str, end_id: int
+    model: CausalModel, samples: Sequence[Sample], weights: str, end_id: int
 ) -> WritingRecord:
     """Continue openings of the samples greedily, and look at what comes out."""
     passages = [tokens for sample in samples for tokens in sample.passages]
@@ -106,7 +70,7 @@ def look_at_writing(
     written = generate(model, prompts, max_new_tokens=_NEW_TOKENS, end_id=end_id)
     shares = [len(set(tokens)) / len(tokens) for tokens in written if tokens]
     return WritingRecord(
-        version=version,
+        weights=weights,
         sample=sample_hash(samples),
         # What was not cut off had come to its end.
         writing=writing_of(written, [len(tokens) < _NEW_TOKENS for tokens in written]),

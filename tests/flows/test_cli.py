@@ -134,6 +134,7 @@ def test_a_plan_is_told_once_and_ends_with_what_could_not_be_read(
 CLOSED_PIPE = """
 import logging, sys
 from flows import cli
+from flows.cli.running import finish
 from flows.outcome import Outcome
 from infra.log import set_up_logging
 
@@ -142,7 +143,7 @@ def judge(kind: str) -> None:
     set_up_logging()
     for number in range(9):
         logging.getLogger("flows").info(f"line {number}")
-    cli._finish(Outcome(lineage="tiny", kind=kind, message="better"), as_json=False)
+    finish(Outcome(lineage="tiny", kind=kind, message="better"), as_json=False)
 
 cli.main()
 """

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from storage.local_objects import LocalObjects
-from storage.objects import open_store
+from storage.manifest import FileDigest, content_hash
+from storage.models import ModelManifest, publish_model
+from storage.objects import ObjectStore, open_store
 from tasks.judge.decide import decide
 from tasks.judge.verdict import CheckConfig
 from tasks.scoring.canary import (
@@ -39,7 +40,14 @@ def document(number: int, length: int = 40) -> HoldoutDocument:
 def sample(name: str, first: int) -> Sample:
     documents = tuple(document(number) for number in range(first, first + 10))
     role = "new" if name == "news" else "old"
-    return Sample(slice=f"{name}@s", domain=name, snapshot="s", role=role, documents=documents)
+    return Sample(
+        slice=f"{name}@s",
+        domain=name,
+        snapshot="s",
+        role=role,
+        is_guarded=True,
+        documents=documents,
+    )
 
 
 SAMPLES = (sample("books", 0), sample("code", 10), sample("news", 20))
@@ -68,7 +76,7 @@ class Models:
         return self.models[version]
 
 
-def looker(store: LocalObjects, models: Models, limit: float = 100.0) -> Looker:
+def looker(store: ObjectStore, models: Models, limit: float = 100.0) -> Looker:
     return Looker(
         store=store,
         layout=LAYOUT,
@@ -80,9 +88,20 @@ def looker(store: LocalObjects, models: Models, limit: float = 100.0) -> Looker:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
+def store(tmp_path: Path) -> ObjectStore:
+    """Has the manifests of some versions, which differ in their weights."""
     opened = open_store((tmp_path / "store").as_uri())
-    assert isinstance(opened, LocalObjects)
+    for number, version in enumerate(("a", "b", "c", "good", "bad", *(f"n{i}" for i in range(6)))):
+        files = (FileDigest("model.safetensors", 1, f"{number:064x}"),)
+        manifest = ModelManifest(
+            lineage="demo",
+            version=version,
+            origin="test",
+            code_version="0",
+            content=content_hash(files),
+            files=files,
+        )
+        publish_model(opened, LAYOUT.model(version), manifest)
     return opened
 
 
@@ -90,7 +109,7 @@ def record(nats: dict[str, float]) -> TokenRecord:
     """The same loss for every token of a slice."""
     tokens = [nats[item.domain] for item in SAMPLES for _ in range(10) for _ in range(41)]
     return TokenRecord(
-        version="v",
+        weights="0" * 64,
         sample=sample_hash(SAMPLES),
         targets=(41,) * 30,
         nats=tuple(None if math.isnan(value) else value for value in tokens),
@@ -122,7 +141,7 @@ def test_a_loss_beyond_all_numbers_is_named() -> None:
     assert "code@s is not a finite number" in canary_of(SAMPLES, broken, GOOD, 100.0).problem
 
 
-def test_a_model_against_itself_has_not_moved_at_all(store: LocalObjects) -> None:
+def test_a_model_against_itself_has_not_moved_at_all(store: ObjectStore) -> None:
     look = looker(store, Models(a=perturbed(0.0), b=perturbed(0.0))).look("b", "a")
     assert look.health.problem == ""
     assert look.health.canary is not None
@@ -133,7 +152,7 @@ def test_a_model_against_itself_has_not_moved_at_all(store: LocalObjects) -> Non
     assert look.numbers.calibration == look.numbers.champion_calibration
 
 
-def test_what_collapsed_is_refused_before_anything_dear(store: LocalObjects) -> None:
+def test_what_collapsed_is_refused_before_anything_dear(store: ObjectStore) -> None:
     models = Models(good=perturbed(0.0), bad=perturbed(0.0))
     with torch.no_grad():
         # So that the likeliest token is nearly certain, and nearly always wrong.
@@ -151,7 +170,7 @@ def test_what_collapsed_is_refused_before_anything_dear(store: LocalObjects) -> 
     assert all(row.candidate_bits_per_byte is None for row in report.rows)
 
 
-def test_noise_is_seen_in_the_order_of_its_size(store: LocalObjects) -> None:
+def test_noise_is_seen_in_the_order_of_its_size(store: ObjectStore) -> None:
     noises = (0.0, 0.02, 0.1, 0.5, 2.0, 10.0)
     models = Models(**{f"n{i}": perturbed(noise) for i, noise in enumerate(noises)})
     found = [
@@ -163,7 +182,7 @@ def test_noise_is_seen_in_the_order_of_its_size(store: LocalObjects) -> None:
     assert worst[0] == 1.0
 
 
-def test_a_version_is_looked_at_once(store: LocalObjects) -> None:
+def test_a_version_is_looked_at_once(store: ObjectStore) -> None:
     models = Models(a=perturbed(0.0), b=perturbed(0.01), c=perturbed(0.02))
     first = looker(store, models).look("b", "a")
     assert models.asked == ["b", "a", "b", "a"]
@@ -174,7 +193,7 @@ def test_a_version_is_looked_at_once(store: LocalObjects) -> None:
     assert models.asked == ["c", "c"]
 
 
-def test_other_passages_are_looked_at_anew(store: LocalObjects) -> None:
+def test_other_passages_are_looked_at_anew(store: ObjectStore) -> None:
     models = Models(a=perturbed(0.0))
     looker(store, models).look("a", None)
     fewer = replace(looker(store, models), samples=SAMPLES[:2])
