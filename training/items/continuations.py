@@ -61,7 +61,11 @@ def score_windows(
         ValueError: A token is outside the model's vocabulary.
     """
     _check_vocabulary(windows, model.config.vocab_size)
-    rows = rows_of(windows, width=_width_of(model) if model.takes_trees else None)
+    rows = rows_of(
+        windows,
+        width=_width_of(model) if model.takes_trees else None,
+        longest=model.config.max_position_embeddings,
+    )
     total = sum(len(row.tokens) for row in rows)
     device = model.device.type
     autocast = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()

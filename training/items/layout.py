@@ -42,7 +42,7 @@ class Row:
         return bool((self.ends != len(self.tokens)).any())
 
 
-def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
+def rows_of(windows: Sequence[Window], *, width: int | None, longest: int) -> list[Row]:
     """Every window in one row, those that begin alike in the same.
 
     Args:
@@ -52,6 +52,7 @@ def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
             costs the products of a layer, about as much as 3 pairs for each number of the width.
             None: the model takes no trees, so that a row is shared only by windows of which each
             goes on where the one before ends.
+        longest: Most tokens of a row of several windows; some families have no room for more.
     """
     rows: list[Row] = []
     row: _GrowingRow | None = None
@@ -61,7 +62,8 @@ def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
         # Of rows that begin with s shared tokens and then have n others, all together are cheapest
         # with n * n = s * (s + 3 * width).
         most = 0 if width is None else math.sqrt(shared * (shared + 3 * width))
-        if row is None or row.size - shared > most:
+        size = 0 if row is None else row.size + len(window.tokens) - 1 - shared
+        if row is None or row.size - shared > most or size > longest:
             if row is not None:
                 rows.append(row.finish())
             row, shared = _GrowingRow(), 0
