@@ -172,6 +172,7 @@ Remedy = Literal[
 class RemedyPoint:
     """One setting of a remedy, as the half of the items that selects saw it."""
 
+    remedy: Remedy
     settings: dict[str, float]
     """By name, such as ``weight``."""
     gain: float | None
@@ -181,21 +182,30 @@ class RemedyPoint:
     slack: float | None
     """Distance of the worst upper bound from its margin, nats per token: below 0, some requirement
     is not shown to be met. The largest is chosen. None: collapsed, or without a bound."""
+    is_hopeful: bool = False
+    """Every estimate, without its noise, keeps its margin: only such a model is judged."""
+    problem: str = ""
+    """Why the model was not scored, such as a collapse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemedyAttempt:
-    """One try to repair a candidate that has failed."""
+    """One try to repair a candidate that has failed: of all models that it makes, one is judged."""
 
-    remedy: Remedy
-    version: str
-    """Name of the model that it made; "" when none was worth judging."""
+    tried: tuple[Remedy, ...]
+    """What it chose from."""
+    points: tuple[RemedyPoint, ...]
+    """Everything that it chose from, in the order in which it was made; none of a retraining."""
+    remedy: Remedy | None
+    """What it chose; None when nothing was worth judging."""
     settings: dict[str, float]
     """Those chosen; empty when none was."""
-    points: tuple[RemedyPoint, ...]
-    """Everything that was chosen from, in the order in which it was tried."""
+    version: str
+    """Name of the model that it brought to judgement; "" when none."""
+    update: str
+    """Under which that model's evidence is kept once it is published, and a retraining was run."""
     verdict: Outcome | None
-    """On the half of the items that judges, at ``alpha``; None when it was not brought there."""
+    """On the half of the items that judges, at ``alpha``; None when nothing was brought there."""
     reason: str
     """One sentence: of the verdict, or why there is none."""
     alpha: float
@@ -204,8 +214,15 @@ class RemedyAttempt:
     """Of the judgement."""
     trained_tokens: int = 0
     scored_tokens: int = 0
-    """Held-out tokens that models were run on, champion and candidate left out."""
+    """Held-out tokens that models were run on."""
     seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """In words, such as ``interpolation, weight 0.4``."""
+        what = " or ".join(self.tried) if self.remedy is None else self.remedy
+        named = (f"{name} {value:g}" for name, value in self.settings.items())
+        return ", ".join((what.replace("_", " "), *named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

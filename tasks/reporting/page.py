@@ -158,7 +158,14 @@ def _what_changed(record: VersionRecord, plan: UpdatePlan | None) -> list[str]:
             lines.append(
                 f"- begun with: step {origin.step:,} of update {origin.update} ({origin.mode})"
             )
-    return lines
+    return [*lines, *_how_repaired(record)]
+
+
+def _how_repaired(record: VersionRecord) -> list[str]:
+    if record.remedy_of is None:
+        return []
+    merged = f", merged from {' and '.join(record.merged_from)}" if record.merged_from else ""
+    return [f"- repairs {record.remedy_of}, which failed: {record.remedy}{merged}"]
 
 
 def _table(rows: Sequence[DomainRow]) -> list[str]:
