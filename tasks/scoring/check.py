@@ -33,6 +33,8 @@ from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.scores import Record, record_of
 
 _PROBES = 4
+_MAX_ACCURACY_LOSS = 0.05
+"""Largest tolerated fall on a task, as a share of its items."""
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -130,8 +132,9 @@ def check(
         suite,
         candidate=candidate,
         champion=champion,
+        head=head,
         trained=trained_on(head, new_snapshots),
-        tokenizer_prefix=head.tokenizer or "",
+        max_accuracy_loss=_MAX_ACCURACY_LOSS,
     )
     return CheckResult(
         slices=slices + asked.texts,
