@@ -16,6 +16,7 @@ from storage.lease import Lease
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
 from tasks.judge.decide import decide
+from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan, save_plan
 from tasks.publish import Evidence, commit_verdict
@@ -46,8 +47,24 @@ def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
 
 @step
 def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
-    """Score candidate and champion on the suite, and decide."""
-    return judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    """Score candidate and champion on the suite, decide, and add the numbers beside the verdict."""
+    # Not at the top: needed only when there is something to judge.
+    from tasks.scoring.beside import numbers_beside  # noqa: PLC0415
+    from training.metrics import read_metrics  # noqa: PLC0415
+
+    report = judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    numbers = numbers_beside(
+        ground.store,
+        ground.layout,
+        head_of(ground),
+        read_suite(ground.store, ground.layout, report.suite),
+        _record_of(plan, report),
+        scored=report.numbers or Numbers(),
+        plan=plan.train,
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
+        work_dir=ground.work_dir,
+    )
+    return replace(report, numbers=numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,21 +109,7 @@ def _evidence_of(
 ) -> Evidence:
     """``before`` are versions that are committed with it."""
     plan, report = judged.plan, judged.report
-    record = VersionRecord(
-        version=plan.version,
-        update=plan.id,
-        verdict=report.verdict,
-        decision="awaiting",
-        parent=plan.champion,
-        trunk=plan.next_trunk,
-        snapshots=plan.snapshots,
-        replay=plan.replay,
-        on_head=0,
-        reason=report.reason,
-        remedy=plan.remedy,
-        remedy_of=plan.remedy_of or None,
-        merged_from=plan.merged_from,
-    )
+    record = _record_of(plan, report)
     html = _render_report(ground, plan, (*before, record), report, warnings)
     return Evidence(record=record, report=report, html=html)
 
@@ -133,7 +136,7 @@ def judge(
             ray_address=ground.settings.ray_cluster,
         ),
     )
-    return decide(
+    report = decide(
         evidence.slices,
         ground.lineage.check,
         health=evidence.health,
@@ -142,6 +145,7 @@ def judge(
         unguarded_base=evidence.unguarded_base,
         suite=head.suite,
     )
+    return replace(report, numbers=evidence.numbers)
 
 
 def judged(
@@ -169,6 +173,25 @@ def judged(
         report=str(path) if path else f"{ground.store.uri}/{key}",
         details={"goodput": account.figures()} if account is not None else {},
         warnings=warnings,
+    )
+
+
+def _record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
+    """The candidate with its verdict; decision and head numbers are set when it is committed."""
+    return VersionRecord(
+        version=plan.version,
+        update=plan.id,
+        verdict=report.verdict,
+        decision="awaiting",
+        parent=plan.champion,
+        trunk=plan.next_trunk,
+        snapshots=plan.snapshots,
+        replay=plan.replay,
+        on_head=0,
+        reason=report.reason,
+        remedy=plan.remedy,
+        remedy_of=plan.remedy_of or None,
+        merged_from=plan.merged_from,
     )
 
 

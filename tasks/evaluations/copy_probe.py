@@ -7,6 +7,7 @@ held-out documents of the same domain and snapshot beside them. It is shown and 
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
+from tasks.evaluations.copies import CopyProbe, CopyRow
 from tasks.scoring.compute import Desk
 
 if TYPE_CHECKING:
@@ -37,63 +39,6 @@ _DOCUMENTS = 48
 _PREFIX_TOKENS = 32
 _COPIED_TOKENS = 16
 """After the prefix; all of them must come back."""
-_JUMP_NATS = 0.5
-"""Memorised, nats per token: more than an update learns of a domain as a whole."""
-_JUMP_SHARE = 0.1
-"""Of documents, written on by heart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyRow:
-    """Documents that were seen about equally often, and as many held-out ones like them."""
-
-    seen_from: int
-    """Times that the update has seen each, at least."""
-    seen_to: int
-    """At most."""
-    documents: int
-    nats_per_token: float
-    """Of the candidate, on what follows the beginning of seen documents."""
-    held_out_nats_per_token: float
-    """The same on held-out ones."""
-    copied_share: float
-    """Seen documents that the candidate continues word for word."""
-    held_out_copied_share: float
-    champion_gap: float | None = None
-    """Held-out minus seen, in nats per token, of the champion, which has not seen them in this
-    update: how much easier the seen ones are by themselves. None without a champion."""
-
-    @property
-    def memorised_nats_per_token(self) -> float:
-        """How much likelier than held-out text the seen text is, beyond what the champion finds."""
-        return self.held_out_nats_per_token - self.nats_per_token - (self.champion_gap or 0.0)
-
-    @property
-    def jumped(self) -> bool:
-        """Whether a person should look: how often these documents were seen does harm."""
-        copied = self.copied_share - self.held_out_copied_share
-        return self.memorised_nats_per_token > _JUMP_NATS or copied > _JUMP_SHARE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyProbe:
-    """What an update has by heart, by how often it saw it."""
-
-    prefix_tokens: int
-    copied_tokens: int
-    rows: tuple[CopyRow, ...]
-    """Seldom seen first."""
-
-    @property
-    def warning(self) -> str:
-        """For a person; "" when nothing jumps."""
-        return "; ".join(
-            f"text seen {row.seen_from} to {row.seen_to} times is memorised: "
-            f"{row.memorised_nats_per_token:.2f} nats per token likelier than held-out text, "
-            f"{row.copied_share:.0%} of {row.documents} documents are continued word for word"
-            for row in self.rows
-            if row.jumped
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +53,8 @@ def copy_probe(
     desk: Desk, suite: SuiteManifest, update: str, *, candidate: str, champion: str | None
 ) -> CopyProbe | None:
     """Continue documents that ``update`` has seen; None when nothing is held out beside them.
+
+    None also when a model's losses are not finite numbers: then there is nothing to compare.
 
     Safe to retry: the same documents are chosen again, by the hash of their names.
 
@@ -132,6 +79,8 @@ def copy_probe(
     theirs: Mapping[tuple[int, int], _Continued] = {}
     if champion is not None:
         theirs = {bound: _continued(desk.model(champion), each) for bound, each in pairs.items()}
+    if not all(part.is_finite for part in (*ours.values(), *theirs.values())):
+        return None
     return CopyProbe(
         prefix_tokens=_PREFIX_TOKENS,
         copied_tokens=_COPIED_TOKENS,
@@ -264,6 +213,10 @@ class _Continued:
     held_out: float
     copied: float
     held_out_copied: float
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.seen) and math.isfinite(self.held_out)
 
 
 def _continued(model: "CausalModel", pairs: Sequence[_Pair]) -> _Continued:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import Bounds
+from tasks.judge.health import MAX_PERPLEXITY_RATIO, Health
+from tasks.judge.numbers import Numbers
 from training.config import FORBID_UNKNOWN
 from training.data.holdout import DocumentScore
 from training.items.score import ItemScore
@@ -36,6 +38,9 @@ class CheckConfig:
     So small losses cannot add up."""
     alpha: Annotated[float, Bounds(ge=0.001, le=0.2)] = 0.05
     """Level of each one-sided bound, and of all evidence for a FAIL together."""
+    max_perplexity_ratio: Annotated[float, Bounds(gt=1)] = MAX_PERPLEXITY_RATIO
+    """Perplexity on a few passages of any slice, as a multiple of that of the model in use, above
+    which a candidate has collapsed: it is refused at once, and nothing dearer is computed."""
     judged_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 1_000_000
     """Held-out tokens that each model is scored on at most, of all old text together and again of
     all new text. Fewer are taken where they show far smaller changes than the margins."""
@@ -90,29 +95,6 @@ class TaskScores:
     """False: the task informs; it is shown, and no verdict depends on it."""
     why_unguarded: str = ""
     """As a person should read it: at chance level, or trained on already."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """Whether the candidate still writes: greedy continuations of some held-out openings."""
-
-    finite: bool
-    """All logits of all continuations were numbers."""
-    probes: int = 0
-    """Continuations tried."""
-    empty: int = 0
-    """Continuations that ended before their first token."""
-    distinct_token_share: float | None = None
-    """Distinct tokens over all tokens, mean over continuations; low is repetition. Not judged."""
-
-    @property
-    def problem(self) -> str:
-        """What is wrong, in words; "" when nothing is."""
-        if not self.finite:
-            return "the candidate's logits are not finite numbers"
-        if self.probes and self.empty == self.probes:
-            return f"the candidate writes nothing: all {self.probes} continuations end at once"
-        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +225,8 @@ class VerdictReport:
     """Bootstrap resamples behind every bound."""
     suite: str = ""
     """Version of the suite that was scored."""
+    numbers: Numbers | None = None
+    """What is shown beside the verdict; no verdict depends on it."""
     remedies: tuple[RemedyAttempt, ...] = ()
     """What was tried after a FAIL, in this order."""
     remedy_of: str = ""

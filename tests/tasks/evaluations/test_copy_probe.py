@@ -8,7 +8,8 @@ import torch
 from storage.ledger import LedgerRow, write_ledger
 from storage.models import publish_model, upload_files
 from storage.suite import SuiteManifest
-from tasks.evaluations.copy_probe import CopyProbe, CopyRow, copy_probe
+from tasks.evaluations.copies import CopyProbe, CopyRow
+from tasks.evaluations.copy_probe import copy_probe
 from tasks.scoring.compute import Desk
 from tests.tasks.evaluations.test_freeze import LAYOUT, NOTHING, Place, story
 from training.config import ModelConfig
