@@ -19,6 +19,7 @@ from training.config import ForeignConfig
 from training.cross_entropy import nats_of_logits, summed_nats_of_logits
 from training.foreign.family import attention_of, config_object, transformers_library
 from training.foreign.packing import check_packing, packed_logits, plain_logits
+from training.trees import LogitsOfTrees, Trees
 
 _MOST_LOGITS = 2**28
 """That are held at once where no gradient needs them."""
@@ -83,12 +84,14 @@ class ForeignModel(nn.Module):
         """False: rows are single paths."""
         return False
 
+    def logits_of_trees(self) -> LogitsOfTrees:
+        """See ``CausalModel``."""
+        return self._logits_of_trees
+
     @torch.no_grad()
-    def tree_logits(
-        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of rows that are single paths, all at once, see ``CausalModel``."""
-        yield slice(0, len(at)), plain_logits(self.network, tokens).flatten(0, 1)[at]
+    def _logits_of_trees(self, trees: Trees) -> Iterator[tuple[slice, Tensor]]:
+        logits_BTV = plain_logits(self.network, trees.tokens)
+        yield slice(0, len(trees.at)), logits_BTV.flatten(0, 1)[trees.at]
 
     def flops_per_token(self, seq_len: int) -> int:
         """6 N + 12 L C T as for the decoder, where the family says its layers L and width C."""

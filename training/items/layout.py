@@ -1,10 +1,9 @@
 """Rows in which what several windows begin with is computed once.
 
 Windows are sorted, and each goes on where it leaves the one before: a row is a tree of tokens in
-preorder. A token's position is its depth; it sees itself and what it descends from, so that its
-hidden state is that of its window alone. The context of an item with its choices is such a tree, and
-so are few-shot examples with all the questions that follow them. The layout is a function of the
-set of windows alone.
+preorder, see ``training.trees``. The context of an item with its choices is such a tree, and so are
+few-shot examples with all the questions that follow them. The layout is a function of the set of
+windows alone.
 
 Shapes: T tokens of a row, P predictions of a row.
 """
@@ -105,7 +104,7 @@ class _GrowingRow:
         return int(differs.argmax()) if differs.any() else length
 
     def add(self, number: int, window: Window, shared: int) -> None:
-        """``window``, the ``number``-th, of which the first ``shared`` inputs are those of the one before."""
+        """The ``number``-th window, whose first ``shared`` inputs are those of the one before."""
         tokens = np.array(window.tokens, np.int64)
         inputs = tokens[:-1]
         self._closed.append((self._path[shared:], self.size))
@@ -124,7 +123,9 @@ class _GrowingRow:
         ends = np.full(self.size, self.size)
         for nodes, end in self._closed:
             ends[nodes] = end
-        sources, targets, owners = (np.concatenate(parts) for parts in zip(*self._predictions))
+        sources, targets, owners = (
+            np.concatenate(parts) for parts in zip(*self._predictions, strict=True)
+        )
         return Row(
             tokens=np.concatenate(self._tokens),
             positions=np.concatenate(self._positions),
