@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 from storage.head import Head, read_head
 from storage.layout import Layout
@@ -23,7 +24,7 @@ def head_of(commands: Commands) -> Head:
     return head
 
 
-def write_rows(path: Path, rows: list[dict[str, object]]) -> dict[str, object]:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {"name": path.stem, "uri": path.name}
