@@ -51,6 +51,8 @@ class CheckResult:
     """The lineage grew from an imported model and has no reference."""
     tasks: tuple[TaskScores, ...] = ()
     """Answers to task items, also of tasks that guard nothing."""
+    texts: tuple[SliceScores, ...] = ()
+    """Tasks that are texts, as old held-out text; in no panel, and of no snapshot."""
     numbers: Numbers = field(default_factory=Numbers)
     """What is shown beside the verdict, so far as scoring finds it."""
 
@@ -146,10 +148,11 @@ def check(
         max_accuracy_loss=_MAX_ACCURACY_LOSS,
     )
     return CheckResult(
-        slices=slices + asked.texts,
+        slices=slices,
         health=look.health,
         unguarded_base=unguarded,
         tasks=asked.tasks,
+        texts=asked.texts,
         numbers=look.numbers,
     )
 
