@@ -137,7 +137,7 @@ def judge(
         ),
     )
     report = decide(
-        evidence.slices,
+        (*evidence.slices, *evidence.texts),
         ground.lineage.check,
         health=evidence.health,
         candidate=version,
