@@ -7,10 +7,12 @@ from prefect import flow
 from flows import update_judging as judging
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
+from flows.judging_again import judge_waiting
 from flows.link import link_report
 from flows.mirror import told_how_it_ends
 from flows.naming import run_name
 from flows.outcome import Outcome
+from flows.questions import settle_questions
 from flows.schedule import WaitSeconds, WhenBusy
 from flows.states import ended
 from flows.update_planning import CooldownTokens, Wish, plan_update
@@ -64,10 +66,12 @@ def update_model(
 def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
+    judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)
-        message = f"{plan.reason} ({refreshed.reason})"
+        settle_questions(ground)
+        message = "\n".join((*judged_again, f"{plan.reason} ({refreshed.reason})"))
         return steps.outcome(ground, head, "nothing to do", message, warnings=refreshed.warnings)
     warnings = steps.data_warnings(ground, plan, refreshed)
     if dry_run:
@@ -82,6 +86,7 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
+    settle_questions(ground)
     outcome = judging.judged(ground, head, plan, report, warnings)
     link_report(ground, outcome)
     return outcome

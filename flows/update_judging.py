@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from flows.ground import Ground, head_of, whoami
 from flows.outcome import Outcome
+from flows.questions import how_to_decide, waiting
 from flows.steps import step
 from flows.update_steps import extend_replay, outcome
 from infra.versions import code_version
@@ -69,7 +70,7 @@ def publish(
         on_head=0,
         reason=report.reason,
     )
-    html = _render_report(ground, plan, record, report, warnings)
+    html = render_report(ground, plan, record, report, warnings)
     head = commit_verdict(
         ground.store,
         ground.layout,
@@ -79,6 +80,7 @@ def publish(
         html=html,
         extend_replay=extend_replay(ground),
         by=whoami(),
+        always_ask=ground.lineage.review.always,
     )
     lease.finish()
     return head
@@ -119,18 +121,20 @@ def judged(
     warnings: tuple[str, ...] = (),
 ) -> Outcome:
     """What an update ends with."""
-    next_step = {
-        "PASS": f"{plan.version} is the champion now",
-        "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
-        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} --reason ..., or reject",
-    }[report.verdict]
+    waits = next((known for known in waiting(head) if known.update == plan.id), None)
+    if waits is not None:
+        next_step = how_to_decide(ground, waits)
+    elif report.verdict == "FAIL":
+        next_step = f"nothing was published, the champion stays {plan.champion or '(none)'}"
+    else:
+        next_step = f"{plan.version} is the champion now"
     key = report_key(ground.layout, plan.id)
     path = ground.store.local_path(key)
     account = settled(ground.store, ground.layout, plan.id)
     return outcome(
         ground,
         head,
-        report.verdict,
+        "awaiting" if waits is not None and report.verdict == "PASS" else report.verdict,
         f"{report.reason}\n{next_step}",
         version=plan.version,
         report=str(path) if path else f"{ground.store.uri}/{key}",
@@ -139,13 +143,14 @@ def judged(
     )
 
 
-def _render_report(
+def render_report(
     ground: Ground,
     plan: UpdatePlan,
     record: VersionRecord,
     report: VerdictReport,
     warnings: tuple[str, ...],
 ) -> str:
+    """The page with the evidence of a verdict."""
     # Not at the top: the page and its metrics are needed only when there is a verdict.
     from tasks.reporting.report import ReportInput, render  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
