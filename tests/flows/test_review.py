@@ -243,13 +243,15 @@ def test_the_next_update_judges_again_what_was_compared_with_a_former_champion(
     assert asked.run("plan", lineage.file).code == 0
     assert newest(asked).versions[2] == third
 
-    # A person decides over it still: it waits with another verdict.
+    # A person decides over it still: it waits with another verdict. What it learned is pending, and
+    # is trained on again, from where the lineage is now.
     ended = asked.run("update", lineage.file, "--json")
-    assert (ended.code, ended.json["kind"]) == (0, NOTHING), ended.err
+    assert (ended.code, ended.json["kind"]) == (4, "awaiting"), ended.err
     told = f"{third.version} was judged again, against {second.version}: PASS (awaiting)"
-    assert told in ended.json["message"]
-    judged = newest(asked).versions[2]
+    assert told in ended.err
+    judged, fourth = newest(asked).versions[2:]
     assert (judged.decision, judged.parent) == ("awaiting", second.version)
+    assert fourth.snapshots == judged.snapshots
     assert newest(asked).champion == second.version
 
 
