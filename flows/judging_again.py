@@ -6,13 +6,13 @@ from dataclasses import replace
 from flows.ground import Ground, find_version, head_of, whoami
 from flows.questions import waiting
 from flows.steps import step
-from flows.update_judging import judge, render_report
+from flows.update_judging import judge_in_full, render_report
 from flows.update_steps import extend_replay
 from storage.errors import HeadMovedError
-from storage.head import VersionRecord, read_head
+from storage.head import Head, VersionRecord, read_head
 from storage.lease import Lease
 from storage.transitions import to_judge_again
-from tasks.plan import load_plan
+from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import commit_verdict
 
 logger = logging.getLogger(__name__)
@@ -72,10 +72,11 @@ def judge_again(
         record = to_judge_again(head, version)
         if record is None:
             return None
-        plan = load_plan(ground.store, ground.layout, record.update)
-        report = judge(ground, version, head.champion, plan.judged_on or record.snapshots)
+        plan = _as_planned_today(
+            load_plan(ground.store, ground.layout, record.update), record, head
+        )
+        report = judge_in_full(ground, plan)
         record = replace(record, verdict=report.verdict, reason=report.reason)
-        compared = replace(plan, champion=head.champion, suite=report.suite)
         try:
             commit_verdict(
                 ground.store,
@@ -83,7 +84,7 @@ def judge_again(
                 lease,
                 report,
                 record,
-                html=render_report(ground, compared, record, report, ()),
+                html=render_report(ground, plan, (record,), report, ()),
                 extend_replay=extend_replay(ground),
                 by=whoami(),
                 always_ask=always_ask,
@@ -92,3 +93,10 @@ def judge_again(
             logger.info(f"the champion moved while {version} was judged again; once more")
             continue
         return find_version(ground, version)
+
+
+def _as_planned_today(plan: UpdatePlan, record: VersionRecord, head: Head) -> UpdatePlan:
+    """The plan of a version that waits, as if it had been made for today's comparison."""
+    return replace(
+        plan, champion=head.champion, snapshots=record.snapshots, suite=head.suite or plan.suite
+    )

@@ -1,10 +1,11 @@
-"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, publish."""
+"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, repair, publish."""
 
 from pathlib import Path
 
 from prefect import flow
 
 from flows import update_judging as judging
+from flows import update_remedies as remedies
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
 from flows.judging_again import judge_waiting
@@ -66,6 +67,7 @@ def update_model(
 def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
+    steps.freeze_tasks(ground, lease)
     judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
@@ -82,11 +84,12 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
             checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))
             judging.export(ground, plan, checkpoint)
             report = judging.check(ground, plan)
-            judging.publish(ground, lease, plan, report, warnings)
+            judged = remedies.repaired(ground, lease, plan, report)
+            judging.publish(ground, lease, judged, warnings)
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
     settle_questions(ground)
-    outcome = judging.judged(ground, head, plan, report, warnings)
+    outcome = judging.judged(ground, head, judged, warnings)
     link_report(ground, outcome)
     return outcome

@@ -34,6 +34,7 @@ from storage.errors import LeaseHeldError
 from storage.head import Head, SnapshotRole, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
+from tasks.evaluations.freeze import freeze_tasks as freeze_lineage_tasks
 from tasks.expose import record_exposures
 from tasks.import_base import import_base
 from tasks.plan import UpdatePlan
@@ -127,6 +128,20 @@ def refresh(ground: Ground, lease: Lease) -> RefreshResult:
     return _refresh(ground, lease, role="new")
 
 
+@step
+def freeze_tasks(ground: Ground, lease: Lease) -> None:
+    """Bring the suite's task items up to date; refuses what cannot be read before it trains."""
+    freeze_lineage_tasks(
+        ground.store,
+        ground.layout,
+        ground.lineage.tasks,
+        ground.lineage.minted,
+        by=whoami(),
+        work_dir=ground.work_dir,
+        lease_token=lease.token,
+    )
+
+
 def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> None:
     """Say in the log what will be trained, before it is; a dry run ends with the same."""
     logger.info(f"refresh: {refreshed.reason}")
@@ -137,16 +152,19 @@ def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> Non
 
 
 @step
-def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
+def train(
+    ground: Ground, lease: Lease, plan: UpdatePlan, *, on_behalf_of: str = ""
+) -> str | Stopped:
     """Train on Ray and wait; returns the prefix of the final checkpoint.
 
+    ``on_behalf_of`` is the update that this one repairs, which is then the one to go on with.
     SIGTERM ends it after the step that it is in, with a checkpoint; a second one ends it at once.
     """
     if ground.lineage.compute.num_workers and not ground.settings.ray_address:
         require(ground.settings, "ray-head")
     begin(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
-    lease.set_note(plan.id)
+    lease.set_note(plan.id, unfinished=on_behalf_of or plan.id)
     relay = MetricRelay(lambda: curve_receiver(ground, plan))
 
     def run(sigterm: threading.Event) -> str | Stopped:

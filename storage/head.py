@@ -67,6 +67,14 @@ class VersionRecord:
     """Head that made it champion."""
     reason: str = ""
     """Why a person decided as they did, or the verdict in one sentence."""
+    remedy: str = ""
+    """How it was repaired, for people, such as ``interpolation, weight 0.4``; "" for a candidate
+    as it was trained."""
+    remedy_of: str | None = None
+    """The version whose failure it repairs, which was trained on the same new snapshots."""
+    merged_from: tuple[str, ...] = ()
+    """Versions whose weights it is made of; empty when it was trained. What it has seen is in the
+    ledgers of their updates, it has none of its own."""
     judged_on: int | None = None
     """Head whose champion and suite it was judged on again; None: its first verdict stands."""
 

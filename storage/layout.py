@@ -79,6 +79,13 @@ class Layout:
     def suite_manifest(self, version: str) -> str:
         return f"{self.suite(version)}/manifest.json"
 
+    @property
+    def suite_items(self) -> str:
+        return f"{self.root}/suite/items"
+
+    def trained_on(self, items: str, snapshot: str) -> str:
+        return f"{self.root}/suite/trained-on/{items.removesuffix('.json')}-{snapshot}.json"
+
     def update(self, update: str) -> str:
         return f"{self.root}/updates/{update}"
 
@@ -90,6 +97,9 @@ class Layout:
 
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"
+
+    def remedies(self, update: str) -> str:
+        return f"{self.update(update)}/remedies.json"
 
     def checkpoints(self, update: str) -> str:
         return f"{self.update(update)}/checkpoints"
@@ -122,11 +132,23 @@ class Layout:
     def all_scores(self) -> str:
         return f"{self.root}/scores"
 
-    def version_scores(self, version: str) -> str:
-        return f"{self.all_scores}/{version}"
+    def model_scores(self, weights: str) -> str:
+        return f"{self.all_scores}/{weights[:16]}"
 
-    def scores(self, version: str, slice_name: str) -> str:
-        return f"{self.version_scores(version)}/{slice_name}.json"
+    def model_task_scores(self, weights: str) -> str:
+        return f"{self.root}/task-scores/{weights[:16]}"
+
+    def task_scores(self, weights: str, items: str) -> str:
+        return f"{self.model_task_scores(weights)}/{items}"
+
+    def model_looks(self, weights: str) -> str:
+        return f"{self.root}/looks/{weights[:16]}"
+
+    def look(self, weights: str, name: str) -> str:
+        return f"{self.model_looks(weights)}/{name}.json"
+
+    def units(self, snapshot: str, domain: str, content: str) -> str:
+        return f"{self.snapshot(snapshot)}/units/{check_name(domain, 'domain')}-{content[:12]}.json"
 
     @property
     def models(self) -> str:

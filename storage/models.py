@@ -25,7 +25,7 @@ class ModelManifest:
     lineage: str
     version: str
     origin: str
-    """Prefix of the checkpoint that was exported, or ``import:<identity>``."""
+    """Prefix of the checkpoint that was exported, ``import:<identity>`` or ``merge:<identity>``."""
     code_version: str
     """Of Perennial, when it was exported."""
     content: str
@@ -66,6 +66,18 @@ def upload_files(
 def publish_model(store: ObjectStore, prefix: str, manifest: ModelManifest) -> None:
     """Write the manifest. Raises AlreadyExistsError when it is another model's."""
     publish(store, f"{prefix}/{MANIFEST}", manifest)
+
+
+def weights_hash(manifest: ModelManifest) -> str:
+    """Hex SHA-256 of what decides the model's logits: its weights and its configuration.
+
+    Two versions that compute the same share it, whatever else lies beside their weights.
+    """
+    return content_hash(
+        file
+        for file in manifest.files
+        if file.name == "config.json" or file.name.endswith((".safetensors", ".index.json"))
+    )
 
 
 def is_published(store: ObjectStore, prefix: str) -> bool:

@@ -303,7 +303,9 @@ def _conclude(
     ]
     violations = [violation(row) for row in rows if row.violated]
     if health.problem:
-        return "FAIL", [health.problem.capitalize() + ".", *broken, *violations]
+        # Not capitalize(): it would spell the name of a slice small.
+        problem = health.problem[:1].upper() + health.problem[1:] + "."
+        return "FAIL", [problem, *broken, *violations]
     if broken or violations:
         return "FAIL", [*broken, *violations]
     tested = [row for row in rows if row.margin is not None]

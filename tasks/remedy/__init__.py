@@ -1,0 +1,1 @@
+"""What happens after a FAIL: merges and retrainings within a budget, each on record."""

@@ -1,0 +1,34 @@
+import pytest
+
+from tasks.judge.power import detectable_effect
+
+
+def test_more_clusters_less_spread_and_a_looser_level_show_smaller_effects() -> None:
+    effects = [detectable_effect([1000] * count, 0.1, 0.05) for count in (8, 30, 100)]
+    assert None not in effects
+    assert sorted(effects, reverse=True) == effects  # pyright: ignore[reportArgumentType]
+    assert detectable_effect([1000] * 8, 0.05, 0.05) == pytest.approx((effects[0] or 0) / 2)
+    assert (detectable_effect([1000] * 8, 0.1, 0.05 / 6) or 0) > (effects[0] or 0)
+
+
+def test_many_equal_clusters_come_to_the_normal_formula() -> None:
+    effect = detectable_effect([512] * 10_000, 0.1, 0.05)
+    assert effect == pytest.approx((1.6449 + 0.8416) * 0.1 / 100, rel=1e-3)
+
+
+def test_a_cluster_that_dominates_makes_a_slice_of_many_show_little() -> None:
+    even = detectable_effect([1000] * 30, 0.1, 0.05)
+    uneven = detectable_effect([1000] * 29 + [30_000], 0.1, 0.05)
+    assert even is not None
+    assert uneven is not None
+    assert uneven > 3 * even
+
+
+@pytest.mark.parametrize("targets", [[], [500], [500, 0]])
+def test_fewer_than_two_clusters_show_nothing(targets: list[int]) -> None:
+    assert detectable_effect(targets, 0.1, 0.05) is None
+
+
+def test_a_negative_spread_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"spread of at least 0 nats per token, got -0\.1"):
+        detectable_effect([500, 500], -0.1, 0.05)
