@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from flows.ground import Ground, head_of, whoami
 from flows.outcome import Outcome
+from flows.questions import how_to_decide, waiting
 from flows.steps import step
 from flows.update_steps import extend_replay, outcome
 from infra.versions import code_version
@@ -48,6 +49,11 @@ def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
 @step
 def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
     """Score candidate and champion on the suite, decide, and add the numbers beside the verdict."""
+    return judge_in_full(ground, plan)
+
+
+def judge_in_full(ground: Ground, plan: UpdatePlan) -> VerdictReport:
+    """The verdict on what a plan has made, with the numbers beside it; as ``judge`` otherwise."""
     # Not at the top: needed only when there is something to judge.
     from tasks.scoring.beside import numbers_beside  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
@@ -61,7 +67,7 @@ def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
         _record_of(plan, report),
         scored=report.numbers or Numbers(),
         plan=plan.train,
-        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.train.update)),
         work_dir=ground.work_dir,
     )
     return replace(report, numbers=numbers)
@@ -95,6 +101,7 @@ def publish(ground: Ground, lease: Lease, judged: Judged, warnings: tuple[str, .
         extend_replay=extend_replay(ground),
         by=whoami(),
         failed=failed,
+        always_ask=ground.lineage.review.always,
     )
     lease.finish()
     return head
@@ -110,7 +117,7 @@ def _evidence_of(
     """``before`` are versions that are committed with it."""
     plan, report = judged.plan, judged.report
     record = _record_of(plan, report)
-    html = _render_report(ground, plan, (*before, record), report, warnings)
+    html = render_report(ground, plan, (*before, record), report, warnings)
     return Evidence(record=record, report=report, html=html)
 
 
@@ -156,18 +163,20 @@ def judged(
 ) -> Outcome:
     """What an update ends with."""
     plan, report = judged.plan, judged.report
-    next_step = {
-        "PASS": f"{plan.version} is the champion now",
-        "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
-        "AMBIGUOUS": f"a person decides: perennial promote {plan.version} --reason ..., or reject",
-    }[report.verdict]
+    waits = next((known for known in waiting(head) if known.update == plan.id), None)
+    if waits is not None:
+        next_step = how_to_decide(ground, waits)
+    elif report.verdict == "FAIL":
+        next_step = f"nothing was published, the champion stays {plan.champion or '(none)'}"
+    else:
+        next_step = f"{plan.version} is the champion now"
     key = report_key(ground.layout, plan.id)
     path = ground.store.local_path(key)
     account = settled(ground.store, ground.layout, plan.train.update)
     return outcome(
         ground,
         head,
-        report.verdict,
+        "awaiting" if waits is not None and report.verdict == "PASS" else report.verdict,
         "\n".join([report.reason, *told_remedies(report), next_step]),
         version=plan.version,
         report=str(path) if path else f"{ground.store.uri}/{key}",
@@ -195,18 +204,21 @@ def _record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
     )
 
 
-def _render_report(
+def render_report(
     ground: Ground,
     plan: UpdatePlan,
     records: tuple[VersionRecord, ...],
     report: VerdictReport,
     warnings: tuple[str, ...],
 ) -> str:
+    """The page with the evidence of a verdict."""
     # Not at the top: the page and its metrics are needed only when there is a verdict.
     from tasks.reporting.report import ReportInput, render  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
 
     head = head_of(ground)
+    judged = {record.update for record in records}
+    others = tuple(known for known in head.versions if known.update not in judged)
     page = ReportInput(
         plan=plan,
         verdict=report,
@@ -214,7 +226,7 @@ def _render_report(
             ground.store,
             ground.layout,
             # As it will be when the verdict is committed: the candidate is the last row.
-            replace(head, versions=(*head.versions, *records)),
+            replace(head, versions=(*others, *records)),
             read_suite(ground.store, ground.layout, report.suite),
         ),
         snapshots=tuple(
