@@ -111,7 +111,7 @@ def read_chain(store: ObjectStore, layout: Layout, heads: Sequence[Head]) -> Cha
     for record in versions:
         if store.exists(layout.plan(record.update)):
             plans[record.update] = load_plan(store, layout, record.update)
-        key = verdict_key(layout, record.update)
+        key = verdict_key(layout, record.update, record.judged_on)
         if store.exists(key):
             reports[record.update] = load(store, key, VerdictReport)
     return chain_of(layout.lineage, heads, plans, reports)

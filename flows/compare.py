@@ -85,6 +85,7 @@ def answer(question: Question, *, as_json: bool) -> Outcome:
             ground.layout,
             head_of(ground),
             ground.work_dir,
+            ground.lineage.check,
             with_pending=question.pending,
         )
     else:

@@ -20,6 +20,7 @@ _DECISIONS = {
     "awaiting": "waits for a person",
     "rejected": "rejected",
     "rolled_back": "rolled back",
+    "superseded": "superseded",
 }
 _MODES = {
     "branch": "cool-down from",

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig
+from tasks.evaluations.config import MintedConfig, TaskConfig
 from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
 from tasks.plan import BudgetConfig
@@ -70,6 +71,9 @@ class Lineage:
     """How to train; ``name`` picks one of the named recipes, the other keys override its fields."""
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    tasks: tuple[TaskConfig, ...] = ()
+    """Questions with right answers that every version is asked, beside its held-out text."""
+    minted: MintedConfig = field(default_factory=MintedConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     remedy: RemedyConfig = field(default_factory=RemedyConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -84,9 +88,16 @@ class Lineage:
             raise ValueError(
                 f"{where}: source names must be unique, found twice: {', '.join(twice)}"
             )
+        self._check_tasks()
         if not self.sources:
             raise ValueError("sources is empty: name at least one, with name, uri and domain")
         self._check_sizes()
+
+    def _check_tasks(self) -> None:
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tasks: names must be unique, found twice: {', '.join(twice)}")
 
     def _check_sizes(self) -> None:
         """Refuse what could only fail after the data were read."""
@@ -187,6 +198,7 @@ def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
         base["reference"] = [_anchored(source, folder) for source in base["reference"]]
     prepared["base"] = base
     prepared["sources"] = [_anchored(source, folder) for source in raw.get("sources") or []]
+    prepared["tasks"] = [_anchored(task, folder) for task in raw.get("tasks") or []]
     return prepared
 
 
@@ -197,6 +209,7 @@ def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
         ("base", base, dict),
         ("recipe", raw.get("recipe"), dict),
         ("sources", raw.get("sources"), list),
+        ("tasks", raw.get("tasks"), list),
         ("base.reference", base.get("reference") if isinstance(base, dict) else None, list),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     ]
     words = {dict: "a mapping", list: "a list"}

@@ -144,7 +144,7 @@ def mlflow_command(settings: Settings) -> str:
 
 def report_uri(ground: Ground, record: VersionRecord) -> str:
     """Where a version's report can be opened."""
-    key = report_key(ground.layout, record.update)
+    key = report_key(ground.layout, record.update, record.judged_on)
     path = ground.store.local_path(key)
     return str(path) if path else f"{ground.store.uri}/{key}"
 
@@ -258,7 +258,7 @@ def _versions_table(ground: Ground, head: Head) -> Table:
     for column in ("version", "domain", "before", "after", "difference", "margin", "verdict"):
         table.add_column(column, justify="left" if column in ("version", "domain") else "right")
     for record in head.versions:
-        key = verdict_key(ground.layout, record.update)
+        key = verdict_key(ground.layout, record.update, record.judged_on)
         if not ground.store.exists(key):
             continue
         report = load(ground.store, key, VerdictReport)

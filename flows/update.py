@@ -65,6 +65,7 @@ def update_model(
 def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
+    steps.freeze_tasks(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)

@@ -34,6 +34,7 @@ from storage.errors import LeaseHeldError
 from storage.head import Head, SnapshotRole, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
+from tasks.evaluations.freeze import freeze_tasks as freeze_lineage_tasks
 from tasks.expose import record_exposures
 from tasks.import_base import import_base
 from tasks.plan import UpdatePlan
@@ -125,6 +126,20 @@ def import_base_model(ground: Ground, lease: Lease) -> None:
 def refresh(ground: Ground, lease: Lease) -> RefreshResult:
     """Read what is new in the sources and mint a pending snapshot, if there is enough."""
     return _refresh(ground, lease, role="new")
+
+
+@step
+def freeze_tasks(ground: Ground, lease: Lease) -> None:
+    """Bring the suite's task items up to date; refuses what cannot be read before it trains."""
+    freeze_lineage_tasks(
+        ground.store,
+        ground.layout,
+        ground.lineage.tasks,
+        ground.lineage.minted,
+        by=whoami(),
+        work_dir=ground.work_dir,
+        lease_token=lease.token,
+    )
 
 
 def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> None:

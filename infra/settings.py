@@ -35,6 +35,8 @@ _QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # A server that is away for less than eight minutes is waited for: 2 + 4 + ... + 256 seconds.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # On a busy machine Prefect's temporary server takes longer than the 20 s that Prefect allows.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

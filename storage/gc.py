@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord, history
 from storage.layout import KEEP_MARK, Layout
+from storage.models import is_published, read_model_manifest, weights_hash
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
+from storage.suite import read_suite
 from storage.taken_over import needed_updates
 
 
@@ -37,15 +40,16 @@ def find_garbage(
 ) -> list[ObjectInfo]:
     """Objects of the lineage that no head reaches and that are older than ``grace_seconds``.
 
-    Reached are: all heads, and of each its marks, tokenizer, suite, replay buffer, trunk and
-    snapshots; of each version its model, scores, ledger and update, but of the checkpoints only the
-    trunk and the permanent ones. An update that was begun and not judged is kept whole, also when
-    its run has ended, with the updates that it goes on from.
+    Reached are: all heads, and of each its marks, tokenizer, suite with its task items, replay
+    buffer, trunk and snapshots; of each version its model, scores, ledger and update, but of the
+    checkpoints only the trunk and the permanent ones. An update that was begun and not judged is
+    kept whole, also when its run has ended, with the updates that it goes on from.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
     Raises:
-        CorruptError: A head or a snapshot's manifest was altered; nothing should be removed now.
+        CorruptError: A head, or the manifest of a snapshot or a suite, was altered; nothing should
+            be removed now.
     """
     # Listed before the heads are read: what is committed in between is then seen as reached.
     found = list(store.list(layout.root))
@@ -109,13 +113,17 @@ def abort_unfinished(
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
     live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
     heads = history(store, layout)
+    snapshots = sorted({record.id for head in heads for record in head.snapshots})
+    for suite in sorted({head.suite for head in heads if head.suite}):
+        _reach_task_items(live, store, layout, suite, snapshots)
     for head in heads:
         _reach_head(live, layout, head)
-    for snapshot in sorted({record.id for head in heads for record in head.snapshots}):
+    for snapshot in snapshots:
         live.prefixes.add(layout.snapshot(snapshot))
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
     for version in _versions(heads):
         _reach_version(live, layout, version)
+        _reach_scores(live, store, layout, version.version)
     for busy in needed_updates(store, layout):
         live.keys.add(layout.ledger(busy))
         live.spared_prefixes.add(layout.update(busy))
@@ -136,9 +144,20 @@ def _reach_head(live: _Live, layout: Layout, head: Head) -> None:
         live.prefixes.add(layout.replay(head.replay))
 
 
+def _reach_task_items(
+    live: _Live, store: ObjectStore, layout: Layout, suite: str, snapshots: Iterable[str]
+) -> None:
+    try:
+        tasks = read_suite(store, layout, suite).tasks
+    except NotFoundError:
+        return
+    for task in tasks:
+        live.keys.add(f"{layout.suite_items}/{task.file.name}")
+        live.keys |= {layout.trained_on(task.file.name, snapshot) for snapshot in snapshots}
+
+
 def _reach_version(live: _Live, layout: Layout, version: VersionRecord) -> None:
     live.prefixes.add(layout.model(version.version))
-    live.prefixes.add(layout.version_scores(version.version))
     live.prefixes.add(layout.update(version.update))
     live.keys.add(layout.ledger(version.update))
     live.dropped_prefixes.add(layout.checkpoints(version.update))
@@ -158,11 +177,19 @@ def _reach_trunk(live: _Live, layout: Layout, trunk: str) -> None:
 
 def _reach_unjudged(live: _Live, store: ObjectStore, layout: Layout, update: str) -> None:
     """Model and scores of a candidate whose verdict is not committed: named after the update."""
-    for above in (layout.models, layout.all_scores):
-        for info in store.list(above):
-            version = info.key.removeprefix(f"{above}/").split("/")[0]
-            if version.endswith(f"-{update[:8]}"):
-                live.prefixes.add(f"{above}/{version}")
+    for info in store.list(layout.models):
+        version = info.key.removeprefix(f"{layout.models}/").split("/")[0]
+        if version.endswith(f"-{update[:8]}") and layout.model(version) not in live.prefixes:
+            live.prefixes.add(layout.model(version))
+            _reach_scores(live, store, layout, version)
+
+
+def _reach_scores(live: _Live, store: ObjectStore, layout: Layout, version: str) -> None:
+    """What a model scored lies under the hash of its weights, which versions may share."""
+    prefix = layout.model(version)
+    if is_published(store, prefix):
+        weights = weights_hash(read_model_manifest(store, prefix))
+        live.prefixes.add(layout.model_scores(weights))
 
 
 def _versions(heads: Iterable[Head]) -> Iterator[VersionRecord]:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SnapshotState = Literal["pending", "learned", "held", "refused"]
 SnapshotRole = Literal["new", "reference"]
 Verdict = Literal["PASS", "FAIL", "AMBIGUOUS", "IMPORTED"]
-Decision = Literal["published", "refused", "awaiting", "rejected", "rolled_back"]
+Decision = Literal["published", "refused", "awaiting", "rejected", "rolled_back", "superseded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class VersionRecord:
     trunk: str | None
     """Prefix of the checkpoint that an update after this one continues from."""
     snapshots: tuple[str, ...]
-    """New snapshots that it was trained on."""
+    """New snapshots that it was trained on; judged again, those that nobody learned meanwhile."""
     replay: str | None
     """Replay version that it was trained with."""
     on_head: int
@@ -75,6 +75,8 @@ class VersionRecord:
     merged_from: tuple[str, ...] = ()
     """Versions whose weights it is made of; empty when it was trained. What it has seen is in the
     ledgers of their updates, it has none of its own."""
+    judged_on: int | None = None
+    """Head whose champion and suite it was judged on again; None: its first verdict stands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class Head:
     lineage: str
     number: int
     action: str
-    """What was done: init, refresh, update, import, promote, reject, rollback, unhold."""
+    """What was done: init, refresh, update, import, rejudge, promote, reject, rollback, unhold."""
     by: str
     """Who: user@host, or the flow run."""
     reason: str

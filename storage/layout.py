@@ -79,11 +79,21 @@ class Layout:
     def suite_manifest(self, version: str) -> str:
         return f"{self.suite(version)}/manifest.json"
 
+    @property
+    def suite_items(self) -> str:
+        return f"{self.root}/suite/items"
+
+    def trained_on(self, items: str, snapshot: str) -> str:
+        return f"{self.root}/suite/trained-on/{items.removesuffix('.json')}-{snapshot}.json"
+
     def update(self, update: str) -> str:
         return f"{self.root}/updates/{update}"
 
     def plan(self, update: str) -> str:
         return f"{self.update(update)}/plan.json"
+
+    def question(self, update: str) -> str:
+        return f"{self.update(update)}/question.json"
 
     def taken_over(self, update: str) -> str:
         return f"{self.update(update)}/taken-over.json"
@@ -122,11 +132,11 @@ class Layout:
     def all_scores(self) -> str:
         return f"{self.root}/scores"
 
-    def version_scores(self, version: str) -> str:
-        return f"{self.all_scores}/{version}"
+    def model_scores(self, weights: str) -> str:
+        return f"{self.all_scores}/{weights[:16]}"
 
-    def scores(self, version: str, slice_name: str) -> str:
-        return f"{self.version_scores(version)}/{slice_name}.json"
+    def units(self, snapshot: str, domain: str, content: str) -> str:
+        return f"{self.snapshot(snapshot)}/units/{check_name(domain, 'domain')}-{content[:12]}.json"
 
     @property
     def models(self) -> str:

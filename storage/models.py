@@ -68,6 +68,18 @@ def publish_model(store: ObjectStore, prefix: str, manifest: ModelManifest) -> N
     publish(store, f"{prefix}/{MANIFEST}", manifest)
 
 
+def weights_hash(manifest: ModelManifest) -> str:
+    """Hex SHA-256 of what decides the model's logits: its weights and its configuration.
+
+    Two versions that compute the same share it, whatever else lies beside their weights.
+    """
+    return content_hash(
+        file
+        for file in manifest.files
+        if file.name == "config.json" or file.name.endswith((".safetensors", ".index.json"))
+    )
+
+
 def is_published(store: ObjectStore, prefix: str) -> bool:
     """Whether a manifest makes the model exist; says nothing about its bytes."""
     return store.exists(f"{prefix}/{MANIFEST}")

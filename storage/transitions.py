@@ -9,6 +9,10 @@
                                   v | with_snapshot (refresh --retry)
                                  refused
 
+A version, once judged, is published, refused or awaiting. One that awaits a person leaves that
+state by promote and reject, by another verdict when the champion has moved (``to_judge_again``,
+``with_verdict``), or as superseded, when another version is published that learned all its data.
+
 Each returns the next head, or the very head it was given when the event is in it already, so that a
 retry through ``storage.head.commit_change`` commits nothing twice. A move that the state does not
 allow is a ValueError that says what is possible; a state that moved under a long update is a
@@ -109,6 +113,7 @@ def with_verdict(
     by: str,
     reason: str = "",
     lease_token: int | None = None,
+    always_ask: bool = False,
     failed: VersionRecord | None = None,
 ) -> Head:
     """The verdict on a candidate.
@@ -116,7 +121,8 @@ def with_verdict(
     PASS: its snapshots are learned, ``replay`` is the buffer that holds them, and champion and
     trunk (``record.trunk``) move. FAIL and AMBIGUOUS: nothing moves but the list of versions, and
     the snapshots stay pending. ``decision`` and the head numbers of ``record`` are set here. A
-    version that awaits a person may be judged again on a newer head.
+    version that awaits a person may be judged again on a newer head, as ``to_judge_again`` has it.
+    With ``always_ask`` a PASS waits for a person as an AMBIGUOUS does.
 
     ``failed`` is the version that a PASS repairs: its failure is put on record in the same head, so
     that there is never the one without the other.
@@ -136,15 +142,17 @@ def with_verdict(
     if known is not None and all(getattr(known, n) == getattr(record, n) for n in again):
         return head
     check_unmoved(head, record)
-    others = tuple(version for version in head.versions if version is not known)
-    if record.verdict == "PASS":
-        before = () if failed is None else (_refused(head, failed),)
+    action = "update" if known is None else "rejudge"
+    before = head
+    if failed is not None:
+        before = replace(head, versions=(*head.versions, _refused(head, failed)))
+    if record.verdict == "PASS" and not always_ask:
         return _publish(
             head,
             record,
             replay,
-            versions=(*others, *before, _published(head, record)),
-            action="update",
+            versions=_with(before, _published(head, record)),
+            action=action,
             by=by,
             reason=reason,
             lease_token=lease_token,
@@ -153,10 +161,10 @@ def with_verdict(
     judged = replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
     return next_head(
         head,
-        action="update",
+        action=action,
         by=by,
         reason=reason,
-        versions=(*others, judged),
+        versions=_with(before, judged),
         lease_token=_token(head, lease_token),
     )
 
@@ -180,6 +188,37 @@ def check_unmoved(head: Head, record: VersionRecord) -> None:
                 f"{states.get(snapshot, 'unknown')} in head {head.number} of {head.lineage}, "
                 "expected pending; start another update"
             )
+
+
+def to_judge_again(head: Head, version: str) -> VersionRecord | None:
+    """What to judge a waiting version as, on this head; None when its verdict is about today.
+
+    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
+    from one that was rolled back would bring back what the rollback took away.
+
+    Raises:
+        HeadMovedError: It cannot be published as the lineage is now; says why.
+        ValueError: No such version.
+    """
+    record = _version(head, version)
+    if record.decision != "awaiting" or record.parent == head.champion:
+        return None
+    parents = [known for known in head.versions if known.version == record.parent]
+    if any(parent.decision == "rolled_back" for parent in parents):
+        raise HeadMovedError(
+            f"{version} continues from {record.parent}, which was rolled back: promote that one "
+            "again first, or reject this one; the next update trains on its data again"
+        )
+    states = {snapshot.id: snapshot.state for snapshot in head.snapshots}
+    for snapshot in record.snapshots:
+        if states.get(snapshot) not in ("pending", "learned"):
+            raise HeadMovedError(
+                f"{version} was trained on snapshot {snapshot}, which is "
+                f"{states.get(snapshot, 'unknown')} in head {head.number} of {head.lineage}: "
+                "unhold it first, or reject this version"
+            )
+    waiting = tuple(known for known in record.snapshots if states[known] == "pending")
+    return replace(record, parent=head.champion, snapshots=waiting, judged_on=head.number)
 
 
 def promote(
@@ -333,12 +372,18 @@ def _publish(
     reason: str,
     lease_token: int | None,
 ) -> Head:
-    """Champion and trunk move to ``record``, its snapshots are learned and enter replay."""
+    """Champion and trunk move to ``record``, its snapshots are learned and enter replay.
+
+    Other versions that wait for a person and have learned nothing else are superseded: nobody needs
+    to decide over them any more.
+    """
     if replay is None:
         raise ValueError(
             f"cannot publish {record.version} without a replay version that holds its snapshots; "
             "make one with storage.replay.next_replay"
         )
+    snapshots = _moved(head, record.snapshots, "learned")
+    learned = {known.id for known in snapshots if known.state == "learned"}
     return next_head(
         head,
         action=action,
@@ -347,9 +392,20 @@ def _publish(
         champion=record.version,
         trunk=record.trunk,
         replay=replay,
-        snapshots=_moved(head, record.snapshots, "learned"),
-        versions=versions,
+        snapshots=snapshots,
+        versions=tuple(_superseded(known, learned, record) for known in versions),
         lease_token=_token(head, lease_token),
+    )
+
+
+def _superseded(
+    known: VersionRecord, learned: Collection[str], published: VersionRecord
+) -> VersionRecord:
+    has_nothing_new = bool(known.snapshots) and set(known.snapshots) <= set(learned)
+    if known.decision != "awaiting" or not has_nothing_new:
+        return known
+    return replace(
+        known, decision="superseded", reason=f"{published.version} has learned its data as well"
     )
 
 
@@ -406,6 +462,13 @@ def _moved(
         replace(record, state=state, reason="") if record.id in snapshots else record
         for record in head.snapshots
     )
+
+
+def _with(head: Head, record: VersionRecord) -> tuple[VersionRecord, ...]:
+    """The head's versions with ``record``, which keeps its place when it was judged before."""
+    if any(known.update == record.update for known in head.versions):
+        return tuple(record if known.update == record.update else known for known in head.versions)
+    return (*head.versions, record)
 
 
 def _replaced(head: Head, records: list[VersionRecord]) -> tuple[VersionRecord, ...]:

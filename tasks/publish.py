@@ -134,13 +134,14 @@ def replay_extender(
 def commit_verdict(
     store: ObjectStore,
     layout: Layout,
-    lease: Lease,
+    lease: Lease | None,
     report: VerdictReport,
     record: VersionRecord,
     *,
     html: str,
     extend_replay: ExtendReplay,
     by: str,
+    always_ask: bool = False,
     failed: Evidence | None = None,
 ) -> Head:
     """Write the evidence of an update and commit its verdict; returns the head that holds it.
@@ -151,12 +152,14 @@ def commit_verdict(
     Args:
         store: Where everything of the lineage lies.
         layout: Of the lineage.
-        lease: Held by the update; its token fences the commit.
-        report: Becomes ``verdict.json``.
+        lease: Held by the update, whose token fences the commit; None for a version that waits and
+            is judged again because a person decides over it.
+        report: Becomes ``verdict.json``, or ``verdict-<head>.json`` when judged again.
         record: The candidate with its verdict; decision and head numbers are set here.
-        html: Becomes ``report.html``.
-        extend_replay: Called for a PASS only.
+        html: Becomes ``report.html``, likewise.
+        extend_replay: Called for a PASS that publishes.
         by: Who: user@host, or the flow run.
+        always_ask: A PASS waits for a person too.
         failed: What ``record`` repairs; its failure is committed with it.
 
     Raises:
@@ -170,14 +173,16 @@ def commit_verdict(
             f"of {record.version}: expected the same"
         )
     record = replace(record, reason=record.reason or report.reason)
-    lease.check()
+    if lease is not None:
+        lease.check()
     for evidence in (failed, Evidence(record=record, report=report, html=html)):
         if evidence is not None:
             _write_all_evidence(store, layout, evidence)
 
     def change(head: Head | None) -> Head:
         head = _existing(head, layout)
-        is_new = record.verdict == "PASS" and not _is_decided(head, record.update)
+        publishes = record.verdict == "PASS" and not always_ask
+        is_new = publishes and not _is_decided(head, record.update)
         replay = extend_replay(head, record.snapshots) if is_new else None
         return with_verdict(
             head,
@@ -185,7 +190,8 @@ def commit_verdict(
             replay=replay,
             by=by,
             reason=report.reason,
-            lease_token=lease.token,
+            lease_token=lease.token if lease is not None else None,
+            always_ask=always_ask,
             failed=failed.record if failed else None,
         )
 
@@ -247,7 +253,7 @@ def _reported_run(
 ) -> Run | None:
     """The run of the version's update, ended, with its report; None when it has neither."""
     try:
-        html = store.get(report_key(layout, record.update)).decode()
+        html = store.get(report_key(layout, record.update, record.judged_on)).decode()
     except NotFoundError:
         return found.run if found else None
     if found is not None and found.status == "FINISHED":
@@ -262,10 +268,9 @@ def _reported_run(
 
 def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:
     record = evidence.record
-    report = readable_json(evidence.report)
-    _write_evidence(store, layout, record, verdict_key(layout, record.update), report)
-    html = evidence.html.encode()
-    _write_evidence(store, layout, record, report_key(layout, record.update), html)
+    where = (layout, record.update, record.judged_on)
+    _write_evidence(store, layout, record, verdict_key(*where), readable_json(evidence.report))
+    _write_evidence(store, layout, record, report_key(*where), evidence.html.encode())
 
 
 def _write_evidence(

@@ -55,6 +55,32 @@ class CausalModel(Protocol):
         """Logits ``float32[B, V]`` of the token after the first ``lengths`` (``int64[B]``)."""
         ...
 
+    @property
+    def takes_trees(self) -> bool:
+        """Whether a row may be more than a single path, see ``tree_logits``."""
+        ...
+
+    def tree_logits(
+        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits ``[n, V]`` after the tokens ``at``, without gradients, some at a time.
+
+        A row is a tree of tokens in preorder: a token sees itself and what it descends from. What
+        pads a row on the right is seen by nothing before it. The memory of a part may be that of
+        the next.
+
+        Args:
+            tokens: ``int64[B, T]``.
+            positions: ``int64[B, T]``, depth in the tree.
+            ends: ``int64[B, T]``: the descendants of token i are the tokens from i + 1 to
+                ends[i] - 1. None: each row is a single path.
+            at: ``int64[M]``, indices into the rows one after the other.
+
+        Yields:
+            Which of ``at``, and their logits.
+        """
+        ...
+
     def flops_per_token(self, seq_len: int) -> int:
         """Floating-point operations to train on one token, as MFU is quoted in."""
         ...

@@ -61,6 +61,11 @@ class Tokenizer:
         """The smallest of ``uint16`` and ``uint32`` that holds every token id."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
+    @property
+    def adds_start(self) -> bool:
+        """Whether other libraries open every text with ``start_id``, as they do for Llama."""
+        return self.encoder.encode("").ids[:1] == [self.start_id]
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokens of each text, without framing; arrays of ``token_dtype``."""
         encodings = self.encoder.encode_batch_fast(list(texts), add_special_tokens=False)

@@ -19,12 +19,13 @@ _DECISIONS = {
     "awaiting": "waiting for a person",
     "rejected": "rejected by a person",
     "rolled_back": "rolled back",
+    "superseded": "superseded: another version has learned its data",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
-    """A head on which the decision on a version changed, or that made it champion."""
+    """A head that changed a version's verdict or decision, or made it champion."""
 
     head: int
     action: str
@@ -33,14 +34,14 @@ class Decided:
     written_at: str
 
 
-def verdict_key(layout: Layout, update: str) -> str:
-    """Where the evidence of an update lies."""
-    return f"{layout.update(update)}/verdict.json"
+def verdict_key(layout: Layout, update: str, judged_on: int | None = None) -> str:
+    """Where the evidence of an update lies; that of a version judged again beside the first."""
+    return f"{layout.update(update)}/verdict{_suffix(judged_on)}.json"
 
 
-def report_key(layout: Layout, update: str) -> str:
-    """Where the page with the evidence lies."""
-    return f"{layout.update(update)}/report.html"
+def report_key(layout: Layout, update: str, judged_on: int | None = None) -> str:
+    """Where the page with the evidence lies; that of a version judged again beside the first."""
+    return f"{layout.update(update)}/report{_suffix(judged_on)}.html"
 
 
 def decisions_of(store: ObjectStore, layout: Layout) -> dict[str, list[Decided]]:
@@ -52,10 +53,7 @@ def decisions_of(store: ObjectStore, layout: Layout) -> dict[str, list[Decided]]
             state = (record, record.version == head.champion)
             before = earlier.get(record.version)
             earlier[record.version] = state
-            if before is not None and (before[0].decision, before[1]) == (
-                record.decision,
-                state[1],
-            ):
+            if before is not None and _told(*before) == _told(*state):
                 continue
             decided.setdefault(record.version, []).append(
                 Decided(
@@ -93,8 +91,8 @@ def version_page(
         numbers: MLflow's numbers of the versions before it.
     """
     plan = _plan_or_none(store, layout, record.update)
-    report = _report_or_none(store, layout, record.update)
-    has_report = store.exists(report_key(layout, record.update))
+    report = _report_or_none(store, layout, record)
+    has_report = store.exists(report_key(layout, record.update, record.judged_on))
     lines = [
         f"**{_state_line(head, record)}** {report.reason if report else record.reason}",
         "",
@@ -120,6 +118,14 @@ def version_page(
         facts=facts,
         run_id=run.run_id if run else None,
     )
+
+
+def _suffix(judged_on: int | None) -> str:
+    return "" if judged_on is None else f"-{judged_on}"
+
+
+def _told(record: VersionRecord, is_champion: bool) -> tuple[object, ...]:
+    return record.verdict, record.decision, record.judged_on, is_champion
 
 
 def _state_line(head: Head, record: VersionRecord) -> str:
@@ -262,9 +268,11 @@ def _plan_or_none(store: ObjectStore, layout: Layout, update: str) -> UpdatePlan
         return None
 
 
-def _report_or_none(store: ObjectStore, layout: Layout, update: str) -> VerdictReport | None:
+def _report_or_none(
+    store: ObjectStore, layout: Layout, record: VersionRecord
+) -> VerdictReport | None:
     try:
-        return load(store, verdict_key(layout, update), VerdictReport)
+        return load(store, verdict_key(layout, record.update, record.judged_on), VerdictReport)
     except NotFoundError:
         return None
 

@@ -1,32 +1,28 @@
 """Score candidate and champion on the same frozen items, and see whether the candidate writes.
 
-Scores are kept by version and slice (``tasks.scoring.scores``), so only what is missing is
-computed: most of the champion's are on record since it was a candidate. Importing this module loads
-no torch.
+What is judged is chosen by ``tasks.scoring.panel``. Scores are kept by model and unit
+(``tasks.scoring.scores``), so only what is missing is computed: most of the champion's are on
+record since it was a candidate. Importing this module loads no torch.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from infra.progress import Progress
 from storage.errors import CorruptError
 from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
-from storage.suite import SuiteManifest, SuiteSlice
-from tasks.judge.verdict import DocumentScore, EarlierScores, Health, Role, SliceScores
-from tasks.scoring.scores import read_scores, write_scores
-
-if TYPE_CHECKING:
-    from training.causal_model import CausalModel
-    from training.data.holdout import HoldoutDocument
+from storage.suite import SuiteManifest
+from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, Health, SliceScores
+from tasks.scoring.compute import Desk, Place, scores_on_record
+from tasks.scoring.panel import JudgedSlice, Panel, panel_of
+from tasks.scoring.scores import Record, record_of
 
 _PROBES = 4
 _Scores = tuple[DocumentScore, ...]
@@ -37,6 +33,7 @@ class CheckResult:
     """Everything that ``tasks.judge.decide.decide`` needs."""
 
     slices: tuple[SliceScores, ...]
+    """Old ones under the name of their guard, which is what a verdict is about."""
     health: Health
     unguarded_base: bool
     """The lineage grew from an imported model and has no reference."""
@@ -52,10 +49,12 @@ def check(
     head: Head,
     new_snapshots: Sequence[str],
     work_dir: Path,
+    config: CheckConfig | None = None,
+    place: Place | None = None,
 ) -> CheckResult:
     """Score both models on what was just learned and on what must not be forgotten.
 
-    Safe to retry: every slice's scores are on record as soon as they are computed.
+    Safe to retry: scores are on record a few units after they are computed.
 
     Args:
         store: Holds models, snapshots and scores.
@@ -66,146 +65,102 @@ def check(
         head: Tells which snapshots are old: learned ones and references.
         new_snapshots: What the candidate was trained on for the first time.
         work_dir: For local copies of models.
+        config: Decides what is scored; None: the defaults.
+        place: Where it is scored; None: in this process.
 
     Raises:
         CorruptError: A model, a shard or a record is damaged.
         NotFoundError: A model or a snapshot does not exist.
+        TrainingError: Ray lost its workers too often, or has no room for one.
     """
     # Not at the top: it imports torch, which a process that merely schedules must not pay for.
     from tasks.scoring.measure import probe, score_unigram  # noqa: PLC0415
 
-    roles = _roles(head, new_snapshots)
-    items = [item for item in suite.slices if item.snapshot in roles and item.documents]
-    scene = _Scene(store, layout, work_dir, {})
-    ours = _score(scene, candidate, items)
-    theirs = _score(scene, champion, items) if champion else {}
+    panel = panel_of(
+        store,
+        layout,
+        head=head,
+        suite=suite,
+        new_snapshots=new_snapshots,
+        config=config or CheckConfig(),
+        work_dir=work_dir,
+    )
+    desk = Desk(store, layout, work_dir)
+    versions = [candidate, champion] if champion else [candidate]
+    records = scores_on_record(desk, panel, versions, place or Place())
     unigram: dict[str, _Scores] = {}
     if champion is None:
-        counts = _counts(scene, new_snapshots)
-        unigram = {item.name: score_unigram(counts, scene.documents(item)) for item in items}
+        counts = _counts(store, layout, new_snapshots)
+        unigram = {
+            item.item.name: score_unigram(counts, desk.scored_documents(item))
+            for item in panel.slices
+        }
+    earlier = _earlier_records(store, layout, head, versions)
     slices = tuple(
         SliceScores(
-            name=item.name,
-            domain=item.domain,
-            snapshot=item.snapshot,
-            role=roles[item.snapshot],
-            candidate=ours[item.name],
-            champion=theirs.get(item.name),
-            unigram=unigram.get(item.name),
-            earlier=_earlier(scene, item, head, (candidate, champion)),
+            name=item.item.name,
+            domain=item.label,
+            snapshot=item.item.snapshot,
+            role=item.role,
+            candidate=records[candidate].scores(item.units, item.depth),
+            champion=records[champion].scores(item.units, item.depth) if champion else None,
+            unigram=unigram.get(item.item.name),
+            earlier=_earlier(item, earlier),
+            is_guarded=item.is_guarded,
         )
-        for item in items
+        for item in panel.slices
     )
     health = Health(finite=True)
-    if items:
-        openings = [scene.documents(item)[0] for item in _spread(items)]
-        end_id = scene.snapshot(items[0].snapshot).end_id
-        health = probe(scene.model(candidate), openings, end_id=end_id)
-    return CheckResult(slices=slices, health=health, unguarded_base=_is_unguarded(head))
+    if panel.slices:
+        openings = [desk.scored_documents(item)[0] for item in _spread(panel)]
+        end_id = desk.folder(panel.slices[0].item).end_id
+        health = probe(desk.model(candidate), openings, end_id=end_id)
+    return CheckResult(slices=slices, health=health, unguarded_base=is_unguarded(head))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """Where things are read from; models stay in ``loaded``, for loading one takes a while."""
-
-    store: ObjectStore
-    layout: Layout
-    work_dir: Path
-    loaded: "dict[str, CausalModel]"
-
-    def model(self, version: str) -> "CausalModel":
-        from tasks.scoring.measure import open_model  # noqa: PLC0415  torch
-
-        if version not in self.loaded:
-            self.loaded[version] = open_model(self.store, self.layout, version, self.work_dir)
-        return self.loaded[version]
-
-    def snapshot(self, snapshot: str) -> SnapshotManifest:
-        return read_snapshot(self.store, self.layout, snapshot)
-
-    def documents(self, item: SuiteSlice) -> "list[HoldoutDocument]":
-        from tasks.scoring.measure import read_documents  # noqa: PLC0415  torch
-
-        snapshot = self.snapshot(item.snapshot)
-        return read_documents(self.store, self.layout, item, snapshot, self.work_dir)
-
-
-def _roles(head: Head, new_snapshots: Sequence[str]) -> dict[str, Role]:
-    """What each snapshot is to the candidate; held, refused and waiting ones are nothing."""
-    roles: dict[str, Role] = {
-        record.id: "old"
-        for record in head.snapshots
-        if record.state == "learned" or record.role == "reference"
-    }
-    for snapshot in new_snapshots:
-        roles[snapshot] = "new"
-    return roles
-
-
-def _is_unguarded(head: Head) -> bool:
+def is_unguarded(head: Head) -> bool:
+    """Whether the lineage grew from an imported model and has no text like what that knew."""
     imported = any(record.verdict == "IMPORTED" for record in head.versions)
     return imported and not any(record.role == "reference" for record in head.snapshots)
 
 
-def _score(scene: _Scene, version: str, items: Sequence[SuiteSlice]) -> dict[str, _Scores]:
-    """Scores by slice; the model is loaded only when a record is missing."""
-    from tasks.scoring.measure import score  # noqa: PLC0415  torch
-
-    recorded = {
-        item.name: found
-        for item in items
-        if (found := read_scores(scene.store, scene.layout, version, item)) is not None
-    }
-    missing = [item for item in items if item.name not in recorded]
-    if not missing:
-        return recorded
-    done = 0
-    with Progress(f"check {version}", sum(item.tokens for item in missing), "tokens") as progress:
-        for item in missing:
-            progress.update(done, item.name)
-            snapshot = scene.snapshot(item.snapshot)
-            computed = score(scene.model(version), scene.documents(item), snapshot)
-            recorded[item.name] = write_scores(scene.store, scene.layout, version, item, computed)
-            done += item.tokens
-        progress.update(done)
-    return recorded
-
-
-def _spread(items: Sequence[SuiteSlice]) -> Sequence[SuiteSlice]:
+def _spread(panel: Panel) -> Sequence[JudgedSlice]:
     """A few slices at even distances."""
-    return items[:: max(1, -(-len(items) // _PROBES))]
+    return panel.slices[:: max(1, -(-len(panel.slices) // _PROBES))]
 
 
-def _earlier(
-    scene: _Scene, item: SuiteSlice, head: Head, without: Sequence[str | None]
-) -> tuple[EarlierScores, ...]:
-    """What published versions made of a slice, from the record only."""
-    found = [
-        (record.version, read_scores(scene.store, scene.layout, record.version, item))
+def _earlier_records(
+    store: ObjectStore, layout: Layout, head: Head, without: Sequence[str]
+) -> dict[str, Record]:
+    return {
+        record.version: record_of(store, layout, record.version)
         for record in head.versions
         # One that was rolled back was found wanting; nobody has to be as good as that.
         if record.decision == "published" and record.version not in without
-    ]
+    }
+
+
+def _earlier(item: JudgedSlice, records: dict[str, Record]) -> tuple[EarlierScores, ...]:
+    """What published versions made of a slice, from the record only."""
     return tuple(
-        EarlierScores(version=version, scores=scores)
-        for version, scores in found
-        if scores is not None
+        EarlierScores(version=version, scores=record.scores(item.units, item.depth))
+        for version, record in records.items()
+        if record.has(item.units, item.depth)
     )
 
 
-def _counts(scene: _Scene, snapshots: Sequence[str]) -> npt.NDArray[np.int64]:
+def _counts(store: ObjectStore, layout: Layout, snapshots: Sequence[str]) -> npt.NDArray[np.int64]:
     """How often each token was a training target in ``snapshots``, ``int64[vocab_size]``."""
     counts: list[npt.NDArray[np.int64]] = []
-    for snapshot in map(scene.snapshot, snapshots):
-        prefix = scene.layout.snapshot(snapshot.id)
+    for name in snapshots:
+        snapshot: SnapshotManifest = read_snapshot(store, layout, name)
+        prefix = layout.snapshot(snapshot.id)
         digest = next((file for file in snapshot.files if file.name == UNIGRAM), None)
         if digest is None or digest.size != 8 * snapshot.vocab_size:
             raise CorruptError(
-                f"{prefix}/{UNIGRAM} was expected with {snapshot.vocab_size} counts of 8 "
-                f"bytes, "
+                f"{prefix}/{UNIGRAM} was expected with {snapshot.vocab_size} counts of 8 bytes, "
                 f"the manifest has {'none' if digest is None else f'{digest.size} bytes'}: mint "
-                f"the "
-                "snapshot again"
+                "the snapshot again"
             )
-        counts.append(np.frombuffer(read_verified(scene.store, prefix, digest), dtype="<i8"))
+        counts.append(np.frombuffer(read_verified(store, prefix, digest), dtype="<i8"))
     return np.sum(counts, axis=0, dtype=np.int64)

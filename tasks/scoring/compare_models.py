@@ -14,7 +14,7 @@ from tasks.import_base import identity_of_directory
 from tasks.judge.compare import Comparison, ScoredSlice, compare
 from tasks.judge.verdict import CheckConfig, DocumentScore
 from tasks.scoring.held_out import HeldOut, SuiteText, spelling
-from tasks.scoring.scores import read_scores
+from tasks.scoring.scores import record_of
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -92,7 +92,9 @@ def compare_models(
             return None
         if not isinstance(text, SuiteText) or text.seq_len > window:
             return None
-        return read_scores(store, layout, contender.version, text.item)
+        units, depth = text.judged.units, text.judged.depth
+        record = record_of(store, layout, contender.version)
+        return record.scores(units, depth) if record.has(units, depth) else None
 
     _refuse_unknown(a, b, texts)
     scores_a = _score(a, texts, window, partial(recorded, a))

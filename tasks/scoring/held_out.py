@@ -10,11 +10,13 @@ import numpy as np
 from storage.head import Head
 from storage.layout import Layout
 from storage.objects import ObjectStore
-from storage.snapshots import read_snapshot
-from storage.suite import SuiteSlice, read_suite
+from storage.suite import read_suite
 from tasks.curate import CurateConfig, curate
 from tasks.documents import Reject
 from tasks.ingest import list_source, read_objects
+from tasks.judge.verdict import CheckConfig
+from tasks.scoring.compute import Desk
+from tasks.scoring.panel import JudgedSlice, panel_of
 from tasks.sources import SourceConfig
 from training.data.holdout import HoldoutDocument
 
@@ -47,12 +49,13 @@ class GivenText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteText:
-    """A slice of a lineage's suite, which keeps tokens and no text."""
+    """What is judged of a slice of a lineage's suite, which keeps tokens and no text."""
 
     domain: str
-    item: SuiteSlice
+    """The name of its guard."""
+    judged: JudgedSlice
     rows: tuple[HoldoutDocument, ...]
-    """As the lineage's tokenizer cut them."""
+    """As the lineage's tokenizer cut them, unit after unit."""
     seq_len: int
     """At which the lineage's versions are scored."""
     tokenizer: "Tokenizer"
@@ -72,9 +75,10 @@ class SuiteText:
         text = self.tokenizer.decode(row.tokens[1:-1])
         if len(text.encode()) != row.text_bytes:
             raise ValueError(
-                f"document {row.document} of {self.item.name} had {row.text_bytes} bytes, its "
-                f"tokens spell {len(text.encode())}: the lineage's tokenizer does not give texts "
-                "back unchanged, which a model with another tokenizer needs; name texts by --text"
+                f"document {row.document} of {self.judged.item.name} had {row.text_bytes} bytes, "
+                f"its tokens spell {len(text.encode())}: the lineage's tokenizer does not give "
+                "texts back unchanged, which a model with another tokenizer needs; name texts by "
+                "--text"
             )
         return Passage(document=row.document, cluster=row.cluster, text=text)
 
@@ -126,52 +130,59 @@ def read_texts(sources: Sequence[SourceConfig]) -> tuple[list[GivenText], list[s
 
 
 def read_suite_texts(
-    store: ObjectStore, layout: Layout, head: Head, work_dir: Path, *, with_pending: bool
+    store: ObjectStore,
+    layout: Layout,
+    head: Head,
+    work_dir: Path,
+    config: CheckConfig,
+    *,
+    with_pending: bool,
 ) -> list[SuiteText]:
     """What the lineage must not forget; with ``with_pending`` also what it has not learned yet.
 
-    The domain of pending text is ``<domain> (pending)``.
+    Of the suite, what would be judged of a candidate tonight; nothing is written. The domain of
+    pending text is ``<domain> (pending)``.
 
     Raises:
         CorruptError: A shard is damaged.
         ValueError: Nothing is held out.
     """
-    # Not at the top: it imports torch.
-    from tasks.scoring.measure import read_documents  # noqa: PLC0415
-    from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
+    # Not at the top: it imports tokenizers.
+    from training.tokenizer import fetch_tokenizer  # noqa: PLC0415
 
-    labels = {
-        record.id: "" if record.state == "learned" or record.role == "reference" else " (pending)"
-        for record in head.snapshots
-        if record.state in ("learned", "pending") or record.role == "reference"
-    }
-    suite = read_suite(store, layout, head.suite) if head.suite else None
-    items = [
-        item
-        for item in (suite.slices if suite else ())
-        if item.documents
-        and item.snapshot in labels
-        and (with_pending or not labels[item.snapshot])
-    ]
-    if not items or head.tokenizer is None:
+    pending = [record.id for record in head.snapshots if record.state == "pending"]
+    panel = (
+        panel_of(
+            store,
+            layout,
+            head=head,
+            suite=read_suite(store, layout, head.suite),
+            new_snapshots=pending if with_pending else (),
+            config=config,
+            work_dir=work_dir,
+            keep=False,
+        )
+        if head.suite
+        else None
+    )
+    slices = [item for item in (panel.slices if panel else ()) if item.is_guarded]
+    if not slices or head.tokenizer is None:
         raise ValueError(
             f"lineage {head.lineage} has no held-out text of what it has learned: run "
             "'perennial update' first, or name texts by --text"
         )
     tokenizer = fetch_tokenizer(store, head.tokenizer, work_dir / "tokenizer")
-    texts: list[SuiteText] = []
-    for item in items:
-        snapshot = read_snapshot(store, layout, item.snapshot)
-        texts.append(
-            SuiteText(
-                domain=item.domain + labels[item.snapshot],
-                item=item,
-                rows=tuple(read_documents(store, layout, item, snapshot, work_dir)),
-                seq_len=snapshot.seq_len,
-                tokenizer=tokenizer,
-            )
+    desk = Desk(store, layout, work_dir)
+    return [
+        SuiteText(
+            domain=item.label + (" (pending)" if item.role == "new" else ""),
+            judged=item,
+            rows=tuple(desk.scored_documents(item)),
+            seq_len=desk.folder(item.item).seq_len,
+            tokenizer=tokenizer,
         )
-    return texts
+        for item in slices
+    ]
 
 
 def _tokenised(passages: Sequence[Passage], tokenizer: "Tokenizer") -> list[HoldoutDocument]:

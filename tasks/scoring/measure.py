@@ -7,17 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from storage.file_cache import FileCache
 from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
-from storage.snapshots import SnapshotManifest
-from storage.suite import SuiteSlice
 from tasks.judge.verdict import Health
 from training.causal_model import CausalModel
 from training.data.holdout import DocumentScore, HoldoutDocument
-from training.data.shards import MdsReader, read_holdout
-from training.evaluate import score_documents, unigram_nats
+from training.evaluate import unigram_nats
 from training.generate import generate
 from training.model_files import load_model
 
@@ -30,38 +26,6 @@ def open_model(store: ObjectStore, layout: Layout, version: str, work_dir: Path)
     directory = fetch_model(store, layout.model(version), work_dir / "models" / version)
     model = load_model(directory)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def read_documents(
-    store: ObjectStore,
-    layout: Layout,
-    item: SuiteSlice,
-    snapshot: SnapshotManifest,
-    work_dir: Path,
-) -> list[HoldoutDocument]:
-    """The documents of a slice, every byte checked, in the order of the shards."""
-    reader = MdsReader(
-        store,
-        layout.snapshot(snapshot.id),
-        f"{item.domain}/holdout",
-        item.files,
-        FileCache(work_dir / "snapshots"),
-    )
-    return read_holdout(reader, token_dtype=snapshot.token_dtype)
-
-
-def score(
-    model: CausalModel, documents: Sequence[HoldoutDocument], snapshot: SnapshotManifest
-) -> tuple[DocumentScore, ...]:
-    """The model's losses, a value a document, in their order."""
-    scores = score_documents(
-        model,
-        documents,
-        start_id=snapshot.start_id,
-        end_id=snapshot.end_id,
-        seq_len=snapshot.seq_len,
-    )
-    return tuple(scores)
 
 
 def score_unigram(

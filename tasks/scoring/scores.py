@@ -1,35 +1,83 @@
-"""Scores on record: what every version made of every slice, and the matrix of forgetting.
+"""Scores on record, by model and unit of a slice, and the matrix of forgetting.
 
-A score is found by its inputs: the version names the model, the slice's name and the hash of its
-files name the documents. Nothing is scored twice, and what a takedown rewrote is scored anew.
+A score is found by its inputs: the hash of the model's weights, and the unit, whose name holds the
+hash of the shards. So nothing is scored twice, versions with equal weights share what they score,
+and what a takedown rewrote is scored anew. The record of a model grows by parts; none is changed.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
 from storage.head import Decision, Head
 from storage.layout import Layout
-from storage.manifest import content_hash, load, publish
+from storage.manifest import identity_of, load, publish
+from storage.models import read_model_manifest, weights_hash
 from storage.objects import ObjectStore
-from storage.suite import SuiteManifest, SuiteSlice
+from storage.suite import SuiteManifest
 from tasks.judge.verdict import DocumentScore, nats_per_token
+from tasks.scoring.units import SliceUnits, item_key, stored_units
+
+Nats = tuple[float, ...]
+"""Of the documents of a unit, in its order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredScores:
-    """One version's scores on one slice, column by column."""
+class StoredUnit:
+    """What a model made of one unit."""
 
-    version: str
-    slice: str
-    content: str
-    """SHA-256 over the digests of the slice's files."""
-    documents: tuple[str, ...]
-    clusters: tuple[str, ...]
+    unit: str
     nats: tuple[float | None, ...]
     """None where the sum is not a finite number, which JSON cannot say."""
-    targets: tuple[int, ...]
-    text_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresPart:
+    """Units that were scored together."""
+
+    weights: str
+    """SHA-256 of the model's weights and configuration."""
+    units: tuple[StoredUnit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything that one model has scored."""
+
+    nats: Mapping[str, Nats]
+    """By the name of the unit."""
+
+    def has(self, units: SliceUnits, depth: int) -> bool:
+        """Whether the first ``depth`` units of a slice are on record."""
+        return all(units.id_of(index) in self.nats for index in range(depth))
+
+    def depth(self, units: SliceUnits) -> int:
+        """How many of the first units of a slice are on record."""
+        missing = (i for i in range(len(units.units)) if units.id_of(i) not in self.nats)
+        return next(missing, len(units.units))
+
+    def scores(self, units: SliceUnits, depth: int) -> tuple[DocumentScore, ...]:
+        """The scores of all documents of the first ``depth`` units of a slice.
+
+        Raises:
+            CorruptError: A unit on record has another number of documents.
+            KeyError: A unit is not on record.
+        """
+        found: list[DocumentScore] = []
+        for index, unit in enumerate(units.units[:depth]):
+            nats = self.nats[units.id_of(index)]
+            if len(nats) != len(unit.documents):
+                raise CorruptError(
+                    f"the scores of unit {units.id_of(index)} are of {len(nats)} documents, the "
+                    f"unit has {len(unit.documents)}: delete the scores, they will be computed "
+                    "again"
+                )
+            rows = zip(
+                unit.documents, unit.clusters, nats, unit.targets, unit.text_bytes, strict=True
+            )
+            found += [DocumentScore(*row) for row in rows]
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +93,11 @@ class MatrixRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForgettingMatrix:
-    """Held-out losses of all versions on all slices: down a column one sees what was forgotten."""
+    """Held-out losses of all versions on all slices: down a column one sees what was forgotten.
+
+    A column is of the same documents in all its rows: those that every version with scores there
+    was scored on.
+    """
 
     slices: tuple[str, ...]
     """``<domain>@<snapshot>``, by the age of the snapshot, then by domain."""
@@ -53,72 +105,63 @@ class ForgettingMatrix:
     """Oldest version first."""
 
 
-def scores_key(layout: Layout, version: str, item: SuiteSlice) -> str:
-    """Where the scores of ``version`` on a slice lie."""
-    return layout.scores(version, f"{item.name}-{content_hash(item.files)[:12]}")
+def weights_of(store: ObjectStore, layout: Layout, version: str) -> str:
+    """What the scores of a version are filed under. Raises NotFoundError without such a model."""
+    return weights_hash(read_model_manifest(store, layout.model(version)))
 
 
-def read_scores(
-    store: ObjectStore, layout: Layout, version: str, item: SuiteSlice
-) -> tuple[DocumentScore, ...] | None:
-    """The scores on record, None without any.
+def read_record(store: ObjectStore, layout: Layout, weights: str) -> Record:
+    """Everything on record of the model with these weights; of a unit scored twice, the first.
 
     Raises:
-        CorruptError: The record is damaged, or of another slice.
+        CorruptError: A part is damaged, or of another model.
     """
-    key = scores_key(layout, version, item)
+    found: dict[str, Nats] = {}
+    for key in _parts(store, layout, weights):
+        part = load(store, key, ScoresPart)
+        if part.weights != weights:
+            raise CorruptError(
+                f"{key} holds scores of the model {part.weights[:12]}, expected {weights[:12]}: "
+                "delete it, it will be computed again"
+            )
+        for stored in part.units:
+            nats = tuple(math.nan if value is None else value for value in stored.nats)
+            found.setdefault(stored.unit, nats)
+    return Record(found)
+
+
+def record_of(store: ObjectStore, layout: Layout, version: str) -> Record:
+    """``read_record`` of a version; empty when its model is not there any more."""
     try:
-        stored = load(store, key, StoredScores)
+        weights = weights_of(store, layout, version)
     except NotFoundError:
-        return None
-    lengths = {len(stored.clusters), len(stored.nats), len(stored.targets), len(stored.text_bytes)}
-    content = content_hash(item.files)
-    if stored.content != content or lengths != {len(stored.documents)}:
-        raise CorruptError(
-            f"{key} holds {len(stored.documents)} documents of content {stored.content[:12]}, "
-            f"expected columns of one length of content {content[:12]}: delete it, it will be "
-            "computed again"
-        )
-    return tuple(
-        DocumentScore(document, cluster, math.nan if nats is None else nats, targets, text_bytes)
-        for document, cluster, nats, targets, text_bytes in zip(
-            stored.documents,
-            stored.clusters,
-            stored.nats,
-            stored.targets,
-            stored.text_bytes,
-            strict=True,
-        )
-    )
+        return Record({})
+    return read_record(store, layout, weights)
 
 
-def write_scores(
-    store: ObjectStore,
-    layout: Layout,
-    version: str,
-    item: SuiteSlice,
-    scores: tuple[DocumentScore, ...],
-) -> tuple[DocumentScore, ...]:
-    """Put scores on record and return those that are: of two who scored at once, the first's.
+def write_part(
+    store: ObjectStore, layout: Layout, weights: str, scored: Mapping[str, Sequence[float]]
+) -> None:
+    """Put scored units on record. Safe to retry, and for several at once: the first is believed.
 
-    Safe to retry.
+    Whoever goes on with the scores reads them back, for a verdict must rest on what is on record.
     """
-    stored = StoredScores(
-        version=version,
-        slice=item.name,
-        content=content_hash(item.files),
-        documents=tuple(score.document for score in scores),
-        clusters=tuple(score.cluster for score in scores),
-        nats=tuple(score.nats if math.isfinite(score.nats) else None for score in scores),
-        targets=tuple(score.targets for score in scores),
-        text_bytes=tuple(score.text_bytes for score in scores),
+    units = tuple(
+        StoredUnit(unit=unit, nats=tuple(value if math.isfinite(value) else None for value in nats))
+        for unit, nats in sorted(scored.items())
     )
+    # Numbered, so that what comes later is read later.
+    number = len(_parts(store, layout, weights))
+    name = f"{number:06d}-{identity_of(sorted(scored))[:12]}.json"
     try:
-        publish(store, scores_key(layout, version, item), stored)
+        publish(
+            store,
+            f"{layout.model_scores(weights)}/{name}",
+            ScoresPart(weights=weights, units=units),
+        )
     except AlreadyExistsError:
-        # Another number of threads rounds differently; a verdict must rest on what is on record.
-        return read_scores(store, layout, version, item) or scores
-    return scores
+        # Somebody else has scored the same units meanwhile, and another machine rounds differently.
+        return
 
 
 def forgetting_matrix(
@@ -127,20 +170,35 @@ def forgetting_matrix(
     """The losses of all versions on all slices, from the record alone; computes no score."""
     age = {record.id: index for index, record in enumerate(head.snapshots)}
     slices = sorted(suite.slices, key=lambda item: (age.get(item.snapshot, len(age)), item.domain))
-    rows: list[MatrixRow] = []
-    for record in head.versions:
-        losses = [_loss(store, layout, record.version, item) for item in slices]
-        rows.append(
-            MatrixRow(
-                version=record.version,
-                decision=record.decision,
-                is_champion=record.version == head.champion,
-                nats_per_token=tuple(losses),
-            )
+    records = [record_of(store, layout, version.version) for version in head.versions]
+    scored = {unit.rpartition("/")[0] for record in records for unit in record.nats}
+    columns: list[list[float | None]] = []
+    for item in slices:
+        units = None
+        if item_key(item) in scored:
+            units = stored_units(store, layout, item)
+        columns.append([None] * len(records) if units is None else _column(records, units))
+    rows = tuple(
+        MatrixRow(
+            version=version.version,
+            decision=version.decision,
+            is_champion=version.version == head.champion,
+            nats_per_token=tuple(column[index] for column in columns),
         )
-    return ForgettingMatrix(slices=tuple(item.name for item in slices), rows=tuple(rows))
+        for index, version in enumerate(head.versions)
+    )
+    return ForgettingMatrix(slices=tuple(item.name for item in slices), rows=rows)
 
 
-def _loss(store: ObjectStore, layout: Layout, version: str, item: SuiteSlice) -> float | None:
-    scores = read_scores(store, layout, version, item)
-    return None if scores is None else nats_per_token(scores)
+def _column(records: Sequence[Record], units: SliceUnits) -> list[float | None]:
+    depths = [record.depth(units) for record in records]
+    # Versions were scored on more or fewer units; the first ones are common to all.
+    common = min((depth for depth in depths if depth), default=0)
+    return [
+        nats_per_token(record.scores(units, common)) if depth else None
+        for record, depth in zip(records, depths, strict=True)
+    ]
+
+
+def _parts(store: ObjectStore, layout: Layout, weights: str) -> list[str]:
+    return sorted(info.key for info in store.list(layout.model_scores(weights)))

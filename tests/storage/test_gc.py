@@ -8,8 +8,10 @@ from storage.gc import delete_garbage, find_garbage, find_spare_checkpoints
 from storage.head import Head, commit_change, read_head, read_head_number
 from storage.lease import Lease
 from storage.local_objects import LocalObjects
-from storage.manifest import publish
+from storage.manifest import digest_bytes, publish
+from storage.models import ModelManifest, publish_model, weights_hash
 from storage.snapshots import mint
+from storage.suite import SuiteTask, publish_suite, suite_of, suite_with_tasks
 from storage.taken_over import TakenOverMark
 from storage.transitions import rollback, with_snapshot, with_verdict
 from tests.storage.building import (
@@ -36,7 +38,13 @@ def refresh(store: LocalObjects, tag: str) -> str:
     put_files(store, LAYOUT.snapshot(manifest.id), files)
     mint(store, LAYOUT, manifest)
     store.put(LAYOUT.marks(tag), b"marks")
-    store.put(LAYOUT.suite_manifest(f"suite-{tag}"), b"suite")
+    items = digest_bytes(f"items of {tag}".encode(), f"{tag}.json")
+    store.put(f"{LAYOUT.suite_items}/{items.name}", f"items of {tag}".encode())
+    task = SuiteTask(
+        name="quiz", kind="cloze", items=1, clusters=1, file=items, origin="configured"
+    )
+    suite = suite_with_tasks(suite_of(None, manifest), [task])
+    publish_suite(store, LAYOUT, suite)
 
     def change(head: Head | None) -> Head:
         assert head is not None
@@ -44,7 +52,7 @@ def refresh(store: LocalObjects, tag: str) -> str:
             head,
             manifest.id,
             marks=LAYOUT.marks(tag),
-            suite=f"suite-{tag}",
+            suite=suite.id,
             tokenizer=LAYOUT.tokenizer("t1"),
             by="me",
         )
@@ -60,8 +68,13 @@ def write_update(store: LocalObjects, update: str, version: str) -> None:
     for name in ("plan.json", "verdict.json", "report.html", "metrics/0.jsonl"):
         store.put(f"{LAYOUT.update(update)}/{name}", b"x")
     store.put(LAYOUT.ledger(update), b"ledger")
-    store.put(f"{LAYOUT.model(version)}/model.safetensors", b"weights")
-    store.put(LAYOUT.scores(version, "web@s"), b"scores")
+    weights = digest_bytes(f"weights of {version}".encode(), "model.safetensors")
+    store.put(f"{LAYOUT.model(version)}/model.safetensors", f"weights of {version}".encode())
+    manifest = ModelManifest(
+        lineage="demo", version=version, origin="", code_version="", content="", files=(weights,)
+    )
+    publish_model(store, LAYOUT.model(version), manifest)
+    store.put(f"{LAYOUT.model_scores(weights_hash(manifest))}/000000-0.json", b"scores")
 
 
 def judge(store: LocalObjects, number: int, verdict: str, snapshot: str) -> None:
@@ -128,11 +141,12 @@ UNREACHED = [
     LAYOUT.snapshot_manifest("1" * 12),
     LAYOUT.replay_manifest("lost"),
     LAYOUT.suite_manifest("lost"),
+    f"{LAYOUT.suite_items}/lost.json",
     f"{LAYOUT.update('lost')}/plan.json",
     f"{LAYOUT.checkpoints('lost')}/step-1/x",
     LAYOUT.ledger("lost"),
     f"{LAYOUT.model('9-lost')}/model.safetensors",
-    LAYOUT.scores("9-lost", "web@s"),
+    f"{LAYOUT.model_scores('0' * 64)}/000000-0.json",
     f"{LAYOUT.root}/unknown",
     # Names that only begin like something live.
     f"{LAYOUT.tokenizer('t10')}/tokenizer.json",

@@ -10,6 +10,7 @@ from storage.transitions import (
     refuse,
     reject,
     rollback,
+    to_judge_again,
     unhold,
     with_imported,
     with_snapshot,
@@ -288,10 +289,116 @@ def test_an_awaiting_version_is_judged_again_when_the_champion_moved(chain: Chai
     chain.add(with_verdict(chain.head, again, replay=None, by="me"))
     assert [version.version for version in chain.head.versions] == [
         "1-00000001",
-        "3-00000003",
         "2-00000002",
+        "3-00000003",
     ]
-    assert chain.head.versions[-1].on_head == chain.head.number
+    assert chain.head.versions[1].on_head == chain.head.number
+    assert chain.head.action == "rejudge"
+
+
+def test_what_a_person_decides_over_anyway_waits_though_it_passed(chain: Chain) -> None:
+    before = chain.head
+    record = version_record(2, "PASS", snapshots=["s2"], parent=before.champion)
+    chain.add(with_verdict(chain.head, record, replay=None, by="me", always_ask=True))
+    waiting = chain.head.versions[-1]
+    assert (waiting.verdict, waiting.decision) == ("PASS", "awaiting")
+    assert waiting.published_on_head is None
+    assert chain.states()["s2"] == "pending"
+    assert model_state(chain.head) == model_state(before)
+    # Not published by a retry either.
+    again = with_verdict(chain.head, record, replay="r", by="me", always_ask=True)
+    assert again is chain.head
+    chain.add(promote(chain.head, record.version, replay="replay-2", by="ann", reason="read it"))
+    assert model_state(chain.head) == (record.version, record.trunk, "replay-2")
+    assert chain.states()["s2"] == "learned"
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "AMBIGUOUS"])
+def test_always_asking_changes_no_other_verdict(chain: Chain, verdict: str) -> None:
+    record = version_record(2, verdict, snapshots=["s2"], parent=chain.head.champion)
+    asked, not_asked = (
+        with_verdict(chain.head, record, replay=None, by="me", always_ask=always).versions
+        for always in (True, False)
+    )
+    assert asked == not_asked
+
+
+def test_a_publication_supersedes_what_waits_with_the_same_data_and_leaves_what_has_more(
+    chain: Chain,
+) -> None:
+    first = chain.judge(2, "AMBIGUOUS", "s2")
+    chain.refresh("s3")
+    second = chain.judge(3, "AMBIGUOUS", "s2", "s3")
+    chain.refresh("s4")
+    third = chain.judge(4, "AMBIGUOUS", "s2", "s3", "s4")
+    chain.add(promote(chain.head, second.version, replay="replay-3", by="me", reason="good"))
+    assert chain.decisions() == {
+        "1-00000001": "published",
+        first.version: "superseded",
+        second.version: "published",
+        third.version: "awaiting",
+    }
+    assert chain.head.versions[1].reason == "3-00000003 has learned its data as well"
+    with pytest.raises(ValueError, match="it is superseded; what is possible: reject 4-00000004"):
+        reject(chain.head, first.version, by="me", reason="late")
+
+
+def test_what_waits_is_judged_again_on_what_nobody_learned_meanwhile(chain: Chain) -> None:
+    first = chain.judge(2, "AMBIGUOUS", "s2")
+    chain.refresh("s3")
+    second = chain.judge(3, "AMBIGUOUS", "s2", "s3")
+    assert to_judge_again(chain.head, second.version) is None
+    chain.add(promote(chain.head, first.version, replay="replay-2", by="me", reason="good"))
+    moved = chain.head
+    again = to_judge_again(moved, second.version)
+    assert again is not None
+    assert (again.parent, again.snapshots, again.judged_on) == (
+        first.version,
+        ("s3",),
+        moved.number,
+    )
+    chain.add(with_verdict(moved, replace(again, verdict="PASS"), replay="replay-3", by="me"))
+    assert chain.head.champion == second.version
+    assert set(chain.states().values()) == {"learned"}
+    chain.add(rollback(chain.head, chain.read, by="me", reason="bad"))
+    # What the version before it had learned stays learned.
+    assert chain.states() == {"s1": "learned", "s2": "learned", "s3": "held"}
+
+
+def test_a_new_verdict_of_fail_refuses_and_a_person_may_still_insist(chain: Chain) -> None:
+    first = chain.judge(2, "AMBIGUOUS", "s2")
+    chain.refresh("s3")
+    second = chain.judge(3, "AMBIGUOUS", "s2", "s3")
+    chain.add(promote(chain.head, first.version, replay="replay-2", by="me", reason="good"))
+    again = to_judge_again(chain.head, second.version)
+    assert again is not None
+    chain.add(with_verdict(chain.head, replace(again, verdict="FAIL"), replay=None, by="me"))
+    assert chain.decisions()[second.version] == "refused"
+    assert to_judge_again(chain.head, second.version) is None
+    chain.add(promote(chain.head, second.version, replay="replay-3", by="me", reason="insist"))
+    assert chain.head.champion == second.version
+
+
+def test_what_continues_from_a_rolled_back_version_is_not_judged_again(chain: Chain) -> None:
+    chain.judge(2, "PASS", "s2")
+    chain.refresh("s3")
+    waiting = chain.judge(3, "AMBIGUOUS", "s3")
+    chain.add(rollback(chain.head, chain.read, by="me", reason="bad"))
+    with pytest.raises(HeadMovedError, match="continues from 2-00000002, which was rolled back"):
+        to_judge_again(chain.head, waiting.version)
+
+
+def test_what_learned_held_data_is_not_judged_again(chain: Chain) -> None:
+    first = chain.judge(2, "AMBIGUOUS", "s2")
+    chain.refresh("s3")
+    second = chain.judge(3, "AMBIGUOUS", "s2", "s3")
+    chain.add(promote(chain.head, first.version, replay="replay-2", by="me", reason="good"))
+    assert to_judge_again(chain.head, second.version) is not None
+    chain.add(rollback(chain.head, chain.read, by="me", reason="bad"))
+    # Its own champion is back, and what it learned is held.
+    assert to_judge_again(chain.head, second.version) is None
+    with pytest.raises(HeadMovedError, match="snapshot s2, which is held"):
+        promote(chain.head, second.version, replay="r", by="me", reason="x")
 
 
 @pytest.mark.parametrize(

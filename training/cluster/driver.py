@@ -32,7 +32,7 @@ _UNREACHABLE_SECONDS = 30.0
 """After which a head that cannot be reached counts as lost; Ray's own limit is a minute."""
 
 
-class _Line:
+class Line:
     """The connection to the process that started this one; used by several threads."""
 
     def __init__(self, connection: Connection) -> None:
@@ -74,14 +74,15 @@ class _Line:
         return order
 
 
-class _Relay(logging.Handler):
+class Relay(logging.Handler):
     """Hands the log to the process that started this one, where handlers and levels are set up."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: Line) -> None:
         super().__init__()
         self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Send a line of the log."""
         self._line.send(Said(record.name, record.levelno, record.getMessage()))
 
 
@@ -89,8 +90,8 @@ def main(descriptor: int) -> None:
     """Serve the process at the other end of the socket ``descriptor``."""
     connection = Connection(descriptor)
     request: Request = connection.recv()
-    line = _Line(connection)
-    logging.basicConfig(level=request.log_level, handlers=[_Relay(line)])
+    line = Line(connection)
+    logging.basicConfig(level=request.log_level, handlers=[Relay(line)])
     threading.Thread(target=line.listen, name="orders", daemon=True).start()
     try:
         _serve(request, line)
@@ -98,13 +99,13 @@ def main(descriptor: int) -> None:
         line.send(error)
 
 
-def _serve(request: Request, line: _Line) -> None:
+def _serve(request: Request, line: Line) -> None:
     prepare_environment(request.address)
     _tell_ray(request)
     with connected_ray(request.address, request.workers[0]):
         # What Ray says in many words is told in few by our own modules.
         logging.getLogger("ray").propagate = False
-        threading.Thread(target=_end_with_head, name="head-watch", daemon=True).start()
+        threading.Thread(target=end_with_head, name="head-watch", daemon=True).start()
         line.send(Connected())
         while line.next_order() == "live":
             try:
@@ -124,7 +125,7 @@ def _tell_ray(request: Request) -> None:
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 
 
-def _end_with_head() -> None:
+def end_with_head() -> None:
     """End this process when its head is gone, before Ray does, and tell why."""
     import ray  # noqa: PLC0415  heavy, see training.launch
 

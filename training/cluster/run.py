@@ -157,6 +157,24 @@ def run_on_ray(
         repeat(driver.live, job.plan.update, patience.max_failures)
 
 
+def start_driver(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start the ``main`` of ``module`` in a process of its own, with a line to it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # Not by -m: Ray's workers must find what it sends them under its module's name. Out of
+        # reach of the terminal's Ctrl-C, which Ray would take for a wish of its own. Ray prints on
+        # standard output, and what a command prints there must stay readable by machines.
+        code = f"from {module} import main; main({theirs.fileno()})"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.__stderr__ or subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    return process, Connection(ours.detach())
+
+
 class _Driver:
     """The process that speaks to Ray; started when it is needed, and again after its death."""
 
@@ -213,21 +231,9 @@ class _Driver:
         address = self._request.address
         if address is not None:
             require_head(address)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Not by -m: Ray's workers must find what it sends them under its module's name. Out of
-            # reach of the terminal's Ctrl-C, which Ray would take for a wish of its own. Ray prints
-            # on standard output, and what a command prints there must stay readable by machines.
-            code = f"from training.cluster.driver import main; main({theirs.fileno()})"
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__ or subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self._process, connection = start_driver("training.cluster.driver")
         logger.info("starting Ray" if address is None else f"joining the Ray at {address}")
-        self._connection = Connection(ours.detach())
+        self._connection = connection
         self._connection.send(self._request)
         with self._undone_when_it_fails():
             message = self._next_message()

@@ -53,6 +53,21 @@ def segment_mask(segments: Tensor, window: int | None = None) -> Tensor:
     return (causal_TT & (segments[:, :, None] == segments[:, None, :]))[:, None]
 
 
+def tree_mask(positions: Tensor, ends: Tensor, window: int | None = None) -> Tensor:
+    """``bool[B, 1, T, T]``: may the query see the key, in rows that are trees in preorder?
+
+    Args:
+        positions: Depths in the tree, ``int64[B, T]``.
+        ends: ``int64[B, T]``: the descendants of token i are the tokens from i + 1 to ends[i] - 1.
+        window: As of ``attention_mask``, counted along a path.
+    """
+    index_T = torch.arange(ends.shape[-1], device=ends.device)
+    seen_BTT = (index_T[:, None] >= index_T) & (index_T[:, None] < ends[:, None, :])
+    if window is not None:
+        seen_BTT &= positions[:, :, None] - positions[:, None, :] < window
+    return seen_BTT[:, None]
+
+
 def _causal(length: int, window: int | None, device: torch.device) -> Tensor:
     reach_TT = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return reach_TT if window is None else reach_TT.triu(1 - window)

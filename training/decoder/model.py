@@ -9,13 +9,15 @@ embeddings there is no ``lm_head``, as in their files.
 Shapes: B rows, T positions, C ``hidden_size``, V ``vocab_size``.
 """
 
+from collections.abc import Iterator, Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
-from training.cross_entropy import nats_of_targets, summed_nats
-from training.decoder.attention import attention_mask, positions_of, rotary_tables
+from training.cross_entropy import chunks_of, nats_of_targets, summed_nats
+from training.decoder.attention import attention_mask, positions_of, rotary_tables, tree_mask
 from training.decoder.layers import Embedding, Linear, PostNormLayer, PreNormLayer, RMSNorm
 from training.decoder.sharding import fill
 
@@ -102,9 +104,25 @@ class Decoder(nn.Module):
         last_BC = hidden_BTC[torch.arange(len(tokens), device=tokens.device), lengths - 1]
         return F.linear(last_BC, self.output_weight).float()
 
+    @torch.no_grad()
+    def tree_logits(
+        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of rows that are trees, a few predictions at a time, see ``CausalModel``."""
+        hidden_BTC = self.model.of_tree(tokens, positions, ends)
+        hidden_NC = hidden_BTC.flatten(0, 1)[at]
+        for hidden, weight_VC, rows, logits_NV in chunks_of(hidden_NC, self.output_weight):
+            torch.mm(hidden[rows], weight_VC.T, out=logits_NV)
+            yield rows, logits_NV
+
     def flops_per_token(self, seq_len: int) -> int:
         """Floating-point operations to train on one token."""
         return flops_per_token(self.config, seq_len)
+
+    @property
+    def takes_trees(self) -> bool:
+        """True."""
+        return True
 
     @property
     def device(self) -> torch.device:
@@ -166,6 +184,18 @@ class _Backbone(nn.Module):
             positions = torch.arange(tokens.shape[1], device=tokens.device)
         else:
             positions = positions_of(segments)
+        return self._layered(tokens, positions, masks)
+
+    def of_tree(self, tokens: Tensor, positions: Tensor, ends: Tensor | None) -> Tensor:
+        """``[B, T, C]`` of rows that are trees; without ``ends`` each is a single path."""
+        if ends is None:
+            return self(tokens, None)
+        masks = {window: tree_mask(positions, ends, window) for window in set(self.windows)}
+        return self._layered(tokens, positions, masks)
+
+    def _layered(
+        self, tokens: Tensor, positions: Tensor, masks: Mapping[int | None, Tensor | None]
+    ) -> Tensor:
         tables = rotary_tables(
             positions,
             head_dim=self.config.head_width,

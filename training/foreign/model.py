@@ -6,7 +6,7 @@ an interrupted run can be continued exactly.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,18 @@ class ForeignModel(nn.Module):
         """Logits ``float32[B, V]`` of the token after the first ``lengths`` (``int64[B]``)."""
         rows = torch.arange(len(tokens), device=tokens.device)
         return self(tokens)[rows, lengths - 1].float()
+
+    @property
+    def takes_trees(self) -> bool:
+        """False: rows are single paths."""
+        return False
+
+    @torch.no_grad()
+    def tree_logits(
+        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of rows that are single paths, all at once, see ``CausalModel``."""
+        yield slice(0, len(at)), plain_logits(self.network, tokens).flatten(0, 1)[at]
 
     def flops_per_token(self, seq_len: int) -> int:
         """6 N + 12 L C T as for the decoder, where the family says its layers L and width C."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from storage.errors import CorruptError, NotFoundError
+from storage.errors import CorruptError
 from storage.head import Head, SnapshotRecord, SnapshotRole, SnapshotState, VersionRecord
 from storage.layout import Layout
 from storage.manifest import content_hash, digest_file, readable_json
@@ -17,9 +17,16 @@ from storage.models import publish_model, upload_files
 from storage.objects import ObjectStore, open_store
 from storage.snapshots import UNIGRAM, DomainSlice, SnapshotManifest, mint
 from storage.suite import SuiteManifest, suite_of
-from tasks.judge.verdict import DocumentScore, nats_per_token
+from tasks.judge.verdict import nats_per_token
 from tasks.scoring.check import CheckResult, check
-from tasks.scoring.scores import forgetting_matrix, read_scores, scores_key, write_scores
+from tasks.scoring.scores import (
+    forgetting_matrix,
+    read_record,
+    record_of,
+    weights_of,
+    write_part,
+)
+from tasks.scoring.units import read_units
 from training.config import ModelConfig
 from training.data.holdout import HoldoutDocument
 from training.decoder.model import Decoder
@@ -143,6 +150,10 @@ class Lineage:
         publish(self.store, "2-y", path, seed=2)
         self.head = head_of(a="learned", b="pending")
 
+    def scores(self, version: str) -> str:
+        """Prefix of what a version scored."""
+        return LAYOUT.model_scores(weights_of(self.store, LAYOUT, version))
+
     def check(
         self, candidate: str = "2-y", champion: str | None = "1-x", **changes: Any
     ) -> CheckResult:
@@ -216,9 +227,10 @@ def test_both_models_are_scored_on_the_same_documents(
         assert item.champion is not None
         assert item.unigram is None
         assert [row.document for row in item.candidate] == [row.document for row in item.champion]
+        by_name = sorted(item.candidate, key=lambda row: row.document)
         # Every token but the first is a target.
-        assert [row.targets for row in item.candidate] == [6 + 7 * n for n in range(6)]
-        assert [row.text_bytes for row in item.candidate] == [30 + n for n in range(6)]
+        assert [row.targets for row in by_name] == [6 + 7 * n for n in range(6)]
+        assert [row.text_bytes for row in by_name] == [30 + n for n in range(6)]
         # An untrained model knows next to nothing: near log(64) nats per token.
         assert nats_per_token(item.candidate) == pytest.approx(np.log(VOCAB), abs=0.2)
         assert item.candidate != item.champion
@@ -233,22 +245,38 @@ def test_the_health_of_the_candidate_is_seen(shared: tuple[Lineage, CheckResult]
 
 def test_what_is_on_record_is_not_computed_again(lineage: Lineage) -> None:
     first = lineage.check()
-    # Without its model, the champion can only be judged from the record.
-    for info in list(lineage.store.list(LAYOUT.model("1-x"))):
-        lineage.store.delete(info.key)
+    # Without its weights, the champion can only be judged from the record.
+    lineage.store.delete(f"{LAYOUT.model('1-x')}/model.safetensors")
     assert lineage.check().slices == first.slices
-    lineage.store.delete(scores_key(LAYOUT, "1-x", lineage.suite.slices[0]))
-    with pytest.raises(NotFoundError, match="models/1-x"):
+    for info in list(lineage.store.list(lineage.scores("1-x"))):
+        lineage.store.delete(info.key)
+    with pytest.raises(CorruptError, match=r"models/1-x/model\.safetensors is missing"):
         lineage.check()
 
 
-def test_only_missing_scores_are_computed(lineage: Lineage) -> None:
+def test_only_missing_units_are_computed(lineage: Lineage) -> None:
     (old, _) = lineage.suite.slices
-    planted = (DocumentScore("a0", "site0", 1.5, 6, 30),)
-    write_scores(lineage.store, LAYOUT, "2-y", old, planted)
+    units = read_units(lineage.store, LAYOUT, old, lineage.path / "work")
+    weights = weights_of(lineage.store, LAYOUT, "2-y")
+    write_part(lineage.store, LAYOUT, weights, {units.id_of(0): [1.5] * 6})
     result = lineage.check(champion=None)
-    assert result.slices[0].candidate == planted
-    assert len(result.slices[1].candidate) == 6
+    assert [score.nats for score in result.slices[0].candidate] == [1.5] * 6
+    assert all(score.nats != 1.5 for score in result.slices[1].candidate)
+    assert len(list(lineage.store.list(lineage.scores("2-y")))) == 2
+
+
+def test_versions_with_equal_weights_share_their_scores(lineage: Lineage) -> None:
+    publish(lineage.store, "3-z", lineage.path, seed=1)
+    first = lineage.check()
+    lineage.store.delete(f"{LAYOUT.model('3-z')}/model.safetensors")
+    twin = lineage.check(candidate="2-y", champion="3-z")
+    assert [item.champion for item in twin.slices] == [item.champion for item in first.slices]
+
+
+def test_a_model_is_exactly_as_good_as_itself(lineage: Lineage) -> None:
+    publish(lineage.store, "3-z", lineage.path, seed=1)
+    for item in lineage.check(candidate="3-z").slices:
+        assert item.candidate == item.champion
 
 
 def test_a_first_version_gets_a_unigram_model_to_beat(lineage: Lineage) -> None:
@@ -284,14 +312,14 @@ def test_an_imported_base_without_reference_is_unguarded(lineage: Lineage) -> No
 
 
 def test_earlier_published_versions_come_from_the_record(lineage: Lineage) -> None:
-    lineage.check()
-    (old, _) = lineage.suite.slices
-    own = read_scores(lineage.store, LAYOUT, "2-y", old) or ()
+    for number, version in enumerate(("0-best", "0-bad", "0-unscored"), start=5):
+        publish(lineage.store, version, lineage.path, seed=number)
     for version in ("0-best", "0-bad"):
-        write_scores(lineage.store, LAYOUT, version, old, own)
+        lineage.check(candidate=version, new_snapshots=())
     lineage.head = replace(
         lineage.head,
         versions=(
+            record("0-gone"),
             record("0-best"),
             record("0-bad", decision="rolled_back"),
             record("0-unscored"),
@@ -300,7 +328,9 @@ def test_earlier_published_versions_come_from_the_record(lineage: Lineage) -> No
     )
     found = lineage.check().slices
     assert [earlier.version for earlier in found[0].earlier] == ["0-best"]
-    assert found[0].earlier[0].scores == own
+    ours, theirs = found[0].candidate, found[0].earlier[0].scores
+    assert [row.document for row in ours] == [row.document for row in theirs]
+    assert ours != theirs
     assert found[1].earlier == ()
 
 
@@ -324,30 +354,35 @@ def test_an_altered_shard_is_found(lineage: Lineage) -> None:
 
 
 def test_a_record_of_other_documents_is_found(lineage: Lineage) -> None:
-    (old, _) = lineage.suite.slices
     lineage.check()
-    key = scores_key(LAYOUT, "2-y", old)
-    stored = json.loads(lineage.store.get(key))
+    (part,) = lineage.store.list(lineage.scores("2-y"))
+    stored = json.loads(lineage.store.get(part.key))
     del stored["sha256"]
-    lineage.store.put(key, readable_json(stored | {"targets": stored["targets"][1:]}))
-    with pytest.raises(CorruptError, match=r"columns of one length .* delete it"):
+    stored["units"][0]["nats"].pop()
+    lineage.store.put(part.key, readable_json(stored))
+    with pytest.raises(CorruptError, match=r"of 5 documents, the unit has 6: delete the scores"):
+        lineage.check()
+    lineage.store.put(part.key, readable_json(stored | {"weights": "0" * 64}))
+    with pytest.raises(CorruptError, match=r"holds scores of the model 000000000000"):
         lineage.check()
 
 
 def test_of_two_who_score_at_once_the_first_is_believed(lineage: Lineage) -> None:
-    (old, _) = lineage.suite.slices
-    first = (DocumentScore("a0", "site0", 1.5, 6, 30),)
-    second = (replace(first[0], nats=1.5000001),)
-    assert write_scores(lineage.store, LAYOUT, "9-q", old, first) == first
-    assert write_scores(lineage.store, LAYOUT, "9-q", old, second) == first
+    for nats in (1.5, 1.5000001):
+        write_part(lineage.store, LAYOUT, "f" * 64, {"a": [nats], "b": [nats]})
+    # Other units together are another part, which may hold some of them again.
+    write_part(lineage.store, LAYOUT, "f" * 64, {"b": [2.5], "c": [2.5]})
+    found = read_record(lineage.store, LAYOUT, "f" * 64)
+    assert found.nats == {"a": (1.5,), "b": (1.5,), "c": (2.5,)}
 
 
 def test_a_slice_that_was_rewritten_is_scored_anew(lineage: Lineage) -> None:
+    lineage.check()
     (old, _) = lineage.suite.slices
-    rewritten = replace(old, files=(replace(old.files[0], sha256="0" * 64), *old.files[1:]))
-    write_scores(lineage.store, LAYOUT, "9-q", old, ())
-    assert read_scores(lineage.store, LAYOUT, "9-q", old) == ()
-    assert read_scores(lineage.store, LAYOUT, "9-q", rewritten) is None
+    units = read_units(lineage.store, LAYOUT, old, lineage.path / "work")
+    found = record_of(lineage.store, LAYOUT, "2-y")
+    assert found.depth(units) == 1
+    assert found.depth(replace(units, content="0" * 64)) == 0
 
 
 def test_the_matrix_of_forgetting_shows_what_is_on_record(

@@ -8,6 +8,8 @@ import pytest
 from storage.suite import SuiteSlice
 from tasks.readers import FieldNames
 from tasks.scoring.held_out import GivenText, Passage, SuiteText, read_texts
+from tasks.scoring.panel import JudgedSlice
+from tasks.scoring.units import SliceUnits, units_of
 from tasks.sources import SourceConfig
 from tests.support.lineages import TEXTS
 from training.tokenizer import Tokenizer, train_tokenizer
@@ -58,8 +60,17 @@ def suite_text(tokenizer: Tokenizer, *, lost_bytes: int = 0) -> SuiteText:
     rows = GivenText(domain="news", passages=passages).cut(tokenizer)
     for row in rows:
         object.__setattr__(row, "text_bytes", row.text_bytes + lost_bytes)
-    item = SuiteSlice(domain="news", snapshot="s", documents=5, clusters=5, tokens=9, files=())
-    return SuiteText(domain="news", item=item, rows=tuple(rows), seq_len=16, tokenizer=tokenizer)
+    judged = JudgedSlice(
+        item=SuiteSlice(domain="news", snapshot="s", documents=5, clusters=5, tokens=9, files=()),
+        role="old",
+        label="news",
+        is_guarded=True,
+        units=SliceUnits(slice="news@s", content="", units=units_of(rows, "news@s")),
+        depth=1,
+    )
+    return SuiteText(
+        domain="news", judged=judged, rows=tuple(rows), seq_len=16, tokenizer=tokenizer
+    )
 
 
 def test_the_suite_gives_its_own_tokenizer_the_tokens_that_it_keeps(tokenizer: Tokenizer) -> None:
