@@ -143,15 +143,13 @@ def with_verdict(
         return head
     check_unmoved(head, record)
     action = "update" if known is None else "rejudge"
-    before = head
-    if failed is not None:
-        before = replace(head, versions=(*head.versions, _refused(head, failed)))
+    before = () if failed is None else (_refused(head, failed),)
     if record.verdict == "PASS" and not always_ask:
         return _publish(
             head,
             record,
             replay,
-            versions=_with(before, _published(head, record)),
+            versions=_with(head, *before, _published(head, record)),
             action=action,
             by=by,
             reason=reason,
@@ -164,7 +162,7 @@ def with_verdict(
         action=action,
         by=by,
         reason=reason,
-        versions=_with(before, judged),
+        versions=_with(head, *before, judged),
         lease_token=_token(head, lease_token),
     )
 
@@ -464,11 +462,11 @@ def _moved(
     )
 
 
-def _with(head: Head, record: VersionRecord) -> tuple[VersionRecord, ...]:
-    """The head's versions with ``record``, which keeps its place when it was judged before."""
-    if any(known.update == record.update for known in head.versions):
-        return tuple(record if known.update == record.update else known for known in head.versions)
-    return (*head.versions, record)
+def _with(head: Head, *records: VersionRecord) -> tuple[VersionRecord, ...]:
+    """The head's versions with ``records``; one that was judged before keeps its place."""
+    changed = {record.update: record for record in records}
+    kept = tuple(changed.pop(known.update, known) for known in head.versions)
+    return (*kept, *changed.values())
 
 
 def _replaced(head: Head, records: list[VersionRecord]) -> tuple[VersionRecord, ...]:

@@ -19,6 +19,7 @@ from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.mix import NewSlice, ReplayConfig, mix
 from tasks.plan_checks import check_compatible, check_same_model, stored_config
+from tasks.scoring.panel import Guard
 from training.config import (
     FORBID_UNKNOWN,
     ForeignConfig,
@@ -77,6 +78,12 @@ class UpdatePlan:
     judged_on: tuple[str, ...] = ()
     """Snapshots that count as new when it is judged, where they are not ``snapshots``: a branch of
     a published update learns from what was learned already."""
+    gain: Guard | None = None
+    """Held-out new text that has to show a gain; None when there is none, or was not asked for."""
+    guards: tuple[Guard, ...] = ()
+    """Held-out old text that must show that nothing is lost, and what of it only informs."""
+    unguarded: tuple[str, ...] = ()
+    """What the verdict will not see, a sentence each with what would help."""
     remedy: str = ""
     """How the candidate repairs another one that has failed, for people; "" when it does not."""
     remedy_of: str = ""

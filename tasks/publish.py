@@ -269,7 +269,8 @@ def _reported_run(
 def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:
     record = evidence.record
     where = (layout, record.update, record.judged_on)
-    _write_evidence(store, layout, record, verdict_key(*where), readable_json(evidence.report))
+    report = readable_json(evidence.report)
+    _write_evidence(store, layout, record, verdict_key(*where), report)
     _write_evidence(store, layout, record, report_key(*where), evidence.html.encode())
 
 

@@ -19,7 +19,15 @@ from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
-from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, Health, SliceScores
+from tasks.evaluations.score_tasks import score_tasks
+from tasks.judge.verdict import (
+    CheckConfig,
+    DocumentScore,
+    EarlierScores,
+    Health,
+    SliceScores,
+    TaskScores,
+)
 from tasks.scoring.compute import Desk, Place, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.scores import Record, record_of
@@ -37,6 +45,8 @@ class CheckResult:
     health: Health
     unguarded_base: bool
     """The lineage grew from an imported model and has no reference."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Answers to task items, also of tasks that guard nothing."""
 
 
 def check(
@@ -115,7 +125,29 @@ def check(
         openings = [desk.scored_documents(item)[0] for item in _spread(panel)]
         end_id = desk.folder(panel.slices[0].item).end_id
         health = probe(desk.model(candidate), openings, end_id=end_id)
-    return CheckResult(slices=slices, health=health, unguarded_base=is_unguarded(head))
+    asked = score_tasks(
+        desk,
+        suite,
+        candidate=candidate,
+        champion=champion,
+        trained=trained_on(head, new_snapshots),
+        tokenizer_prefix=head.tokenizer or "",
+    )
+    return CheckResult(
+        slices=slices + asked.texts,
+        health=health,
+        unguarded_base=is_unguarded(head),
+        tasks=asked.tasks,
+    )
+
+
+def trained_on(head: Head, new_snapshots: Sequence[str]) -> list[str]:
+    """Snapshots that the candidate or the model in use has learned, or which stand for that."""
+    return [
+        record.id
+        for record in head.snapshots
+        if record.state == "learned" or record.role == "reference" or record.id in new_snapshots
+    ]
 
 
 def is_unguarded(head: Head) -> bool:
