@@ -59,14 +59,15 @@ REMEDIES: tuple[Remedy, ...] = (
     "layerwise",
     *RETRAININGS,
 )
+SEQ_LEN, BATCH = 128, 32
 MODEL = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "num_layers": 4,
+    "vocab_size": 1024,
+    "hidden_size": 96,
+    "num_layers": 3,
     "num_heads": 4,
     "num_kv_heads": 2,
-    "intermediate_size": 384,
-    "max_position_embeddings": 256,
+    "intermediate_size": 256,
+    "max_position_embeddings": SEQ_LEN,
     "tie_embeddings": True,
 }
 
@@ -272,7 +273,7 @@ def failed_update(
 
 def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The YAML: all defaults but for the size of things."""
-    batch = 16 * 256
+    batch = BATCH * SEQ_LEN
     return {
         "name": LAYOUT.lineage,
         "base": {"model": MODEL},
@@ -287,9 +288,9 @@ def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         ],
         "holdout": {"fraction": 0.1, "min_clusters": 60, "max_tokens": 150_000},
         "recipe": {
-            "seq_len": 256,
-            "global_batch_samples": 16,
-            "micro_batch_size": 16,
+            "seq_len": SEQ_LEN,
+            "global_batch_samples": BATCH,
+            "micro_batch_size": BATCH,
             "precision": "fp32",
             "schedule": {"eta_max": 3e-3, "warmup_fraction": 0.05},
             "seed": seed,
