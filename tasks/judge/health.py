@@ -8,9 +8,9 @@ against a candidate; the figures are for people.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_PERPLEXITY_RATIO = 100.0
-"""Two orders of magnitude, 4.6 nats per token: what forgets is judged in full, what collapsed is
-not."""
+MAX_PERPLEXITY_RATIO = 1000.0
+"""Three orders of magnitude, 6.9 nats per token: what has forgotten a domain altogether, which is a
+hundredfold or more, is still judged in full and can be repaired."""
 LOOPING = 0.8
 """A continuation of which at least this share of 4-grams was there before says the same again."""
 _NEARLY_ALL = 0.9
