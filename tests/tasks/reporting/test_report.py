@@ -109,10 +109,14 @@ def test_the_card_says_it_all_before_the_first_chart() -> None:
         "Unguarded",
         "Other signs",
     ]
-    assert re.search(r"new data, [\d.]+ to [\d.]+ nats/token \(-0\.1\d+\), 95% sure of at", card)
-    assert "old web, " in card
+    assert re.search(
+        r"new data, [\d.]+ to [\d.]+ nats/token \(.0\.1\d+\), 95% sure of at least 0\.1\d+ better; "
+        r"more than 0\.020 better is required",
+        card,
+    )
+    assert re.search(r"old web, .*95% sure of at most 0\.1\d+ worse; up to 0\.050 worse", card)
     assert "1.2M new tokens of news-2026-11, code (f00df00df00d), 25.0% replay" in card
-    assert "1.6M tokens trained in 16:25, 94% of it in steps that count" in card
+    assert "1.6M tokens trained in 16:25 min, 94% of it in steps that count" in card
     assert "poems: 3 clusters are too few" in card
 
 
