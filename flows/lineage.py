@@ -20,6 +20,7 @@ from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
 from tasks.plan import BudgetConfig
 from tasks.refresh_request import RefreshConfig
+from tasks.remedy.config import RemedyConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.train import ComputeConfig
@@ -74,6 +75,7 @@ class Lineage:
     """Questions with right answers that every version is asked, beside its held-out text."""
     minted: MintedConfig = field(default_factory=MintedConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    remedy: RemedyConfig = field(default_factory=RemedyConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     schedule: TimetableConfig = field(default_factory=TimetableConfig)
 

@@ -1,10 +1,11 @@
-"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, publish."""
+"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, repair, publish."""
 
 from pathlib import Path
 
 from prefect import flow
 
 from flows import update_judging as judging
+from flows import update_remedies as remedies
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
 from flows.link import link_report
@@ -79,10 +80,11 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
             checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))
             judging.export(ground, plan, checkpoint)
             report = judging.check(ground, plan)
-            judging.publish(ground, lease, plan, report, warnings)
+            judged = remedies.repaired(ground, lease, plan, report)
+            judging.publish(ground, lease, judged, warnings)
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
-    outcome = judging.judged(ground, head, plan, report, warnings)
+    outcome = judging.judged(ground, head, judged, warnings)
     link_report(ground, outcome)
     return outcome

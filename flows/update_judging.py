@@ -3,7 +3,7 @@
 As those before it (``flows.update_steps``), each can be retried and holds no state of its own.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flows.ground import Ground, head_of, whoami
@@ -18,9 +18,10 @@ from storage.suite import read_suite
 from tasks.judge.decide import decide
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
-from tasks.plan import UpdatePlan
-from tasks.publish import commit_verdict
+from tasks.plan import UpdatePlan, save_plan
+from tasks.publish import Evidence, commit_verdict
 from tasks.publish import export as export_candidate
+from tasks.remedy.record import told_remedies
 from tasks.reporting.page import report_key
 from tasks.scoring.check import check as score_candidate
 from tasks.scoring.compute import Place
@@ -66,29 +67,51 @@ def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
     return replace(report, numbers=numbers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A candidate with its verdict, and the failed one that it repairs, if it does."""
+
+    plan: UpdatePlan
+    report: VerdictReport
+    failed: "Judged | None" = None
+
+
 @step
-def publish(
-    ground: Ground,
-    lease: Lease,
-    plan: UpdatePlan,
-    report: VerdictReport,
-    warnings: tuple[str, ...] = (),
-) -> Head:
+def publish(ground: Ground, lease: Lease, judged: Judged, warnings: tuple[str, ...] = ()) -> Head:
     """Commit the verdict with its evidence: publish, or record why not."""
-    record = _record_of(plan, report)
-    html = _render_report(ground, plan, record, report, warnings)
+    failed = _evidence_of(ground, judged.failed, warnings) if judged.failed else None
+    evidence = _evidence_of(
+        ground, judged, warnings, before=(failed.record,) if failed is not None else ()
+    )
+    # A merge was not trained, so that nothing has stored what it is made of yet.
+    save_plan(ground.store, ground.layout, judged.plan)
     head = commit_verdict(
         ground.store,
         ground.layout,
         lease,
-        report,
-        record,
-        html=html,
+        evidence.report,
+        evidence.record,
+        html=evidence.html,
         extend_replay=extend_replay(ground),
         by=whoami(),
+        failed=failed,
     )
     lease.finish()
     return head
+
+
+def _evidence_of(
+    ground: Ground,
+    judged: Judged,
+    warnings: tuple[str, ...],
+    *,
+    before: tuple[VersionRecord, ...] = (),
+) -> Evidence:
+    """``before`` are versions that are committed with it."""
+    plan, report = judged.plan, judged.report
+    record = _record_of(plan, report)
+    html = _render_report(ground, plan, (*before, record), report, warnings)
+    return Evidence(record=record, report=report, html=html)
 
 
 def judge(
@@ -128,11 +151,11 @@ def judge(
 def judged(
     ground: Ground,
     head: Head | None,
-    plan: UpdatePlan,
-    report: VerdictReport,
+    judged: Judged,
     warnings: tuple[str, ...] = (),
 ) -> Outcome:
     """What an update ends with."""
+    plan, report = judged.plan, judged.report
     next_step = {
         "PASS": f"{plan.version} is the champion now",
         "FAIL": f"nothing was published, the champion stays {plan.champion or '(none)'}",
@@ -140,12 +163,12 @@ def judged(
     }[report.verdict]
     key = report_key(ground.layout, plan.id)
     path = ground.store.local_path(key)
-    account = settled(ground.store, ground.layout, plan.id)
+    account = settled(ground.store, ground.layout, plan.train.update)
     return outcome(
         ground,
         head,
         report.verdict,
-        f"{report.reason}\n{next_step}",
+        "\n".join([report.reason, *told_remedies(report), next_step]),
         version=plan.version,
         report=str(path) if path else f"{ground.store.uri}/{key}",
         details={"goodput": account.figures()} if account is not None else {},
@@ -161,18 +184,21 @@ def _record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
         verdict=report.verdict,
         decision="awaiting",
         parent=plan.champion,
-        trunk=plan.train.trunk,
+        trunk=plan.next_trunk,
         snapshots=plan.snapshots,
         replay=plan.replay,
         on_head=0,
         reason=report.reason,
+        remedy=plan.remedy,
+        remedy_of=plan.remedy_of or None,
+        merged_from=plan.merged_from,
     )
 
 
 def _render_report(
     ground: Ground,
     plan: UpdatePlan,
-    record: VersionRecord,
+    records: tuple[VersionRecord, ...],
     report: VerdictReport,
     warnings: tuple[str, ...],
 ) -> str:
@@ -188,14 +214,15 @@ def _render_report(
             ground.store,
             ground.layout,
             # As it will be when the verdict is committed: the candidate is the last row.
-            replace(head, versions=(*head.versions, record)),
+            replace(head, versions=(*head.versions, *records)),
             read_suite(ground.store, ground.layout, report.suite),
         ),
         snapshots=tuple(
             read_snapshot(ground.store, ground.layout, snapshot) for snapshot in plan.snapshots
         ),
-        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
-        goodput=settled(ground.store, ground.layout, plan.id),
+        # Of its own training, or of that whose model a remedy has merged.
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.train.update)),
+        goodput=settled(ground.store, ground.layout, plan.train.update),
         code_version=code_version(),
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=warnings,

@@ -187,9 +187,18 @@ def _version_tags(record: VersionRecord, page: VersionPage) -> dict[str, str]:
         "replay": record.replay or "none",
         "head": str(record.on_head),
         "published_on_head": str(record.published_on_head or "none"),
+        **_remedy_tags(record),
         **page.facts,
     }
     return {f"{TAG}{key}": shorten(value, _MAX_TEXT_CHARACTERS) for key, value in tags.items()}
+
+
+def _remedy_tags(record: VersionRecord) -> dict[str, str]:
+    """How a version was made that repairs another one; nothing for all others."""
+    if record.remedy_of is None:
+        return {}
+    merged_from = {"merged_from": ",".join(record.merged_from)} if record.merged_from else {}
+    return {"remedy": record.remedy, "remedy_of": record.remedy_of, **merged_from}
 
 
 def _find_version(

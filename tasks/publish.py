@@ -6,7 +6,7 @@ MLflow comes last and is only a picture of the head.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.errors import AlreadyExistsError
@@ -39,6 +39,17 @@ ExtendReplay = Callable[[Head, tuple[str, ...]], str]
 Called again on a newer head when somebody else was faster, so it must be safe to repeat."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A version with what its verdict rests on."""
+
+    record: VersionRecord
+    report: VerdictReport
+    """Becomes ``verdict.json``."""
+    html: str
+    """Becomes ``report.html``."""
 
 
 def export(
@@ -133,6 +144,7 @@ def commit_verdict(
     extend_replay: ExtendReplay,
     by: str,
     always_ask: bool = False,
+    failed: Evidence | None = None,
 ) -> Head:
     """Write the evidence of an update and commit its verdict; returns the head that holds it.
 
@@ -150,6 +162,7 @@ def commit_verdict(
         extend_replay: Called for a PASS that publishes.
         by: Who: user@host, or the flow run.
         always_ask: A PASS waits for a person too.
+        failed: What ``record`` repairs; its failure is committed with it.
 
     Raises:
         LeaseLostError: Another process took over.
@@ -164,9 +177,9 @@ def commit_verdict(
     record = replace(record, reason=record.reason or report.reason)
     if lease is not None:
         lease.check()
-    where = (layout, record.update, record.judged_on)
-    _write_evidence(store, layout, record, verdict_key(*where), readable_json(report))
-    _write_evidence(store, layout, record, report_key(*where), html.encode())
+    for evidence in (failed, Evidence(record=record, report=report, html=html)):
+        if evidence is not None:
+            _write_all_evidence(store, layout, evidence)
 
     def change(head: Head | None) -> Head:
         head = _existing(head, layout)
@@ -181,6 +194,7 @@ def commit_verdict(
             reason=report.reason,
             lease_token=lease.token if lease is not None else None,
             always_ask=always_ask,
+            failed=failed.record if failed else None,
         )
 
     head = commit_change(store, layout, change)
@@ -275,6 +289,14 @@ def _reported_run(
     attach(store, layout, head, record, run, html, decided, found=found)
     finish(run)
     return run
+
+
+def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:
+    record = evidence.record
+    where = (layout, record.update, record.judged_on)
+    report = readable_json(evidence.report)
+    _write_evidence(store, layout, record, verdict_key(*where), report)
+    _write_evidence(store, layout, record, report_key(*where), evidence.html.encode())
 
 
 def _write_evidence(

@@ -164,6 +164,8 @@ class RemedyPoint:
     slack: float | None
     """Distance of the worst upper bound from its margin, nats per token: below 0, some requirement
     is not shown to be met. The largest is chosen. None: collapsed, or without a bound."""
+    is_hopeful: bool = False
+    """Every estimate, without its noise, keeps its margin: only such a model is judged."""
     problem: str = ""
     """Why the model was not scored, such as a collapse."""
 
@@ -182,6 +184,8 @@ class RemedyAttempt:
     """Those chosen; empty when none was."""
     version: str
     """Name of the model that it brought to judgement; "" when none."""
+    update: str
+    """Under which that model's evidence is kept once it is published, and a retraining was run."""
     verdict: Outcome | None
     """On the half of the items that judges, at ``alpha``; None when nothing was brought there."""
     reason: str

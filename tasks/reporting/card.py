@@ -144,6 +144,9 @@ def _recipe(plan: UpdatePlan) -> str:
     origin = train.taken_over
     if origin is not None:
         text += f"; begun with step {origin.step:,} of update {origin.update} ({origin.mode})"
+    if plan.remedy_of:
+        merged = f", merged from {' and '.join(plan.merged_from)}" if plan.merged_from else ""
+        text += f"; repairs {plan.remedy_of}, which failed: {plan.remedy}{merged}"
     return text
 
 

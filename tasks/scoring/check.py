@@ -19,9 +19,10 @@ from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
+from tasks.evaluations.score_tasks import score_tasks
 from tasks.judge.health import Health
 from tasks.judge.numbers import Numbers
-from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, SliceScores
+from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, SliceScores, TaskScores
 from tasks.scoring.canary import (
     FirstLook,
     Looker,
@@ -46,6 +47,8 @@ class CheckResult:
     health: Health
     unguarded_base: bool
     """The lineage grew from an imported model and has no reference."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Answers to task items, also of tasks that guard nothing."""
     numbers: Numbers = field(default_factory=Numbers)
     """What is shown beside the verdict, so far as scoring finds it."""
 
@@ -131,9 +134,30 @@ def check(
         )
         for item in panel.slices
     )
-    return CheckResult(
-        slices=slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
+    asked = score_tasks(
+        desk,
+        suite,
+        candidate=candidate,
+        champion=champion,
+        trained=trained_on(head, new_snapshots),
+        tokenizer_prefix=head.tokenizer or "",
     )
+    return CheckResult(
+        slices=slices + asked.texts,
+        health=look.health,
+        unguarded_base=unguarded,
+        tasks=asked.tasks,
+        numbers=look.numbers,
+    )
+
+
+def trained_on(head: Head, new_snapshots: Sequence[str]) -> list[str]:
+    """Snapshots that the candidate or the model in use has learned, or which stand for that."""
+    return [
+        record.id
+        for record in head.snapshots
+        if record.state == "learned" or record.role == "reference" or record.id in new_snapshots
+    ]
 
 
 def is_unguarded(head: Head) -> bool:

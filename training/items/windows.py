@@ -7,8 +7,6 @@ be compared with ours. One thing is ours: text is data, and what spells a specia
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from training.items.item import Item
 from training.items.tokenizer import ItemTokenizer
 
