@@ -38,7 +38,9 @@ def check_model(lineage_file: Path, *, version: Name) -> Outcome:
     # A champion has no one above it: it is judged as it was then, against its parent.
     is_champion = head is not None and head.champion == record.version
     against = record.parent if is_champion or head is None else head.champion
-    report = judging.judge(ground, record.version, against, record.snapshots)
+    report = judging.judge(
+        ground, record.version, against, record.snapshots, remedy_of=record.remedy_of or ""
+    )
     message = f"{record.version} against {against or 'a unigram model'}: {report.reason}"
     outcome = steps.outcome(
         ground, head, report.verdict, message, version=record.version, details=asdict(report)

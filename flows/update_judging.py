@@ -16,12 +16,14 @@ from storage.lease import Lease
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
 from tasks.judge.decide import decide
+from tasks.judge.halves import half_of_slices
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan, save_plan
 from tasks.publish import Evidence, commit_verdict
 from tasks.publish import export as export_candidate
 from tasks.remedy.record import told_remedies
 from tasks.reporting.page import report_key
+from tasks.scoring.check import CheckResult
 from tasks.scoring.check import check as score_candidate
 from tasks.scoring.compute import Place
 from tasks.scoring.scores import forgetting_matrix
@@ -112,12 +114,42 @@ def _evidence_of(
 
 
 def judge(
-    ground: Ground, version: str, champion: str | None, snapshots: tuple[str, ...]
+    ground: Ground,
+    version: str,
+    champion: str | None,
+    snapshots: tuple[str, ...],
+    *,
+    remedy_of: str = "",
 ) -> VerdictReport:
-    """The verdict on a version against a champion, on the suite of today."""
+    """The verdict on a version against a champion, on the suite of today.
+
+    What repairs ``remedy_of`` is judged on the half of the items that has selected nothing, at the
+    level that one attempt has.
+    """
+    head = head_of(ground)
+    evidence = evidence_on(ground, version, champion, snapshots)
+    config = ground.lineage.check
+    if remedy_of:
+        config = replace(config, alpha=ground.lineage.remedy.level(config.alpha))
+    report = decide(
+        half_of_slices(evidence.slices, "judge") if remedy_of else evidence.slices,
+        config,
+        health=evidence.health,
+        candidate=version,
+        champion=champion,
+        unguarded_base=evidence.unguarded_base,
+        suite=head.suite or "",
+    )
+    return replace(report, remedy_of=remedy_of)
+
+
+def evidence_on(
+    ground: Ground, version: str, champion: str | None, snapshots: tuple[str, ...]
+) -> CheckResult:
+    """What a verdict on a version against a champion rests on."""
     head = head_of(ground)
     assert head.suite is not None  # every snapshot comes with a suite
-    evidence = score_candidate(
+    return score_candidate(
         ground.store,
         ground.layout,
         candidate=version,
@@ -132,15 +164,6 @@ def judge(
             compute=ground.lineage.compute,
             ray_address=ground.settings.ray_cluster,
         ),
-    )
-    return decide(
-        evidence.slices,
-        ground.lineage.check,
-        health=evidence.health,
-        candidate=version,
-        champion=champion,
-        unguarded_base=evidence.unguarded_base,
-        suite=head.suite,
     )
 
 

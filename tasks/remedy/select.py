@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from storage.snapshots import read_snapshot
-from storage.suite import SuiteManifest, SuiteSlice
 from tasks.judge.decide import decide
 from tasks.judge.halves import half_of, half_of_slices
 from tasks.judge.verdict import (
@@ -25,10 +23,13 @@ from tasks.judge.verdict import (
     nats_per_token,
 )
 from tasks.remedy.merges import Family, Settings, merge_into, open_family, settings_of
+from tasks.scoring.compute import Desk
+from tasks.scoring.panel import Panel
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
     from training.data.holdout import HoldoutDocument
+    from training.data.holdout_folder import HoldoutFolder
     from training.merge.parents import Parent
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,10 @@ class SelectingHalf:
     """The items that select, with what champion and candidate made of them."""
 
     slices: tuple[SliceScores, ...]
-    items: tuple[SuiteSlice, ...]
-    """Of the same names, in the same order."""
+    folders: "tuple[HoldoutFolder, ...]"
+    """Where the documents of each slice lie, and how they are framed."""
     documents: "tuple[tuple[HoldoutDocument, ...], ...]"
-    """Of each slice, in the order of its scores."""
+    """Of each slice."""
 
     @property
     def tokens(self) -> int:
@@ -68,24 +69,30 @@ class Choice:
 
 
 def read_selecting_half(
-    family: Family, slices: Sequence[SliceScores], suite: SuiteManifest
+    family: Family, slices: Sequence[SliceScores], panel: Panel
 ) -> SelectingHalf:
     """The half of ``slices`` that selects, with its documents.
+
+    Args:
+        family: Where everything lies.
+        slices: Of all items that the verdict on the candidate rests on.
+        panel: The same, before they were scored.
 
     Raises:
         CorruptError: A shard is damaged.
     """
-    from tasks.scoring.measure import read_documents  # noqa: PLC0415  torch
-
+    desk = Desk(family.store, family.layout, family.work_dir)
     halves = half_of_slices(slices, "select")
-    by_name = {item.name: item for item in suite.slices}
-    items = tuple(by_name[part.name] for part in halves)
-    documents: list[tuple[HoldoutDocument, ...]] = []
-    for item in items:
-        snapshot = read_snapshot(family.store, family.layout, item.snapshot)
-        rows = read_documents(family.store, family.layout, item, snapshot, family.work_dir)
-        documents.append(tuple(row for row in rows if half_of(row.cluster) == "select"))
-    return SelectingHalf(slices=halves, items=items, documents=tuple(documents))
+    judged = {item.item.name: item for item in panel.slices}
+    items = [judged[part.name] for part in halves]
+    return SelectingHalf(
+        slices=halves,
+        folders=tuple(desk.folder(item.item) for item in items),
+        documents=tuple(
+            tuple(row for row in desk.scored_documents(item) if half_of(row.cluster) == "select")
+            for item in items
+        ),
+    )
 
 
 def choose(
@@ -135,22 +142,22 @@ def _tried(
     merge_into(family, remedy, settings, parents, directory)
     model = load_model(directory)
     point = RemedyPoint(remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None)
-    problem, tokens = _collapse(family, model, half)
+    problem, tokens = _collapse(model, half)
     if problem:
         point = replace(point, problem=problem)
     else:
-        scores = _scored(family, model, half)
+        scores = _scored(model, half)
         point = _weighed(point, half, scores, config, family)
         tokens += half.tokens
     shutil.rmtree(directory)
     return point, tokens
 
 
-def _collapse(family: Family, model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
+def _collapse(model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
     """What is wrong by a few documents of every domain, "" when nothing is; and their targets."""
     few = replace(half, documents=tuple(rows[:_CANARY_DOCUMENTS] for rows in half.documents))
     tokens = 0
-    for part, scores in zip(half.slices, _scored(family, model, few), strict=True):
+    for part, scores in zip(half.slices, _scored(model, few), strict=True):
         names = {score.document for score in scores}
         tokens += sum(score.targets for score in scores)
         if not scores:
@@ -168,12 +175,20 @@ def _collapse(family: Family, model: "CausalModel", half: SelectingHalf) -> tupl
     return "", tokens
 
 
-def _scored(family: Family, model: "CausalModel", half: SelectingHalf) -> list[_Scores]:
-    from tasks.scoring.measure import score  # noqa: PLC0415  torch
+def _scored(model: "CausalModel", half: SelectingHalf) -> list[_Scores]:
+    from training.evaluate import score_documents  # noqa: PLC0415  torch
 
     return [
-        score(model, rows, read_snapshot(family.store, family.layout, item.snapshot))
-        for item, rows in zip(half.items, half.documents, strict=True)
+        tuple(
+            score_documents(
+                model,
+                rows,
+                start_id=folder.start_id,
+                end_id=folder.end_id,
+                seq_len=folder.seq_len,
+            )
+        )
+        for folder, rows in zip(half.folders, half.documents, strict=True)
     ]
 
 

@@ -1,6 +1,5 @@
 """What an update does after a FAIL, by command: merges, retrainings, crashes, the next update."""
 
-import json
 import shutil
 import signal
 from pathlib import Path
@@ -12,10 +11,12 @@ from storage.ledger import read_ledger
 from storage.local_objects import LocalObjects
 from storage.replay import read_replay
 from storage.snapshots import read_snapshot
+from storage.suite import read_suite
 from tasks.judge.halves import half_of
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import load_plan
 from tasks.remedy.record import RemedyRecord, read_record
+from tasks.scoring.units import read_units
 from tests.flows.test_update import LAYOUT, newest, snapshot_states, weights_of
 from tests.support.commands import Commands, Ended, Prepare, fail_at, kill_at
 from tests.support.mlflow_tables import alias_of, runs_of, versions_of
@@ -136,7 +137,7 @@ def test_a_merge_that_keeps_both_is_published_beside_the_failure(
 
 
 def test_a_remedy_is_judged_on_items_that_did_not_choose_it(
-    lineage: TinyLineage, perennial: Commands, write: Any
+    lineage: TinyLineage, perennial: Commands, write: Any, tmp_path: Path
 ) -> None:
     write({**HALFWAY, "order": [["interpolation"], ["half_reset"]]})
     assert updated(perennial, lineage).code == 0
@@ -148,12 +149,13 @@ def test_a_remedy_is_judged_on_items_that_did_not_choose_it(
     store = LocalObjects(perennial.home / "store")
     for row in judged.rows:
         assert 0 < row.documents < whole[row.domain]
-    key = next(
-        info.key
-        for info in store.list(LAYOUT.version_scores(merged.version))
-        if "ledger" in info.key
-    )
-    clusters = json.loads(store.get(key))["clusters"]
+    suite = read_suite(store, LAYOUT, newest(perennial).suite or "")
+    item = next(item for item in suite.slices if item.domain == "ledger")
+    clusters = [
+        cluster
+        for unit in read_units(store, LAYOUT, item, tmp_path).units
+        for cluster in unit.clusters
+    ]
     judging = [cluster for cluster in clusters if half_of(cluster) == "judge"]
     gain = next(row for row in judged.rows if row.test == "gain")
     assert gain.documents == len(judging)
