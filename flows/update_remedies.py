@@ -51,7 +51,8 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
     record = read_record(ground.store, ground.layout, plan.id) or RemedyRecord(
         update=plan.id, candidate=plan.version, champion=plan.champion or ""
     )
-    for tried in attempts[len(record.attempts) :]:
+    made_before = {attempt.tried for attempt in record.attempts}
+    for tried in (attempt for attempt in attempts if attempt not in made_before):
         ended = _spent(ground, record)
         if ended or record.rescue:
             break

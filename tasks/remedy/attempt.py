@@ -12,7 +12,7 @@ from tasks.judge.verdict import CheckConfig, Remedy, RemedyAttempt, RemedyPoint,
 from tasks.model_export import export_model
 from tasks.plan import UpdatePlan
 from tasks.remedy.merges import Family, merge_into, open_family
-from tasks.remedy.select import SelectingHalf, choose
+from tasks.remedy.select import Choice, SelectingHalf, choose
 
 
 def attempt_merges(
@@ -55,8 +55,7 @@ def attempt_merges(
         version="",
         update=update,
         verdict=None,
-        reason=f"None of {len(choice.points)} models keeps both new and old on the half of the "
-        "items that selects.",
+        reason=_why_none(choice),
         alpha=config.alpha,
         scored_tokens=choice.scored_tokens,
     )
@@ -74,6 +73,15 @@ def attempt_merges(
             scored_tokens=choice.scored_tokens + judged_tokens(report),
         )
     return replace(attempt, seconds=time.monotonic() - began)
+
+
+def _why_none(choice: Choice) -> str:
+    if not choice.points:
+        return "There is nothing that it could merge."
+    return (
+        f"None of {len(choice.points)} models keeps both new and old on the half of the items that "
+        "selects."
+    )
 
 
 def judged_tokens(report: VerdictReport) -> int:

@@ -162,37 +162,35 @@ def test_a_remedy_is_judged_on_items_that_did_not_choose_it(
 
 
 def test_the_next_update_continues_from_a_merge_as_from_an_import_and_rollback_undoes_it(
-    lineage: TinyLineage, perennial: Commands, write: Any
+    lineage: TinyLineage, perennial: Commands, write: Any, tmp_path: Path
 ) -> None:
     write(HALFWAY)
     assert updated(perennial, lineage).code == 0
-    store = LocalObjects(perennial.home / "store")
-    before, merged = newest(perennial), newest(perennial).versions[-1]
+    shutil.copytree(perennial.home, tmp_path / "other" / "home")
+    other = Commands(tmp_path / "other" / "home")
+    first, failed, merged = newest(perennial).versions
+
+    back = other.run("rollback", lineage.file, "--reason", "worse")
+    assert back.code == 0, back.err
+    head = newest(other)
+    assert (head.champion, head.trunk) == (first.version, first.trunk)
+    assert [record.decision for record in head.versions] == ["published", "refused", "rolled_back"]
+    assert snapshot_states(other) == ["learned", "held"]
+    # The same YAML asks for the same: what was repaired, and then rolled back, stays held.
+    assert updated(other, lineage).json["kind"] == "nothing to do"
+    assert snapshot_states(other) == ["learned", "held"]
+
+    write(HALFWAY, replay={"share": 0.5})
     lineage.add("ledger", part=2)
     more = updated(perennial, lineage)
     assert more.code == 0, more.out
     latest = newest(perennial).versions[-1]
-    plan = load_plan(store, LAYOUT, latest.update)
+    plan = load_plan(LocalObjects(perennial.home / "store"), LAYOUT, latest.update)
     assert plan.train.initial == LAYOUT.model(merged.version)
     assert (plan.trunk, plan.champion) == (None, merged.version)
+    assert latest.remedy_of is None
     assert newest(perennial).trunk == plan.train.trunk
-
-    first = before.versions[0]
-    back = perennial.run("rollback", lineage.file, "--to", first.version, "--reason", "worse")
-    assert back.code == 0, back.err
-    head = newest(perennial)
-    assert (head.champion, head.trunk) == (first.version, first.trunk)
-    assert snapshot_states(perennial) == ["learned", "held", "held"]
-    # What failed and was repaired is asked for by the same YAML: it stays held.
-    assert updated(perennial, lineage).json["kind"] == "nothing to do"
-    assert snapshot_states(perennial) == ["learned", "held", "held"]
-    again = perennial.run("promote", failed_of(before), lineage.file, "--reason", "by hand")
-    assert again.code == 1
-    assert "Traceback" not in again.err
-
-
-def failed_of(head: Any) -> str:
-    return head.versions[1].version
+    assert failed.version != latest.version
 
 
 def test_a_repair_killed_again_and_again_ends_as_if_nothing_had_happened(
