@@ -5,11 +5,11 @@ MLflow comes last and is only a picture of the head.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.errors import AlreadyExistsError, NotFoundError
+from storage.errors import AlreadyExistsError
 from storage.head import Head, VersionRecord, commit_change, read_head
 from storage.layout import Layout
 from storage.lease import Lease
@@ -22,7 +22,6 @@ from storage.registry import (
     VersionPage,
     finish,
     list_runs,
-    log_report,
     open_run,
     project,
 )
@@ -31,7 +30,8 @@ from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
 from tasks.judge.verdict import VerdictReport
 from tasks.model_export import export_model, load_trained
-from tasks.reporting.page import decisions_of, report_key, verdict_key, version_page
+from tasks.reporting.attached import attach, report_of
+from tasks.reporting.page import Decided, decisions_of, report_key, verdict_key, version_page
 from training.config import TrainPlan
 
 ExtendReplay = Callable[[Head, tuple[str, ...]], str]
@@ -80,9 +80,11 @@ def export(
     Raises:
         CorruptError: The checkpoint, or an earlier export, is damaged.
         AlreadyExistsError: The version was exported from another checkpoint.
+        ValueError: The checkpoint is not the end of its schedule.
         RuntimeError: The export computes other logits than the checkpoint; the message names the
             largest difference.
     """
+    _refuse_transient(checkpoint_prefix, plan)
     prefix = layout.model(version)
     if is_published(store, prefix):
         manifest = read_model_manifest(store, prefix)
@@ -217,6 +219,7 @@ def mirror(
             MLflow server choose.
     """
     found = list_runs(tracking_uri, lineage=layout.lineage)
+    decided = decisions_of(store, layout)
 
     def opened(update: str) -> Run:
         return open_run(
@@ -224,11 +227,18 @@ def mirror(
         )
 
     runs = {
-        record.version: _reported_run(store, layout, record, found.get(record.update), opened)
+        record.version: _reported_run(
+            store,
+            layout,
+            head,
+            record,
+            decided.get(record.version, ()),
+            found.get(record.update),
+            opened,
+        )
         for record in head.versions
     }
     records = {record.version: record for record in head.versions}
-    decided = decisions_of(store, layout)
 
     def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
         return version_page(
@@ -244,24 +254,39 @@ def mirror(
     project(store, layout, head, tracking_uri, page)
 
 
+def _refuse_transient(checkpoint_prefix: str, plan: TrainPlan) -> None:
+    """Nothing is judged while its rate is re-warmed: every old loss is high there for a while.
+
+    A branch has a plan of its own, whose last step is its cooled end.
+    """
+    step = checkpoint_prefix.rpartition("/step-")[2]
+    if step != str(plan.num_steps):
+        raise ValueError(
+            f"{checkpoint_prefix} was expected to be the end of its schedule, step "
+            f"{plan.num_steps}, found step {step}, inside it: train to the end, or cool down from "
+            f"there with 'perennial update --branch-from {plan.update}/step-{step}'"
+        )
+
+
 def _reported_run(
     store: ObjectStore,
     layout: Layout,
+    head: Head,
     record: VersionRecord,
+    decided: Sequence[Decided],
     found: FoundRun | None,
     opened: Callable[[str], Run],
 ) -> Run | None:
-    """The run of the version's update, ended, with its report; None when it has neither."""
-    try:
-        html = store.get(report_key(layout, record.update, record.judged_on)).decode()
-    except NotFoundError:
+    """The run of the version's update, ended, with its evidence; None when it has neither."""
+    html = report_of(store, layout, record)
+    if html is None:
         return found.run if found else None
     if found is not None and found.status == "FINISHED":
-        log_report(found.run, html, known_digest=found.report_digest)
+        attach(store, layout, head, record, found.run, html, decided, found=found)
         return found.run
     # An update that has a verdict has ended well, whatever became of its run on the way.
     run = opened(record.update)
-    log_report(run, html, known_digest=found.report_digest if found else "")
+    attach(store, layout, head, record, run, html, decided, found=found)
     finish(run)
     return run
 
