@@ -168,7 +168,7 @@ class Workshop:
         return attempt_merges(
             family,
             tried,
-            read_selecting_half(family, self.evidence(self.plan.version).slices, panel),
+            read_selecting_half(family, self.evidence(family.champion).slices, panel),
             self.attempt,
             self.judge,
             update=update + name,

@@ -26,7 +26,11 @@ from training.checkpoint.index import committed_steps
 # Every document its own cluster, so that half of them bounds what 10 works would not.
 ALONE = {"fields": {"cluster": "id"}}
 # The second grammar costs the first 7 nats per token, and halfway between about 3.
-TOLERANT = {"max_loss_nats": 4.0, "max_cumulative_loss_nats": 4.0}
+TOLERANT = {
+    "max_loss_nats": 4.0,
+    "max_cumulative_loss_nats": 4.0,
+    "max_perplexity_ratio": 1e6,
+}
 HALFWAY = {"order": [["interpolation"]], "weights": [0.2, 0.5]}
 
 
