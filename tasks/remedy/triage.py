@@ -3,7 +3,8 @@
 =============================================  ====================================================
 what the verdict has shown                      what is tried
 =============================================  ====================================================
-the candidate is broken (no numbers, silent)    nothing: no mean with it is sound; a person looks
+the candidate computes no numbers               nothing: no mean with it is sound; a person looks
+it has collapsed, loops or writes nothing       everything: halfway back it may be sound
 no loss, but a gain below its margin            nothing: less of a change gains less still
 a loss, and a gain below its margin             a lower peak: it was thrown off course
 a loss                                          everything that is configured
@@ -24,8 +25,12 @@ def attempts_for(report: VerdictReport, config: RemedyConfig) -> tuple[tuple[Att
         return (), "No remedy is called for."
     if report.champion is None:
         return (), "A first version has no champion to be merged with or measured by."
-    if report.health.problem or any(row.targets and row.difference is None for row in report.rows):
+    if not report.health.finite or any(
+        row.targets and row.difference is None for row in report.rows
+    ):
         return (), "The candidate is broken, and no merge with it is sound."
+    if report.health.problem:
+        return config.order, "It computes numbers: halfway back it may be sound."
     if report.verdict == "AMBIGUOUS":
         return _after_doubt(report, config)
     violated = {row.test for row in report.rows if row.violated}

@@ -54,6 +54,11 @@ def test_a_loss_calls_for_everything_that_is_configured() -> None:
     assert attempts_for(failed(GAIN, LOSS), replace(CONFIG, order=()))[0] == ()
 
 
+def test_what_has_collapsed_but_computes_numbers_may_be_sound_halfway_back() -> None:
+    mute = Health(finite=True, probes=4, empty=4)
+    assert attempts_for(failed(GAIN, health=mute), CONFIG)[0] == CONFIG.order
+
+
 @pytest.mark.parametrize(
     ("report", "why"),
     [
