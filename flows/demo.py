@@ -44,6 +44,7 @@ sources:
 holdout:                  # small data: a larger share, so that small losses can be seen
   fraction: 0.08
   min_clusters: 24
+  max_fraction: 0.5
   max_tokens: 100000
 recipe:
   name: rewarm-cosine
@@ -54,6 +55,8 @@ recipe:
   seed: {seed}
 replay:
   share: {share}
+remedy:
+  order: []               # what forgets is refused, so that it can be seen
 budget:
   first_tokens: 983040    # 120 steps
   tokens: 491520          # 60 steps

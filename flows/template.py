@@ -48,6 +48,7 @@ _SMALL_HOLDOUT = """\
 holdout:                       # of little data a larger share, so that small losses can be seen
   fraction: 0.08
   min_clusters: 24
+  max_fraction: 0.5
   max_tokens: 100000
 
 """
@@ -97,6 +98,11 @@ budget:
 check:
   max_loss_nats: 0.05          # largest tolerated loss on any old domain, nats per token
   min_gain_nats: 0.02          # smallest gain on the new data that is worth publishing
+
+# remedy: {{order: []}}          # to try nothing when a candidate has forgotten too much
+
+review:
+  always: false                # true: also what passed waits until a person approves it
 
 compute:
   num_workers: 1               # Ray workers, or [fewest, most]; 0: in the flow's own process

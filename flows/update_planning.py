@@ -6,11 +6,18 @@ from typing import Annotated
 from flows.ground import Ground, plan_request, whoami
 from flows.steps import step
 from infra.bounds import Bounds
-from storage.head import read_head
+from storage.head import Head, read_head
 from storage.lease import Lease
 from tasks.branch import branch_plan
-from tasks.plan import NothingToDo, UpdatePlan, held_under_another_recipe, make_plan
+from tasks.plan import (
+    NothingToDo,
+    UpdatePlan,
+    held_under_another_recipe,
+    is_saved,
+    make_plan,
+)
 from tasks.review import unhold
+from tasks.scoring.outlook import with_outlook
 from tasks.unfinished import TakeOver, resumed_plan
 
 CooldownTokens = Annotated[int | None, Bounds(gt=0, le=10**15, unit="tokens")]
@@ -51,6 +58,18 @@ def plan_update(
     head = read_head(store, layout)
     if head is None:
         return NothingToDo("no data yet")
+    plan = _next(ground, lease, wish, head, dry_run=dry_run)
+    # One that was begun keeps what was told of it then.
+    if isinstance(plan, NothingToDo) or is_saved(store, layout, plan.id):
+        return plan
+    check, work_dir = ground.lineage.check, ground.work_dir
+    return with_outlook(store, layout, head, plan, check, work_dir=work_dir, keep=not dry_run)
+
+
+def _next(
+    ground: Ground, lease: Lease, wish: Wish, head: Head, *, dry_run: bool
+) -> UpdatePlan | NothingToDo:
+    store, layout = ground.store, ground.layout
     if wish.branch_from:
         return branch_plan(store, layout, head, wish.branch_from, wish.cooldown_tokens)
     request = plan_request(ground)

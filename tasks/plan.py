@@ -19,6 +19,7 @@ from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.mix import NewSlice, ReplayConfig, mix
 from tasks.plan_checks import check_compatible, check_same_model, stored_config
+from tasks.scoring.panel import Guard
 from training.config import (
     FORBID_UNKNOWN,
     ForeignConfig,
@@ -77,6 +78,27 @@ class UpdatePlan:
     judged_on: tuple[str, ...] = ()
     """Snapshots that count as new when it is judged, where they are not ``snapshots``: a branch of
     a published update learns from what was learned already."""
+    gain: Guard | None = None
+    """Held-out new text that has to show a gain; None when there is none, or was not asked for."""
+    guards: tuple[Guard, ...] = ()
+    """Held-out old text that must show that nothing is lost, and what of it only informs."""
+    unguarded: tuple[str, ...] = ()
+    """What the verdict will not see, a sentence each with what would help."""
+    remedy: str = ""
+    """How the candidate repairs another one that has failed, for people; "" when it does not."""
+    remedy_of: str = ""
+    """Version that it repairs."""
+    merged_from: tuple[str, ...] = ()
+    """Versions that it was merged from, by no training of its own; ``train`` is then that of
+    ``remedy_of``."""
+
+    @property
+    def next_trunk(self) -> str | None:
+        """Checkpoint that an update after this one continues from; None: the model's own weights.
+
+        A merge lies on no run's way, and moments mean nothing to it.
+        """
+        return None if self.merged_from else self.train.trunk
 
     @property
     def total_tokens(self) -> int:
@@ -162,11 +184,17 @@ def held_under_another_recipe(
     rolled_back: set[str] = set()
     for record in head.versions:
         if record.decision == "rolled_back" and held & set(record.snapshots):
-            plan = load_plan(store, layout, record.update)
+            # A remedy's own recipe is not what anybody has asked for.
+            plan = load_plan(store, layout, _asked_for(head, record).update)
             rolled_back |= set(record.snapshots)
             if (plan.recipe, plan.replay_share_requested) == (request.recipe, request.replay.share):
                 trained_like_today |= set(record.snapshots)
     return sorted((held & rolled_back) - trained_like_today)
+
+
+def _asked_for(head: Head, record: VersionRecord) -> VersionRecord:
+    """The version that the configuration made, also where another one has repaired it."""
+    return next((known for known in head.versions if known.version == record.remedy_of), record)
 
 
 def is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:

@@ -1,6 +1,8 @@
 """A plan in words, for the log, the report and who decides whether to start it."""
 
 from tasks.plan import UpdatePlan
+from tasks.scoring.guards import MAX_GUARDS
+from tasks.scoring.panel import Guard
 from training.config import ForeignConfig, Schedule, TakenOver, TrainPlan
 from training.foreign.config import why_not_native
 from training.release import describe_release
@@ -33,7 +35,32 @@ def describe(plan: UpdatePlan) -> list[str]:
             f"  {'replay' if stream.is_replay else 'new':6} {stream.name}: {share:.2%}, "
             f"{drawn:,.0f} of {stream.samples:,} samples ({drawn / stream.samples:.2f} passes)"
         )
-    return lines
+    return [*lines, *describe_outlook(plan)]
+
+
+def describe_outlook(plan: UpdatePlan) -> list[str]:
+    """What the verdict will rest on, and what it will not see."""
+    lines: list[str] = []
+    if plan.gain is not None:
+        lines.append(f"judged by a gain on {_sized(plan.gain)}")
+    guarded = [guard for guard in plan.guards if guard.is_guarded]
+    if guarded:
+        tokens = sum(guard.tokens for guard in guarded)
+        lines.append(
+            f"guarded by {len(guarded)} old slices of at most {MAX_GUARDS}, {tokens:,} tokens, "
+            f"each of which may lose {guarded[0].margin:g} nats per token"
+        )
+        lines += [f"  {_sized(guard)}" for guard in guarded]
+    return [*lines, *(f"not guarded: {told}" for told in plan.unguarded)]
+
+
+def _sized(guard: Guard) -> str:
+    effect = (
+        "shows nothing"
+        if guard.detectable is None
+        else f"shows {guard.detectable:.3f} nats per token beyond its margin of {guard.margin:g}"
+    )
+    return f"{guard.label}: {guard.clusters:,} clusters, {guard.tokens:,} tokens, {effect}"
 
 
 def _describe_origin(train: TrainPlan, origin: TakenOver) -> str:

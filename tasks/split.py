@@ -13,6 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from infra.bounds import Bounds
 from training.config import FORBID_UNKNOWN
 
+_ALWAYS_HELD = 8
+"""Clusters: with fewer, a bootstrap by cluster says next to nothing."""
+
 Side = Literal["train", "holdout"]
 Split = Literal["train", "holdout", "dropped"]
 
@@ -28,10 +31,15 @@ class HoldoutConfig:
 
     fraction: Annotated[float, Bounds(gt=0, le=0.5)] = 0.02
     """Share of the new clusters of a domain that is held out."""
-    min_clusters: Annotated[int, Bounds(ge=1, unit="clusters")] = 8
-    """Held out of a domain and refresh at least, but never more than half of its clusters."""
+    min_clusters: Annotated[int, Bounds(ge=1, unit="clusters")] = 100
+    """Held out of a domain and refresh at least, where max_fraction leaves that many: from about
+    100 clusters on a verdict keeps what it promises. Smaller holdouts are judged together."""
+    max_fraction: Annotated[float, Bounds(gt=0, le=0.5)] = 0.2
+    """Share of the clusters of a domain and refresh that min_clusters may take at most, but that 8
+    are held out of a small refresh, or half of one of fewer than 16 clusters."""
     max_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 200_000
-    """Held out of a domain and refresh at most. Checking costs time in proportion."""
+    """Held out of a domain and refresh at most. How much of it is scored check.judged_tokens
+    bounds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +137,8 @@ def _split_domain(
             splits[cluster] = "dropped"
     held = sum(split == "holdout" for split in splits.values())
     half = len(sizes) // 2
-    least = max(0, min(config.min_clusters, half) - held)
+    bearable = max(min(_ALWAYS_HELD, half), int(config.max_fraction * len(sizes)))
+    least = max(0, min(config.min_clusters, bearable) - held)
     below = sum(ranks[cluster] < config.fraction for cluster in unknown)
     most = max(0, min(max(below, least), half - held))
     chosen = _choose(unknown, sizes, least=least, most=most, room=room)

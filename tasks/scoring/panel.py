@@ -40,8 +40,10 @@ class Guard:
     """``<domain>@<snapshot>``, oldest first; also those that no unit is scored of."""
     clusters: int
     """Scored."""
+    held_out_clusters: int
+    """Of all the slices, as many or more than are scored."""
     tokens: int
-    """Scored, at most."""
+    """Scored."""
     margin: float
     """Largest tolerated loss, or smallest gain, in nats per token."""
     spread: float
@@ -227,6 +229,7 @@ class _Chooser:
             label=label,
             slices=tuple(slices),
             clusters=len(sizes.by_cluster),
+            held_out_clusters=sum(self.items[name].clusters for name in slices),
             tokens=sizes.tokens,
             margin=margin,
             spread=spread,

@@ -95,6 +95,24 @@ def test_a_small_domain_holds_out_the_minimum_but_at_most_half() -> None:
     assert len(_held(split_by_cluster(_documents("web", 5), _new, config, lineage="d"), "web")) == 2
 
 
+@pytest.mark.parametrize(
+    ("clusters", "held"), [(3, 1), (10, 5), (16, 8), (40, 8), (100, 20), (500, 100), (900, 100)]
+)
+def test_by_default_a_large_refresh_guards_alone_and_a_small_one_is_mostly_trained_on(
+    clusters: int, held: int
+) -> None:
+    config = HoldoutConfig(fraction=0.001)
+    result = split_by_cluster(_documents("web", clusters), _new, config, lineage="demo")
+    assert len(_held(result, "web")) == held
+
+
+def test_who_asks_for_more_gets_up_to_half() -> None:
+    config = HoldoutConfig(min_clusters=24, max_fraction=0.5)
+    for clusters, held in ((30, 15), (60, 24)):
+        result = split_by_cluster(_documents("web", clusters), _new, config, lineage="demo")
+        assert len(_held(result, "web")) == held
+
+
 def test_a_single_cluster_is_trained_on_with_a_warning() -> None:
     result = split_by_cluster(_documents("web", 1), _new, HoldoutConfig(), lineage="demo")
     assert result.splits == {("web", "c0"): "train"}
