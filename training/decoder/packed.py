@@ -41,7 +41,8 @@ def can_pack(model: nn.Module) -> bool:
         for weight in weights
     )
     is_small = sum(weight.numel() for weight in weights) <= _MOST_WEIGHTS
-    return is_plain and is_small and torch.backends.mkldnn.is_available()
+    is_float32 = not torch.is_autocast_enabled("cpu")
+    return is_plain and is_small and is_float32 and torch.backends.mkldnn.is_available()
 
 
 class PackedDecoder:

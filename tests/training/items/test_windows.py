@@ -1,4 +1,4 @@
-"""The rules are those of lm-evaluation-harness; tests/benchmarks/bench_items.py compares numbers."""
+"""Rules of lm-evaluation-harness, with which tests/benchmarks/bench_items.py compares numbers."""
 
 import pytest
 
@@ -49,7 +49,9 @@ def test_what_does_not_fit_loses_the_beginning_of_its_context() -> None:
     assert window.targets == 2
 
 
-def test_a_continuation_longer_than_the_window_is_scored_once_with_all_the_context_there_is() -> None:
+def test_a_continuation_longer_than_the_window_is_scored_once_with_all_the_context_there_is() -> (
+    None
+):
     found = windows("", "abcdefghfeg", window=4)
     tokens = ids("abc", "d", "e", "f", "g", "h", "f", "e", "g")
     assert [window.targets for window in found] == [4, 4, 1]
