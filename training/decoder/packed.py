@@ -80,7 +80,8 @@ class _PackedLinear:
     """Linear layers of the same input as one."""
 
     def __init__(self, *layers: tuple[Tensor, Tensor | None]) -> None:
-        weight = torch.cat([weight for weight, _ in layers])
+        weights = [weight.detach() for weight, _ in layers]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         biases = [bias for _, bias in layers if bias is not None]
         self._bias = torch.cat(biases) if biases else None
         self._weight = _mkldnn._reorder_linear_weight(weight, _USUAL_ROWS)

@@ -16,10 +16,9 @@ from tests.support.foreign_models import foreign_directory
 from tests.training.families import FAMILIES, config_of, of_transformers, scrambled
 from tests.training.items.pieces import PIECES, PieceTokenizer
 from training.causal_model import CausalModel
-from training.decoder import packed
 from training.decoder.model import Decoder
 from training.foreign.files import load_foreign
-from training.items.item import Item
+from training.items.item import Item, Kind
 from training.items.score import ItemScore
 from training.items.score_items import score_items
 from training.items.windows import continuations_of, windows_of
@@ -36,7 +35,9 @@ def one_thread() -> None:
 
 @st.composite
 def some_items(draw: st.DrawFn) -> list[Item]:
-    kinds = st.sampled_from(["multiple_choice", "cloze", "minimal_pair", "perplexity"])
+    kinds: st.SearchStrategy[Kind] = st.sampled_from(
+        ("multiple_choice", "cloze", "minimal_pair", "perplexity")
+    )
     contexts = draw(st.lists(st.text("abcdefgh \n", max_size=30), min_size=1, max_size=3))
     items: list[Item] = []
     for number in range(draw(st.integers(1, 6))):
@@ -138,7 +139,7 @@ def test_native_families_score_as_transformers_does(
     variant: str, is_packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_packed:
-        monkeypatch.setattr(packed, "can_pack", lambda _: False)
+        monkeypatch.setattr("training.decoder.model.can_pack", lambda _: False)
     ours, theirs = pair_of(variant)
     check(theirs, EXAMPLES, score_items(ours, TOKENIZER, EXAMPLES, window_tokens=WINDOW))
 

@@ -1,5 +1,7 @@
 """Rules of lm-evaluation-harness, with which tests/benchmarks/bench_items.py compares numbers."""
 
+from typing import Any
+
 import pytest
 
 from tests.training.items.pieces import PieceTokenizer, ids
@@ -93,7 +95,9 @@ def test_a_choice_may_have_a_context_of_its_own() -> None:
         ({"max_new_tokens": 0}, "item i: max_new_tokens is 0"),
     ],
 )
-def test_an_item_that_makes_no_sense_is_refused_by_name(changes: dict, message: str) -> None:
-    fields: dict = {"id": "i", "cluster": "c", "kind": "multiple_choice", "context": "a"}
+def test_an_item_that_makes_no_sense_is_refused_by_name(
+    changes: dict[str, Any], message: str
+) -> None:
+    fields: dict[str, Any] = {"kind": "multiple_choice", "context": "a", "choices": ("b", "c")}
     with pytest.raises(ValueError, match=message):
-        Item(**{**fields, "choices": ("b", "c"), **changes})
+        Item(id="i", cluster="c", **(fields | changes))
