@@ -60,7 +60,9 @@ def judge_in_full(ground: Ground, plan: UpdatePlan) -> VerdictReport:
     from tasks.scoring.beside import numbers_beside  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
 
-    report = judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    report = judge(
+        ground, plan.version, plan.champion, plan.new_snapshots, remedy_of=plan.remedy_of
+    )
     numbers = numbers_beside(
         ground.store,
         ground.layout,

@@ -74,17 +74,21 @@ def change_of(row: DomainRow, alpha: float) -> str:
         change = f"{before:.3f} to {now:.3f} nats/token ({signed(row.difference)})"
     if row.margin is None:
         return f"{name}, {change}"
-    asked = "required" if row.test == "gain" else "tolerated"
-    bound = "no bound"
+    asked = f"up to {row.margin:.3f} worse is tolerated"
+    if row.test == "gain":
+        asked = f"more than {-row.margin:.3f} better is required"
+    bound = "not bounded"
     if row.upper_bound is not None:
-        bound = f"{1 - alpha:.0%} sure of at most {signed(row.upper_bound)}"
-    return f"{name}, {change}, {bound}; {asked}: {signed(row.margin)}"
+        most = f"at most {row.upper_bound:.3f} worse"
+        least = f"at least {-row.upper_bound:.3f} better"
+        bound = f"{1 - alpha:.0%} sure of {least if row.upper_bound < 0 else most}"
+    return f"{name}, {change}, {bound}; {asked}"
 
 
 def signed(value: float) -> str:
     """Three decimals with their sign; what rounds to 0 has none."""
     text = f"{value:+.3f}"
-    return text[1:] if float(text) == 0 else text
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _change(row: DomainRow) -> float:
@@ -151,9 +155,13 @@ def _cost(plan: UpdatePlan, goodput: Goodput | None) -> str:
     if goodput is None:
         return tokens
     return (
-        f"{tokens} in {duration(goodput.wall_seconds)}, {goodput.productive_share:.0%} of it in "
+        f"{tokens} in {_minutes(goodput.wall_seconds)}, {goodput.productive_share:.0%} of it in "
         "steps that count"
     )
+
+
+def _minutes(seconds: float) -> str:
+    return duration(seconds) + (" min" if seconds < 3600 else "")
 
 
 def _unguarded(report: VerdictReport, plan: UpdatePlan | None) -> tuple[str, ...]:
