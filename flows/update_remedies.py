@@ -133,7 +133,7 @@ def _attempt(
     record: RemedyRecord,
     tried: tuple[Remedy, ...],
 ) -> RemedyAttempt:
-    # After the failed version, and any that was trained again before this one.
+    # After the failed version; of the attempts only one that passes comes on the head.
     number = int(plan.version.partition("-")[0]) + 1
     if tried[0] in RETRAININGS:
         return _train_again(ground, lease, plan, record, tried[0], number)
