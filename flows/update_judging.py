@@ -48,11 +48,17 @@ def export(ground: Ground, plan: UpdatePlan, checkpoint: str) -> str:
 @step
 def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
     """Score candidate and champion on the suite, decide, and add the numbers beside the verdict."""
+    return with_numbers(
+        ground, plan, judge(ground, plan.version, plan.champion, plan.new_snapshots)
+    )
+
+
+def with_numbers(ground: Ground, plan: UpdatePlan, report: VerdictReport) -> VerdictReport:
+    """The verdict with what the record, the weights and the training say beside it."""
     # Not at the top: needed only when there is something to judge.
     from tasks.scoring.beside import numbers_beside  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
 
-    report = judge(ground, plan.version, plan.champion, plan.new_snapshots)
     numbers = numbers_beside(
         ground.store,
         ground.layout,
@@ -61,7 +67,8 @@ def check(ground: Ground, plan: UpdatePlan) -> VerdictReport:
         _record_of(plan, report),
         scored=report.numbers or Numbers(),
         plan=plan.train,
-        metrics=read_metrics(ground.store, ground.layout.metrics(plan.id)),
+        # Of its own training, or of that whose model a remedy has merged.
+        metrics=read_metrics(ground.store, ground.layout.metrics(plan.train.update)),
         work_dir=ground.work_dir,
     )
     return replace(report, numbers=numbers)

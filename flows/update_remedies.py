@@ -11,7 +11,7 @@ from dataclasses import replace
 from flows.ground import Ground, head_of
 from flows.mirror import end_run, told_how_it_ends
 from flows.steps import step
-from flows.update_judging import Judged, export
+from flows.update_judging import Judged, export, with_numbers
 from flows.update_steps import checkpoint_of, train
 from infra.progress import duration
 from storage.lease import Lease
@@ -61,7 +61,8 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
     if record.rescue is None:
         return failed
     made = _rescuing_plan(ground, plan, record.rescue)
-    passed = replace(judge_again(ground, made), remedies=record.attempts)
+    report = with_numbers(ground, made, judge_again(ground, made))
+    passed = replace(report, remedies=record.attempts)
     return Judged(plan=made, report=passed, failed=failed)
 
 

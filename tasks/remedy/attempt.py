@@ -112,7 +112,7 @@ def judge_on_half(bench: Bench, version: str, plan: UpdatePlan) -> VerdictReport
         unguarded_base=evidence.unguarded_base,
         suite=bench.head.suite or "",
     )
-    return replace(report, remedy_of=plan.remedy_of or plan.version)
+    return replace(report, remedy_of=plan.remedy_of or plan.version, numbers=evidence.numbers)
 
 
 def why_unjudgeable(bench: Bench, plan: UpdatePlan) -> str:
