@@ -36,6 +36,15 @@ class CheckConfig:
     """Rise of the held-out loss on any old domain, at most, against the best version ever.
 
     So small losses cannot add up."""
+    max_accuracy_loss: Annotated[float, Bounds(ge=0, le=1, unit="share of items")] = 0.05
+    """Fall of the accuracy on any guarded task, at most, against the model in use.
+
+    Where two models differ on a tenth of the items, 250 of them show this."""
+    max_negative_flips: Annotated[float, Bounds(ge=0, le=1, unit="share of items")] = 0.1
+    """Items of a guarded task that the model in use has right and the candidate wrong, at most.
+
+    Two equally good models flip too, in both directions, so a candidate need not be shown to keep
+    within this, and fails only when it is shown to exceed it. 0.03 is strict; 1 asks nothing."""
     alpha: Annotated[float, Bounds(ge=0.001, le=0.2)] = 0.05
     """Level of each one-sided bound, and of all evidence for a FAIL together."""
     max_perplexity_ratio: Annotated[float, Bounds(gt=1)] = MAX_PERPLEXITY_RATIO
@@ -133,7 +142,71 @@ class DomainRow:
     p_violated: float | None = None
     """p-value of "the margin is kept": small means shown to be exceeded. Holm-corrected."""
     smallest_detectable_effect: float | None = None
-    """Distance from the margin that would have been shown with a probability of 80 %."""
+    """Distance within the margin that would have been shown with a probability of 80 %."""
+    smallest_detectable_violation: float | None = None
+    """Distance beyond the margin that would have been, in spite of the correction over all tests.
+    """
+    passed: bool = False
+    violated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """An item that the other model had right and the candidate has wrong."""
+
+    item: str
+    before: str
+    """The other model's answer."""
+    now: str
+    """The candidate's answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """Both models on the items of one task; all shares are of its items.
+
+    The difference is candidate minus the other: above 0 is better, and it is exactly the positive
+    flips minus the negative ones (MUSCLE).
+    """
+
+    task: str
+    against: str
+    items: int
+    clusters: int
+    candidate_accuracy: float | None
+    """None where there is no item."""
+    champion_accuracy: float | None
+    """Of the model named in ``against``."""
+    difference: float | None
+    lower_bound: float | None = None
+    """One-sided, at ``alpha``: the bound that is held against the margin. None where the clusters
+    do not determine one."""
+    upper_bound: float | None = None
+    """One-sided, at ``alpha``."""
+    margin: float | None = None
+    """Largest tolerated fall, above 0; None where the task informs only."""
+    p_met: float | None = None
+    """p-value of "the fall is at least the margin": small means shown to be met. Not corrected."""
+    p_violated: float | None = None
+    """p-value of "the margin is kept": small means shown to be exceeded. Holm-corrected."""
+    smallest_detectable_effect: float | None = None
+    """Distance within the margin that would have been shown with a probability of 80 %."""
+    negative_flips: int = 0
+    """Items right before, wrong now."""
+    positive_flips: int = 0
+    """Items wrong before, right now."""
+    negative_flips_upper: float | None = None
+    """One-sided bound, at ``alpha``, of the share of negative flips."""
+    max_negative_flips: float | None = None
+    """Largest tolerated share; None where the task informs only."""
+    p_flips_violated: float | None = None
+    """p-value of "the share of negative flips is tolerated". Holm-corrected."""
+    backward_trust: float | None = None
+    """Of what the other model had right, the share that is right still; None when it had nothing.
+    """
+    examples: tuple[Flip, ...] = ()
+    """Some negative flips, those first where the right answer lost most nats."""
+    why_unguarded: str = ""
     passed: bool = False
     violated: bool = False
 
@@ -228,6 +301,8 @@ class VerdictReport:
     """Version of the suite that was scored."""
     numbers: Numbers | None = None
     """What is shown beside the verdict; no verdict depends on it."""
+    task_rows: tuple[TaskRow, ...] = ()
+    """Right and wrong answers, by name of the task."""
     remedies: tuple[RemedyAttempt, ...] = ()
     """What was tried after a FAIL, in this order."""
     remedy_of: str = ""
