@@ -12,6 +12,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from flows.review_config import ReviewConfig
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig
@@ -76,6 +77,7 @@ class Lineage:
     minted: MintedConfig = field(default_factory=MintedConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     remedy: RemedyConfig = field(default_factory=RemedyConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     schedule: TimetableConfig = field(default_factory=TimetableConfig)
 

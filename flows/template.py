@@ -101,6 +101,9 @@ check:
 
 # remedy: {{order: []}}          # to try nothing when a candidate has forgotten too much
 
+review:
+  always: false                # true: also what passed waits until a person approves it
+
 compute:
   num_workers: 1               # Ray workers, or [fewest, most]; 0: in the flow's own process
 

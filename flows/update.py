@@ -8,10 +8,12 @@ from flows import update_judging as judging
 from flows import update_remedies as remedies
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
+from flows.judging_again import judge_waiting
 from flows.link import link_report
 from flows.mirror import told_how_it_ends
 from flows.naming import run_name
 from flows.outcome import Outcome
+from flows.questions import settle_questions
 from flows.schedule import WaitSeconds, WhenBusy
 from flows.states import ended
 from flows.update_planning import CooldownTokens, Wish, plan_update
@@ -66,10 +68,12 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
     steps.freeze_tasks(ground, lease)
+    judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)
-        message = f"{plan.reason} ({refreshed.reason})"
+        settle_questions(ground)
+        message = "\n".join((*judged_again, f"{plan.reason} ({refreshed.reason})"))
         return steps.outcome(ground, head, "nothing to do", message, warnings=refreshed.warnings)
     warnings = steps.data_warnings(ground, plan, refreshed)
     if dry_run:
@@ -85,6 +89,7 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
+    settle_questions(ground)
     outcome = judging.judged(ground, head, judged, warnings)
     link_report(ground, outcome)
     return outcome

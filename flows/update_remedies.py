@@ -1,4 +1,4 @@
-"""The steps of ``update-model`` after a FAIL: what may repair the candidate, within a budget.
+"""The steps of ``update-model`` after no PASS: what may repair the candidate, within a budget.
 
 Every attempt is on record as soon as it has ended (``updates/<id>/remedies.json``), so that a run
 that is started again makes none twice, and none gets a second look.
@@ -8,20 +8,21 @@ import logging
 import time
 from dataclasses import replace
 
+from flows import update_judging as judging
 from flows.ground import Ground, head_of
 from flows.mirror import end_run, told_how_it_ends
 from flows.steps import step
-from flows.update_judging import Judged, export, with_numbers
+from flows.update_judging import Judged
 from flows.update_steps import checkpoint_of, train
 from infra.progress import duration
 from storage.lease import Lease
+from storage.suite import read_suite
 from tasks.judge.verdict import Remedy, RemedyAttempt, VerdictReport
 from tasks.plan import UpdatePlan, load_plan
 from tasks.remedy.attempt import (
-    Bench,
     attempt_id,
     attempt_merges,
-    judge_on_half,
+    judged_tokens,
     merged_plan,
     why_unjudgeable,
 )
@@ -29,7 +30,9 @@ from tasks.remedy.config import RETRAININGS
 from tasks.remedy.merges import Family
 from tasks.remedy.record import RemedyRecord, read_record, told_remedies, write_record
 from tasks.remedy.retrain import expected_seconds, retraining_plan, settings_of_retraining
+from tasks.remedy.select import read_selecting_half
 from tasks.remedy.triage import attempts_for
+from tasks.scoring.panel import panel_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,16 +42,20 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
 
     A remedy that does not pass changes nothing: the champion stays.
     """
-    if report.verdict != "FAIL":
+    if report.verdict == "PASS":
         return Judged(plan=plan, report=report)
     attempts, why = attempts_for(report, ground.lineage.remedy)
-    logger.info(f"{plan.version} failed: {report.reason} {why}")
-    ended = judging_obstacle(ground, plan) if attempts else why
+    logger.info(f"{plan.version} is {report.verdict}: {report.reason} {why}")
+    ended = "" if attempts else why
+    # Of one that has collapsed nothing was scored that could tell.
+    if attempts and not report.health.problem:
+        ended = judging_obstacle(ground, plan)
     attempts = () if ended else attempts
     record = read_record(ground.store, ground.layout, plan.id) or RemedyRecord(
         update=plan.id, candidate=plan.version, champion=plan.champion or ""
     )
-    for tried in attempts[len(record.attempts) :]:
+    made_before = {attempt.tried for attempt in record.attempts}
+    for tried in (attempt for attempt in attempts if attempt not in made_before):
         ended = _spent(ground, record)
         if ended or record.rescue:
             break
@@ -61,15 +68,14 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
     if record.rescue is None:
         return failed
     made = _rescuing_plan(ground, plan, record.rescue)
-    report = with_numbers(ground, made, judge_again(ground, made))
-    passed = replace(report, remedies=record.attempts)
+    passed = replace(judging.check(ground, made), remedies=record.attempts)
     return Judged(plan=made, report=passed, failed=failed)
 
 
 @step
 def judging_obstacle(ground: Ground, plan: UpdatePlan) -> str:
     """Why nothing that repairs the candidate could pass; "" when something could."""
-    return why_unjudgeable(_bench(ground), plan)
+    return why_unjudgeable(_judged_on_half(ground, plan, plan.version))
 
 
 @step
@@ -77,6 +83,8 @@ def merge_and_judge(
     ground: Ground, plan: UpdatePlan, tried: tuple[Remedy, ...], version: str
 ) -> RemedyAttempt:
     """Make the models that some merges propose, choose one, and judge it."""
+    head, check = head_of(ground), ground.lineage.check
+    assert head.tokenizer is not None  # a planned update has tokenised snapshots
     family = Family(
         store=ground.store,
         layout=ground.layout,
@@ -84,14 +92,38 @@ def merge_and_judge(
         config=ground.lineage.remedy,
         work_dir=ground.work_dir / "remedy",
     )
-    update = attempt_id(plan, tried)
-    return attempt_merges(_bench(ground), family, tried, update=update, version=version)
+    # The champion beside itself: a candidate that has collapsed was not scored on all of it.
+    champion = family.champion
+    evidence = judging.evidence_on(ground, champion, champion, plan.new_snapshots)
+    panel = panel_of(
+        ground.store,
+        ground.layout,
+        head=head,
+        suite=read_suite(ground.store, ground.layout, head.suite or ""),
+        new_snapshots=plan.new_snapshots,
+        config=check,
+        work_dir=ground.work_dir,
+    )
+    return attempt_merges(
+        family,
+        tried,
+        read_selecting_half(family, evidence.slices, panel),
+        replace(check, alpha=ground.lineage.remedy.level(check.alpha)),
+        lambda name: _judged_on_half(ground, plan, name),
+        update=attempt_id(plan, tried),
+        version=version,
+        tokenizer_prefix=head.tokenizer,
+    )
 
 
 @step
-def judge_again(ground: Ground, plan: UpdatePlan) -> VerdictReport:
-    """The verdict on a repaired model by the half of the items that judges; all on record."""
-    return judge_on_half(_bench(ground), plan.version, plan)
+def judge_repaired(ground: Ground, plan: UpdatePlan, version: str) -> VerdictReport:
+    """The verdict on a model that repairs the candidate of ``plan``; the same when asked again."""
+    return _judged_on_half(ground, plan, version)
+
+
+def _judged_on_half(ground: Ground, plan: UpdatePlan, version: str) -> VerdictReport:
+    return judging.judge(ground, version, plan.champion, plan.new_snapshots, remedy_of=plan.version)
 
 
 def _attempt(
@@ -134,7 +166,6 @@ def _train_again(
         number=number,
         max_tokens=int(config.max_retraining * plan.total_tokens) - record.trained_tokens,
     )
-    bench = _bench(ground)
     attempt = RemedyAttempt(
         tried=(remedy,),
         points=(),
@@ -144,7 +175,7 @@ def _train_again(
         update="",
         verdict=None,
         reason="",
-        alpha=bench.config.alpha,
+        alpha=config.level(ground.lineage.check.alpha),
     )
     if isinstance(made, str):
         return replace(attempt, reason=made)
@@ -158,8 +189,8 @@ def _train_again(
         )
     with told_how_it_ends(ground, made):
         checkpoint = checkpoint_of(train(ground, lease, made, on_behalf_of=plan.id))
-        export(ground, made, checkpoint)
-        report = judge_again(ground, made)
+        judging.export(ground, made, checkpoint)
+        report = judge_repaired(ground, plan, made.version)
     if report.verdict != "PASS":
         end_run(ground, made, "FAILED", f"a remedy that did not pass: {report.reason}")
     return replace(
@@ -172,7 +203,7 @@ def _train_again(
         reason=report.reason,
         rows=report.rows,
         trained_tokens=made.total_tokens,
-        scored_tokens=sum(item.tokens for item in bench.suite.slices),
+        scored_tokens=judged_tokens(report),
         seconds=time.monotonic() - began,
     )
 
@@ -181,17 +212,6 @@ def _rescuing_plan(ground: Ground, plan: UpdatePlan, rescue: RemedyAttempt) -> U
     if rescue.remedy in RETRAININGS:
         return load_plan(ground.store, ground.layout, rescue.update)
     return merged_plan(plan, rescue)
-
-
-def _bench(ground: Ground) -> Bench:
-    check = ground.lineage.check
-    return Bench(
-        store=ground.store,
-        layout=ground.layout,
-        head=head_of(ground),
-        config=replace(check, alpha=ground.lineage.remedy.level(check.alpha)),
-        work_dir=ground.work_dir,
-    )
 
 
 def _spent(ground: Ground, record: RemedyRecord) -> str:

@@ -124,8 +124,8 @@ def with_verdict(
     version that awaits a person may be judged again on a newer head, as ``to_judge_again`` has it.
     With ``always_ask`` a PASS waits for a person as an AMBIGUOUS does.
 
-    ``failed`` is the version that a PASS repairs: its failure is put on record in the same head, so
-    that there is never the one without the other.
+    ``failed`` is the version that a PASS repairs: its own verdict is put on record in the same
+    head, so that there is never the one without the other.
 
     Raises:
         HeadMovedError: Champion or snapshots are not what the candidate was judged against.
@@ -143,7 +143,7 @@ def with_verdict(
         return head
     check_unmoved(head, record)
     action = "update" if known is None else "rejudge"
-    before = () if failed is None else (_refused(head, failed),)
+    before = () if failed is None else (_unpublished(head, failed),)
     if record.verdict == "PASS" and not always_ask:
         return _publish(
             head,
@@ -155,8 +155,7 @@ def with_verdict(
             reason=reason,
             lease_token=lease_token,
         )
-    decision: Decision = "refused" if record.verdict == "FAIL" else "awaiting"
-    judged = replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
+    judged = _unpublished(head, record)
     return next_head(
         head,
         action=action,
@@ -444,8 +443,9 @@ def _published(head: Head, record: VersionRecord) -> VersionRecord:
     return replace(record, decision="published", on_head=number, published_on_head=number)
 
 
-def _refused(head: Head, record: VersionRecord) -> VersionRecord:
-    return replace(record, decision="refused", on_head=head.number + 1, published_on_head=None)
+def _unpublished(head: Head, record: VersionRecord) -> VersionRecord:
+    decision: Decision = "refused" if record.verdict == "FAIL" else "awaiting"
+    return replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
 
 
 def _moved(

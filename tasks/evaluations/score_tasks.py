@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from infra.progress import Progress
-from storage.models import read_model_manifest, weights_hash
+from storage.head import Head
+from storage.models import is_published, read_model_manifest, weights_hash
 from storage.suite import SuiteManifest, SuiteTask
 from tasks.evaluations.chance import at_chance, chance_level
+from tasks.evaluations.detectable import Pair, detectable_fall
 from tasks.evaluations.frozen import FrozenItem, read_items
 from tasks.evaluations.item_record import read_item_scores, write_item_scores
 from tasks.evaluations.trained_on import find_trained_on
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 TRAINED_ON = "(trained on)"
 """Follows the name of a task in the name of the part of it that guards nothing."""
 
+_RECENT_PAIRS = 5
 _Scores = tuple[ItemScore, ...]
 _Found = Mapping[str, Sequence[str]]
 """By snapshot the ids of items that stand in its training text."""
@@ -46,8 +49,9 @@ def score_tasks(
     *,
     candidate: str,
     champion: str | None,
+    head: Head,
     trained: Sequence[str],
-    tokenizer_prefix: str,
+    max_accuracy_loss: float,
 ) -> TaskEvidence:
     """The answers of both models, and which tasks a verdict may depend on.
 
@@ -59,8 +63,10 @@ def score_tasks(
         suite: With its tasks.
         candidate: Version under judgement.
         champion: Version in use.
-        trained: Snapshots that one of the two was trained on, or stands for.
-        tokenizer_prefix: Of the lineage's tokenizer.
+        head: Has the lineage's tokenizer, and the versions that were judged before.
+        trained: Snapshots that one of the two was trained on, or which stand for that.
+        max_accuracy_loss: Largest tolerated fall, as a share of items: what cannot rule that out
+            guards nothing.
 
     Raises:
         NotFoundError: A model does not exist.
@@ -70,7 +76,8 @@ def score_tasks(
 
     if not suite.tasks:
         return TaskEvidence()
-    tokenizer = fetch_tokenizer(desk.store, tokenizer_prefix, desk.work_dir / "tokenizer")
+    assert head.tokenizer is not None  # tasks are frozen when there are tokenised documents
+    tokenizer = fetch_tokenizer(desk.store, head.tokenizer, desk.work_dir / "tokenizer")
     items = {task.name: read_items(desk.store, desk.layout, task) for task in suite.tasks}
     ours = _answers(desk, candidate, suite.tasks, items, tokenizer)
     if champion is None:
@@ -84,7 +91,9 @@ def score_tasks(
         if task.kind == "perplexity":
             texts.append(_as_text(task, items[task.name], *answers, found[task.name]))
         else:
-            tasks += _parts(task, items[task.name], *answers, found[task.name])
+            parts = _parts(task, items[task.name], *answers, found[task.name])
+            earlier = _earlier(desk, task, head, without=candidate)
+            tasks += [_able(part, earlier, max_accuracy_loss) for part in parts]
     return TaskEvidence(tasks=tuple(tasks), texts=tuple(texts))
 
 
@@ -166,6 +175,39 @@ def _parts(
             )
         )
     return parts
+
+
+def _able(part: TaskScores, earlier: Sequence[Pair], margin: float) -> TaskScores:
+    """The task, guarded only if it can rule out the largest tolerated fall."""
+    clusters = len({score.cluster for score in part.candidate})
+    detectable = detectable_fall(len(part.candidate), clusters, earlier)
+    if not part.is_guarded or detectable <= margin:
+        return part
+    why = (
+        f"too few items: {len(part.candidate)} can rule out a fall of {detectable:.1%} at the "
+        f"least, {margin:.1%} is allowed"
+    )
+    return replace(part, is_guarded=False, why_unguarded=why)
+
+
+def _earlier(desk: Desk, task: SuiteTask, head: Head, *, without: str) -> list[Pair]:
+    """Answers of the latest judged versions and of those that they were compared with."""
+
+    def answers(version: str) -> _Scores | None:
+        prefix = desk.layout.model(version)
+        if not is_published(desk.store, prefix):
+            return None
+        weights = weights_hash(read_model_manifest(desk.store, prefix))
+        return read_item_scores(desk.store, desk.layout, weights, task)
+
+    found: list[Pair] = []
+    for record in reversed(head.versions):
+        if record.parent is None or record.version == without or len(found) == _RECENT_PAIRS:
+            continue
+        ours, theirs = answers(record.version), answers(record.parent)
+        if ours is not None and theirs is not None:
+            found.append((ours, theirs))
+    return found
 
 
 def _why_known(task: SuiteTask, known: set[str], found: _Found) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tasks.evaluations.copies import CopyProbe
 from tasks.scoring.calibration import Calibration, TokenChange
 from tasks.scoring.forgetting import Forgetting
 from tasks.scoring.stability import StabilityGap
@@ -21,3 +22,5 @@ class Numbers:
     """On the same tokens."""
     token_change: TokenChange | None = None
     """On old text, against the champion."""
+    copies: CopyProbe | None = None
+    """What the update has by heart."""

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from storage.snapshots import read_snapshot
-from storage.suite import SuiteManifest, SuiteSlice
 from tasks.judge.decide import decide
 from tasks.judge.halves import half_of, half_of_slices
 from tasks.judge.verdict import (
@@ -25,31 +23,31 @@ from tasks.judge.verdict import (
     nats_per_token,
 )
 from tasks.remedy.merges import Family, Settings, merge_into, open_family, settings_of
+from tasks.scoring.compute import Desk
+from tasks.scoring.panel import Panel
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
     from training.data.holdout import HoldoutDocument
+    from training.data.holdout_folder import HoldoutFolder
     from training.merge.parents import Parent
 
 logger = logging.getLogger(__name__)
 
 _CANARY_DOCUMENTS = 8
-COLLAPSE_NATS = math.log(10)
-"""Above champion and candidate: a model whose perplexity is ten times the worse one's is broken,
-whatever the rest of the items would say."""
 
 _Scores = tuple[DocumentScore, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectingHalf:
-    """The items that select, with what champion and candidate made of them."""
+    """The items that select, with what the champion made of them."""
 
     slices: tuple[SliceScores, ...]
-    items: tuple[SuiteSlice, ...]
-    """Of the same names, in the same order."""
+    folders: "tuple[HoldoutFolder, ...]"
+    """Where the documents of each slice lie, and how they are framed."""
     documents: "tuple[tuple[HoldoutDocument, ...], ...]"
-    """Of each slice, in the order of its scores."""
+    """Of each slice."""
 
     @property
     def tokens(self) -> int:
@@ -68,24 +66,31 @@ class Choice:
 
 
 def read_selecting_half(
-    family: Family, slices: Sequence[SliceScores], suite: SuiteManifest
+    family: Family, slices: Sequence[SliceScores], panel: Panel
 ) -> SelectingHalf:
     """The half of ``slices`` that selects, with its documents.
+
+    Args:
+        family: Where everything lies.
+        slices: The champion beside itself, on all items that a verdict rests on: what a candidate
+            that has collapsed made of them was never computed.
+        panel: The same, before they were scored.
 
     Raises:
         CorruptError: A shard is damaged.
     """
-    from tasks.scoring.measure import read_documents  # noqa: PLC0415  torch
-
+    desk = Desk(family.store, family.layout, family.work_dir)
     halves = half_of_slices(slices, "select")
-    by_name = {item.name: item for item in suite.slices}
-    items = tuple(by_name[part.name] for part in halves)
-    documents: list[tuple[HoldoutDocument, ...]] = []
-    for item in items:
-        snapshot = read_snapshot(family.store, family.layout, item.snapshot)
-        rows = read_documents(family.store, family.layout, item, snapshot, family.work_dir)
-        documents.append(tuple(row for row in rows if half_of(row.cluster) == "select"))
-    return SelectingHalf(slices=halves, items=items, documents=tuple(documents))
+    judged = {item.item.name: item for item in panel.slices}
+    items = [judged[part.name] for part in halves]
+    return SelectingHalf(
+        slices=halves,
+        folders=tuple(desk.folder(item.item) for item in items),
+        documents=tuple(
+            tuple(row for row in desk.scored_documents(item) if half_of(row.cluster) == "select")
+            for item in items
+        ),
+    )
 
 
 def choose(
@@ -135,45 +140,51 @@ def _tried(
     merge_into(family, remedy, settings, parents, directory)
     model = load_model(directory)
     point = RemedyPoint(remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None)
-    problem, tokens = _collapse(family, model, half)
+    problem, tokens = _collapse(model, half, math.log(config.max_perplexity_ratio))
     if problem:
         point = replace(point, problem=problem)
     else:
-        scores = _scored(family, model, half)
+        scores = _scored(model, half)
         point = _weighed(point, half, scores, config, family)
         tokens += half.tokens
     shutil.rmtree(directory)
     return point, tokens
 
 
-def _collapse(family: Family, model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
-    """What is wrong by a few documents of every domain, "" when nothing is; and their targets."""
+def _collapse(model: "CausalModel", half: SelectingHalf, most_nats: float) -> tuple[str, int]:
+    """What is wrong by a few documents of every slice, "" when nothing is; and their targets.
+
+    ``most_nats`` is how far a loss per token may lie above the champion's.
+    """
     few = replace(half, documents=tuple(rows[:_CANARY_DOCUMENTS] for rows in half.documents))
     tokens = 0
-    for part, scores in zip(half.slices, _scored(family, model, few), strict=True):
+    for part, scores in zip(half.slices, _scored(model, few), strict=True):
         names = {score.document for score in scores}
         tokens += sum(score.targets for score in scores)
         if not scores:
             continue
-        known = [
-            nats_per_token([score for score in whole if score.document in names])
-            for whole in (part.candidate, part.champion or ())
-        ]
-        worse = max((loss for loss in known if loss is not None), default=math.inf)
-        loss = nats_per_token(scores)
-        # Written this way round, no number is a collapse too.
-        if loss is None or not loss <= worse + COLLAPSE_NATS:
-            found = "no number" if loss is None else f"{loss:.2f}"
-            return f"collapsed: {found} nats per token on {part.domain}, {worse:.2f} before", tokens
+        known = [score for score in part.champion or () if score.document in names]
+        loss, before = nats_per_token(scores), nats_per_token(known)
+        if loss is None or (before is not None and loss > before + most_nats):
+            found = "no number of" if loss is None else f"{loss:.2f}"
+            return f"collapsed: {found} nats per token on {part.domain}", tokens
     return "", tokens
 
 
-def _scored(family: Family, model: "CausalModel", half: SelectingHalf) -> list[_Scores]:
-    from tasks.scoring.measure import score  # noqa: PLC0415  torch
+def _scored(model: "CausalModel", half: SelectingHalf) -> list[_Scores]:
+    from training.evaluate import score_documents  # noqa: PLC0415  torch
 
     return [
-        score(model, rows, read_snapshot(family.store, family.layout, item.snapshot))
-        for item, rows in zip(half.items, half.documents, strict=True)
+        tuple(
+            score_documents(
+                model,
+                rows,
+                start_id=folder.start_id,
+                end_id=folder.end_id,
+                seq_len=folder.seq_len,
+            )
+        )
+        for folder, rows in zip(half.folders, half.documents, strict=True)
     ]
 
 

@@ -11,7 +11,9 @@ from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest
+from tasks.evaluations.copy_probe import copy_probe
 from tasks.judge.numbers import Numbers
+from tasks.scoring.compute import Desk
 from tasks.scoring.forgetting import forgetting_of
 from tasks.scoring.scores import forgetting_matrix
 from tasks.scoring.stability import stability_gaps
@@ -58,6 +60,13 @@ def numbers_beside(
             for version in (record.version, record.parent)
         )
         drift = drift_between(new, old)
+    copies = copy_probe(
+        Desk(store, layout, work_dir),
+        suite,
+        record.update,
+        candidate=record.version,
+        champion=record.parent,
+    )
     return replace(
         scored,
         forgetting=forgetting_of(
@@ -69,4 +78,5 @@ def numbers_beside(
         ),
         stability=stability_gaps(metrics, plan.mixture),
         drift=drift,
+        copies=copies,
     )

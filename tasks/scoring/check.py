@@ -35,6 +35,8 @@ from tasks.scoring.compute import Desk, Place, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.scores import Record, record_of
 
+_MAX_ACCURACY_LOSS = 0.05
+"""Largest tolerated fall on a task, as a share of its items."""
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -49,6 +51,8 @@ class CheckResult:
     """The lineage grew from an imported model and has no reference."""
     tasks: tuple[TaskScores, ...] = ()
     """Answers to task items, also of tasks that guard nothing."""
+    texts: tuple[SliceScores, ...] = ()
+    """Tasks that are texts, as old held-out text; in no panel, and of no snapshot."""
     numbers: Numbers = field(default_factory=Numbers)
     """What is shown beside the verdict, so far as scoring finds it."""
 
@@ -139,14 +143,16 @@ def check(
         suite,
         candidate=candidate,
         champion=champion,
+        head=head,
         trained=trained_on(head, new_snapshots),
-        tokenizer_prefix=head.tokenizer or "",
+        max_accuracy_loss=_MAX_ACCURACY_LOSS,
     )
     return CheckResult(
-        slices=slices + asked.texts,
+        slices=slices,
         health=look.health,
         unguarded_base=unguarded,
         tasks=asked.tasks,
+        texts=asked.texts,
         numbers=look.numbers,
     )
 

@@ -15,11 +15,13 @@ code. Run it with OMP_NUM_THREADS=1. What docs/results/remedies.md says was prin
 import argparse
 import gzip
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,14 +33,21 @@ from storage.head import Head, read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.manifest import load
+from storage.suite import read_suite
 from tasks.harvest import harvest_part
+from tasks.judge.decide import decide
+from tasks.judge.halves import half_of_slices
 from tasks.judge.verdict import CheckConfig, Remedy, RemedyAttempt, VerdictReport
 from tasks.plan import UpdatePlan, load_plan, save_plan
 from tasks.publish import export
-from tasks.remedy.attempt import Bench, attempt_id, attempt_merges, judge_on_half
+from tasks.remedy.attempt import attempt_id, attempt_merges, judged_tokens
 from tasks.remedy.config import RETRAININGS, RemedyConfig
 from tasks.remedy.merges import Family, settings_of
 from tasks.remedy.retrain import retraining_plan, settings_of_retraining
+from tasks.remedy.select import read_selecting_half
+from tasks.scoring.check import CheckResult
+from tasks.scoring.check import check as score
+from tasks.scoring.panel import panel_of
 from tasks.train import ComputeConfig, train
 
 LAYOUT = Layout("shift")
@@ -51,14 +60,17 @@ REMEDIES: tuple[Remedy, ...] = (
     "layerwise",
     *RETRAININGS,
 )
+CHARS_OF_A_WORK = 20_000
+"""And the rest of its last document: bounds are by work, and a few novels would give none."""
+SEQ_LEN, BATCH = 128, 32
 MODEL = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "num_layers": 4,
+    "vocab_size": 1024,
+    "hidden_size": 96,
+    "num_layers": 3,
     "num_heads": 4,
     "num_kv_heads": 2,
-    "intermediate_size": 384,
-    "max_position_embeddings": 256,
+    "intermediate_size": 256,
+    "max_position_embeddings": SEQ_LEN,
     "tie_embeddings": True,
 }
 
@@ -125,13 +137,9 @@ class Workshop:
         self.config = RemedyConfig()
         check = CheckConfig()
         level = self.config.level(check.alpha)
-        self.bench = Bench(
-            store=store,
-            layout=LAYOUT,
-            head=head,
-            config=replace(check, alpha=level),
-            work_dir=home / "bench",
-        )
+        self.check, self.attempt = check, replace(check, alpha=level)
+        assert head.suite is not None
+        self.suite = read_suite(store, LAYOUT, head.suite)
 
     def merges(
         self, tried: Sequence[Remedy], config: RemedyConfig | None = None, *, name: str = ""
@@ -147,8 +155,51 @@ class Workshop:
         if not any(settings_of(family, remedy) for remedy in tried):
             print(f"{tried} has nothing to merge", file=sys.stderr)
         update = attempt_id(self.plan, tried)
-        version = f"9-{name}{update[:8]}"
-        return attempt_merges(self.bench, family, tried, update=update + name, version=version)
+        panel = panel_of(
+            self.store,
+            LAYOUT,
+            head=self.head,
+            suite=self.suite,
+            new_snapshots=self.plan.new_snapshots,
+            config=self.check,
+            work_dir=self.home / "bench",
+        )
+        assert self.head.tokenizer is not None
+        return attempt_merges(
+            family,
+            tried,
+            read_selecting_half(family, self.evidence(family.champion).slices, panel),
+            self.attempt,
+            self.judge,
+            update=update + name,
+            version=f"9-{name}{update[:8]}",
+            tokenizer_prefix=self.head.tokenizer,
+        )
+
+    def evidence(self, version: str) -> CheckResult:
+        """The scores of a version and of the champion."""
+        return score(
+            self.store,
+            LAYOUT,
+            candidate=version,
+            champion=self.plan.champion,
+            suite=self.suite,
+            head=self.head,
+            new_snapshots=self.plan.new_snapshots,
+            work_dir=self.home / "bench",
+            config=self.check,
+        )
+
+    def judge(self, version: str) -> VerdictReport:
+        """As an update would judge it: on half of the items, at the level of one attempt."""
+        found = self.evidence(version)
+        return decide(
+            half_of_slices(found.slices, "judge"),
+            self.attempt,
+            health=found.health,
+            candidate=version,
+            champion=self.plan.champion,
+        )
 
     def again(self, remedy: Remedy) -> RemedyAttempt:
         """One attempt at a retraining."""
@@ -183,7 +234,7 @@ class Workshop:
             plan=made.train,
             work_dir=self.home / "bench",
         )
-        report = judge_on_half(self.bench, made.version, made)
+        report = self.judge(made.version)
         return RemedyAttempt(
             tried=(remedy,),
             points=(),
@@ -193,10 +244,10 @@ class Workshop:
             update=made.id,
             verdict=report.verdict,
             reason=report.reason,
-            alpha=self.bench.config.alpha,
+            alpha=self.attempt.alpha,
             rows=report.rows,
             trained_tokens=made.total_tokens,
-            scored_tokens=sum(item.tokens for item in self.bench.suite.slices),
+            scored_tokens=judged_tokens(report),
             seconds=time.monotonic() - began,
         )
 
@@ -225,7 +276,7 @@ def failed_update(
 
 def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The YAML: all defaults but for the size of things."""
-    batch = 16 * 256
+    batch = BATCH * SEQ_LEN
     return {
         "name": LAYOUT.lineage,
         "base": {"model": MODEL},
@@ -238,11 +289,11 @@ def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             }
             for domain in ("old", "new")
         ],
-        "holdout": {"fraction": 0.1, "min_clusters": 60, "max_tokens": 150_000},
+        "holdout": {"fraction": 0.1, "min_clusters": 40, "max_tokens": 150_000},
         "recipe": {
-            "seq_len": 256,
-            "global_batch_samples": 16,
-            "micro_batch_size": 16,
+            "seq_len": SEQ_LEN,
+            "global_batch_samples": BATCH,
+            "micro_batch_size": BATCH,
             "precision": "fp32",
             "schedule": {"eta_max": 3e-3, "warmup_fraction": 0.05},
             "seed": seed,
@@ -286,14 +337,17 @@ def write_text(options: argparse.Namespace, folder: Path, domain: str) -> None:
 
 
 def documents_of(path: Path, years: Sequence[int]) -> Iterator[dict[str, str]]:
-    """Text and work of every document of the years, of all without any."""
+    """Text and work of the documents of the years, of all without any, evenly over the works."""
+    taken: Counter[str] = Counter()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if not years or row.get("year") in years:
-                work = row.get("source") or row.get("module") or row["id"]
-                # A chapter is part of its work, and a module of its package.
-                yield {"text": row["text"], "work": work.partition("#")[0]}
+            # A chapter is part of its work.
+            work = (row.get("source") or row.get("module") or row["id"]).partition("#")[0]
+            if (years and row.get("year") not in years) or taken[work] >= CHARS_OF_A_WORK:
+                continue
+            taken[work] += len(row["text"])
+            yield {"text": row["text"], "work": work}
 
 
 def row_of(seed: int, attempt: RemedyAttempt) -> str:
@@ -302,6 +356,12 @@ def row_of(seed: int, attempt: RemedyAttempt) -> str:
     gain = next((row.difference for row in attempt.rows if row.test == "gain"), None)
     losses = [row.difference for row in attempt.rows if row.test == "loss"]
     old = max((loss for loss in losses if loss is not None), default=None)
+    if attempt.verdict is None and attempt.points:
+        best = max(
+            attempt.points, key=lambda point: -math.inf if point.slack is None else point.slack
+        )
+        name = (name[0], "", ", ".join(f"{key} {value:g}" for key, value in best.settings.items()))
+        gain, old = best.gain, best.worst_loss
     verdict = attempt.verdict or "not judged"
     return (
         f"| {seed} | {name[0]} | {name[2]} | {shown(gain)} | {shown(old)} | {verdict} | "

@@ -11,8 +11,7 @@ from storage.gc import find_garbage
 from storage.head import Head, commit_change, next_head, read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
-from storage.suite import SuiteManifest, read_suite
-from tasks.evaluations import freeze
+from storage.suite import SuiteManifest, publish_suite, read_suite
 from tasks.evaluations.config import MintedConfig, TaskConfig
 from tasks.evaluations.freeze import freeze_tasks
 from tasks.evaluations.frozen import read_items
@@ -165,17 +164,15 @@ def test_canaries_are_made_once_for_the_lineages_tokenizer(place: Place) -> None
 def test_a_suite_that_a_refresh_moved_meanwhile_is_not_overwritten(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = freeze.publish_suite
-
     def moved_meanwhile(*arguments: Any) -> None:
-        publish(*arguments)
+        publish_suite(*arguments)
         commit_change(
             place.store,
             LAYOUT,
             lambda head: next_head(head, action="refresh", by="other", suite="0" * 12),
         )
 
-    monkeypatch.setattr(freeze, "publish_suite", moved_meanwhile)
+    monkeypatch.setattr("tasks.evaluations.freeze.publish_suite", moved_meanwhile)
     with pytest.raises(HeadMovedError, match="other committed head 3 of demo with another suite"):
         place.freeze(place.task())
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from storage.errors import CorruptError
+from storage.head import Head, VersionRecord
 from storage.models import publish_model, upload_files
 from storage.suite import SuiteManifest
 from tasks.evaluations.config import MintedConfig, TaskConfig
@@ -39,32 +40,43 @@ class Judged(Place):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        for seed, version in ((1, "1-x"), (2, "2-y")):
-            directory = folder / version
-            model = Decoder(MODEL)
-            model.init_weights(seed)
-            write_model(directory, MODEL, model.state_dict(), start_id=0, end_id=0)
-            prefix = LAYOUT.model(version)
-            manifest = upload_files(
-                self.store,
-                prefix,
-                directory,
-                lineage="demo",
-                version=version,
-                origin="test",
-                code_version="0",
-            )
-            publish_model(self.store, prefix, manifest)
+        self.publish("1-x", seed=1)
+        self.publish("2-y", seed=2)
 
-    def evidence(self, suite: SuiteManifest, *, champion: str | None = "1-x") -> TaskEvidence:
-        assert self.head.tokenizer is not None
+    def publish(self, version: str, *, seed: int) -> None:
+        directory = self.folder / version
+        model = Decoder(MODEL)
+        model.init_weights(seed)
+        write_model(directory, MODEL, model.state_dict(), start_id=0, end_id=0)
+        prefix = LAYOUT.model(version)
+        manifest = upload_files(
+            self.store,
+            prefix,
+            directory,
+            lineage="demo",
+            version=version,
+            origin="test",
+            code_version="0",
+        )
+        publish_model(self.store, prefix, manifest)
+
+    def evidence(
+        self,
+        suite: SuiteManifest,
+        *,
+        champion: str | None = "1-x",
+        margin: float = 1.0,
+        head: Head | None = None,
+    ) -> TaskEvidence:
+        head = self.head if head is None else head
         return score_tasks(
             Desk(self.store, LAYOUT, self.folder / "work"),
             suite,
             candidate="2-y",
             champion=champion,
-            trained=[record.id for record in self.head.snapshots],
-            tokenizer_prefix=self.head.tokenizer,
+            head=head,
+            trained=[record.id for record in head.snapshots],
+            max_accuracy_loss=margin,
         )
 
     def answer(self, suite: SuiteManifest, version: str, shares: dict[str, float]) -> None:
@@ -191,6 +203,46 @@ def test_a_first_version_is_asked_for_the_record_and_compared_with_nobody(judged
     recorded = read_item_scores(judged.store, LAYOUT, weights, suite.tasks[0])
     assert recorded is not None
     assert len(recorded) == 20
+
+
+def test_a_task_that_cannot_rule_out_the_tolerated_fall_guards_only_when_history_says_it_can(
+    judged: Judged,
+) -> None:
+    minted = replace(CANARIES, canary_items=200)
+    suite = judged.freeze(minted=minted)
+    names = [task.name for task in suite.tasks]
+    judged.answer(suite, "1-x", dict.fromkeys(names, 0.9))
+    judged.answer(suite, "2-y", dict.fromkeys(names, 0.9))
+    evidence = judged.evidence(suite, margin=0.05)
+    assert {scores.why_unguarded for scores in evidence.tasks} == {
+        "too few items: 200 can rule out a fall of 8.8% at the least, 5.0% is allowed"
+    }
+    # An earlier candidate, judged against 1-x, that answered nearly as 1-x did.
+    record = VersionRecord(
+        version="1-w",
+        update="0" * 16,
+        verdict="FAIL",
+        decision="refused",
+        parent="1-x",
+        trunk=None,
+        snapshots=(),
+        replay=None,
+        on_head=1,
+    )
+    judged.publish("1-w", seed=3)
+    weights = weights_of(judged.store, LAYOUT, "1-w")
+    before = weights_of(judged.store, LAYOUT, "1-x")
+    for task in suite.tasks:
+        scores = read_item_scores(judged.store, LAYOUT, before, task)
+        assert scores is not None
+        changed = [
+            replace(score, is_correct=score.is_correct != (place < 10))
+            for place, score in enumerate(scores)
+        ]
+        write_item_scores(judged.store, LAYOUT, weights, task, changed)
+    after = replace(judged.head, versions=(record,))
+    known = judged.evidence(suite, margin=0.05, head=after)
+    assert all(scores.is_guarded for scores in known.tasks)
 
 
 def test_a_record_of_other_items_is_found(judged: Judged) -> None:
