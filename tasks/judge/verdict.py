@@ -36,7 +36,7 @@ class CheckConfig:
     So small losses cannot add up."""
     alpha: Annotated[float, Bounds(ge=0.001, le=0.2)] = 0.05
     """Level of each one-sided bound, and of all evidence for a FAIL together."""
-    judged_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 1_000_000
+    judged_tokens: Annotated[int, Bounds(ge=200_000, unit="tokens")] = 1_000_000
     """Held-out tokens that each model is scored on at most, of all old text together and again of
     all new text. Fewer are taken where they show far smaller changes than the margins."""
     accept_unguarded: bool = False
