@@ -75,7 +75,7 @@ def answer(question: Question, *, as_json: bool) -> Outcome:
     settings = Settings()
     set_up_logging(settings.log_level)
     ground = open_ground(question.lineage) if question.lineage else None
-    a, b = (_contender(name, ground) for name in question.models)
+    a, b = (contender(name, ground) for name in question.models)
     warnings: list[str] = []
     if question.texts:
         texts, warnings = read_texts(_sources(question))
@@ -111,8 +111,8 @@ def answer(question: Question, *, as_json: bool) -> Outcome:
     )
 
 
-def _contender(name: str, ground: Ground | None) -> Contender:
-    """A directory when a model lies there, or when no version is meant; else a version."""
+def contender(name: str, ground: Ground | None) -> Contender:
+    """The model that a word names: one in a directory, where it can be one, else a version."""
     path = Path(name).expanduser()
     # A version begins with its number; a directory may too.
     is_meant = "/" in name or (path.is_dir() and not name[:1].isdigit())

@@ -55,6 +55,8 @@ recipe:
   seed: {seed}
 replay:
   share: {share}
+remedy:
+  order: []               # what forgets is refused, so that it can be seen
 budget:
   first_tokens: 983040    # 120 steps
   tokens: 491520          # 60 steps

@@ -24,6 +24,7 @@ from flows.review import (
     check_model,
     promote_version,
     reject_version,
+    review_version,
     rollback_lineage,
     unhold_snapshot,
 )
@@ -41,6 +42,7 @@ WORKING: tuple[Flow[Any, Any], ...] = (update_model, refresh_data)
 """Hold the lineage's lease, and wait for it."""
 DECIDING: tuple[Flow[Any, Any], ...] = (
     check_model,
+    review_version,
     promote_version,
     reject_version,
     rollback_lineage,

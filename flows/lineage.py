@@ -12,6 +12,7 @@ from typing import Any, ClassVar, get_args, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from flows.review_config import ReviewConfig
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig
@@ -20,6 +21,7 @@ from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
 from tasks.plan import BudgetConfig
 from tasks.refresh_request import RefreshConfig
+from tasks.remedy.config import RemedyConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.train import ComputeConfig
@@ -74,6 +76,8 @@ class Lineage:
     """Questions with right answers that every version is asked, beside its held-out text."""
     minted: MintedConfig = field(default_factory=MintedConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    remedy: RemedyConfig = field(default_factory=RemedyConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     schedule: TimetableConfig = field(default_factory=TimetableConfig)
 

@@ -28,7 +28,7 @@ def link_report(ground: "Ground", outcome: Outcome) -> None:
                 "",
                 outcome.message,
                 "",
-                f"- model version: {_where(ground)}, the one with the tag `perennial.version = "
+                f"- model version: {model_page(ground)}, the one with the tag `perennial.version = "
                 f"{outcome.version}`; its page links to report, curves and parent",
                 f"- report: `{outcome.report}`",
             ]
@@ -66,7 +66,7 @@ def _put(key: str, description: str, markdown: str) -> None:
         logger.warning(f"Prefect's page lacks the {description} ({first_line_of(error)})")
 
 
-def _where(ground: "Ground") -> str:
+def model_page(ground: "Ground") -> str:
     """Where the lineage's registered model is seen, as a link if a server shows it."""
     name, settings = ground.lineage.name, ground.settings
     if pages := settings.mlflow_pages:

@@ -74,13 +74,13 @@ def told_how_it_ends(ground: Ground, plan: UpdatePlan) -> Generator[None]:
     try:
         yield
     except TrainingStoppedError:
-        _end_run(ground, plan, "KILLED", _INTERRUPTED)
+        end_run(ground, plan, "KILLED", _INTERRUPTED)
         raise
     except Exception as error:
-        _end_run(ground, plan, "FAILED", f"failed: {first_line_of(error)}")
+        end_run(ground, plan, "FAILED", f"failed: {first_line_of(error)}")
         raise
     except BaseException:  # Ctrl-C, a cancelled flow, the end of the process
-        _end_run(ground, plan, "KILLED", _INTERRUPTED)
+        end_run(ground, plan, "KILLED", _INTERRUPTED)
         raise
 
 
@@ -265,9 +265,10 @@ def _end_abandoned(ground: Ground, head: Head, runs: dict[str, registry.FoundRun
             registry.finish(found.run, "KILLED", reason="its process died before a verdict")
 
 
-def _end_run(
+def end_run(
     ground: Ground, plan: UpdatePlan, status: Literal["FAILED", "KILLED"], reason: str
 ) -> None:
+    """End the update's run; what MLflow makes of it stops nothing."""
     try:
         uri = ground.settings.tracking_uri
         run = registry.find_run(uri, lineage=ground.lineage.name, update=plan.id)

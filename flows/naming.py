@@ -17,6 +17,12 @@ def run_name() -> str:
     return f"{lineage} {start:%Y-%m-%d %H:%M}"
 
 
+def question_name() -> str:
+    """``news-en version 12``: what a run that asks a person is about."""
+    lineage = _lineage_name(Path(str(flow_run.parameters.get("lineage_file", ""))))
+    return f"{lineage} version {flow_run.parameters.get('version', '')}"
+
+
 def _lineage_name(file: Path) -> str:
     """The name in the YAML; the file's where that cannot be read, which the run will tell."""
     try:

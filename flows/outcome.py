@@ -5,7 +5,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Kind = Literal[
-    "done", "nothing to do", "planned", "skipped", "stopped", "PASS", "FAIL", "AMBIGUOUS"
+    "done",
+    "nothing to do",
+    "planned",
+    "skipped",
+    "stopped",
+    "decided",
+    "PASS",
+    "FAIL",
+    "AMBIGUOUS",
+    "awaiting",
 ]
 
 EXIT_CODES: dict[Kind, int] = {
@@ -14,9 +23,11 @@ EXIT_CODES: dict[Kind, int] = {
     "planned": 0,
     "skipped": 0,
     "stopped": 0,
+    "decided": 0,
     "PASS": 0,
     "FAIL": 3,
     "AMBIGUOUS": 4,
+    "awaiting": 4,
 }
 """0 done or nothing to do, 2 usage, 3 verdict FAIL, 4 needs a person, 1 anything else."""
 

@@ -25,6 +25,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Failed, Scheduled
 
+from flows.questions import QUESTION
+
 logger = logging.getLogger(__name__)
 
 RESUMING = "Resuming"
@@ -90,10 +92,11 @@ def end_of_stuck(state: State, now: datetime) -> State | None:
 
 
 def _resumptions(history: Sequence[State], now: datetime) -> int:
-    """How often the run went on by itself, since a person retried it, within a day."""
+    """How often the run went on by itself, since a person retried or answered it, within a day."""
     count = 0
     for state in reversed(history):
-        if state.name == RETRIED or now - state.timestamp > _DAY:
+        is_answered = state.type is StateType.PAUSED
+        if state.name == RETRIED or is_answered or now - state.timestamp > _DAY:
             break
         count += state.name == RESUMING
     return count
@@ -152,7 +155,12 @@ async def _after_crash(client: PrefectClient, run: FlowRun, now: datetime) -> St
 
 
 async def _is_superseded(client: PrefectClient, run: FlowRun) -> bool:
-    """Whether a later run of the same deployment has started: it took over what was unfinished."""
+    """Whether a later run of the same deployment has started: it took over what was unfinished.
+
+    Not one that asks a person: each is about another version.
+    """
+    if QUESTION in run.tags:
+        return False
     assert run.state is not None  # the run was found by its state
     assert run.deployment_id is not None  # and by its deployment
     crashed_at = run.state.timestamp

@@ -8,6 +8,7 @@ runs without cancelling them.
 
 import asyncio
 import logging
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from uuid import UUID
 
 import anyio
+import anyio.to_thread
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import StateType
@@ -25,16 +27,23 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.automations import HEARTBEAT_SECONDS, ensure_automations
 from flows.deployments import TIMETABLE, Served, deployments_of
-from flows.lineage import LineageError, load_lineage
+from flows.ground import Ground
+from flows.lineage import Lineage, LineageError, load_lineage
 from flows.orphan import RUNNER_PID
+from flows.questions import settle_questions
 from flows.recovery import interrupt, recover, runs_in
 from flows.retirement import find_obsolete
 from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.stack.state import StackFolder, write_private
+from storage.layout import Layout
+from storage.objects import open_store
 
 logger = logging.getLogger(__name__)
 
+QUESTIONS_SECONDS = 60
+"""Between two looks whether every version that waits for a person is asked about; those who change
+a lineage have looked themselves."""
 POLL_SECONDS = 5
 """Between two looks for runs to start, crashed runs and changed files."""
 MAX_RUNS = 16
@@ -153,6 +162,8 @@ class _Service:
         self._names: dict[Path, str] = {}
         self._obsolete: set[UUID] = set()
         self._tidied: dict[Path, str] | None = None
+        self._lineages: Sequence[Lineage] = ()
+        self._settled_at = -math.inf
 
     async def run(self) -> None:
         await ensure_automations()
@@ -188,6 +199,8 @@ class _Service:
         # Not before: what a server that was away did not hear of is registered again.
         self._registered = self._seen = after
         self._names = {served.file: served.lineage.name for served in lineages}
+        self._lineages = [served.lineage for served in lineages]
+        self._settled_at = -math.inf
 
     async def _look_after(self) -> None:
         async with get_client() as client:
@@ -199,6 +212,7 @@ class _Service:
                     await self._cancel_what_was_missed(client)
                     mine = self._runner.runs() | self._interrupted
                     await recover(client, self._deployments, mine, datetime.now(UTC))
+                    await self._settle_questions()
                 except Exception as error:  # whatever a server that is away makes the client raise
                     why = str(error) or type(error).__name__
                     logger.warning(f"could not look for changed files and crashed runs: {why}")
@@ -214,6 +228,17 @@ class _Service:
             if is_late and run.id in self._runner.runs():
                 logger.info(f"{run.name}: cancelled here, for the runner did not hear of it")
                 await self._runner.cancel(run.id)
+
+    async def _settle_questions(self) -> None:
+        """Ask about what waits for a person, also what became so while no server was there."""
+        if anyio.current_time() - self._settled_at < QUESTIONS_SECONDS:
+            return
+        self._settled_at = anyio.current_time()
+        settings = Settings()
+        for lineage in self._lineages:
+            store = open_store(settings.store_uri)
+            ground = Ground(lineage, settings, store, Layout(lineage.name))
+            await anyio.to_thread.run_sync(settle_questions, ground)
 
     async def _register_changes(self) -> None:
         found = _contents(self._paths)

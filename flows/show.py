@@ -22,6 +22,7 @@ from storage.lease import Lease
 from storage.lease_record import is_held, read_lease
 from storage.manifest import load
 from storage.objects import open_store
+from storage.question import read_question
 from storage.snapshots import read_snapshot
 from tasks.judge.verdict import DomainRow, VerdictReport
 from tasks.plan import load_plan
@@ -159,6 +160,7 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
     if head is None:
         return {**facts, "head": "none yet: run 'perennial update'"}
     pending = [record.id for record in head.snapshots if record.state == "pending"]
+    waiting = [record for record in head.versions if record.decision == "awaiting"]
     slices = [
         piece
         for name in pending
@@ -173,9 +175,12 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
         "pending_snapshots": pending,
         "pending_tokens": f"{sum(piece.train_tokens for piece in slices):,}",
         "held_snapshots": [record.id for record in head.snapshots if record.state == "held"],
-        "waiting_for_a_person": [
-            record.version for record in head.versions if record.decision == "awaiting"
-        ],
+        "waiting_for_a_person": [record.version for record in waiting],
+        "questions": {
+            record.version: question.link
+            for record in waiting
+            if (question := read_question(ground.store, ground.layout, record.update))
+        },
         "last_training": _goodput(ground, head),
     }
 
@@ -229,6 +234,8 @@ def _shown(value: Any) -> str:
     """A fact of the status for people."""
     if isinstance(value, list):
         return ", ".join(value) or "-"  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, dict) and "update" not in value:
+        return ", ".join(f"{name} on {link}" for name, link in value.items()) or "-"
     if isinstance(value, dict):
         done = progress_line(value["tokens"], value["total_tokens"], "tokens", rate=0)
         goes_on = value["refused"] or "'perennial update' goes on with it"

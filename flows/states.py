@@ -16,9 +16,11 @@ STATE_NAMES: dict[Kind, str] = {
     "planned": "Planned",
     "skipped": "Skipped",
     "stopped": "Stopped",
+    "decided": "Decided",
     "PASS": "PASS",
     "FAIL": "FAIL",
     "AMBIGUOUS": "AMBIGUOUS",
+    "awaiting": "Awaiting",
 }
 
 

@@ -99,6 +99,11 @@ check:
   max_loss_nats: 0.05          # largest tolerated loss on any old domain, nats per token
   min_gain_nats: 0.02          # smallest gain on the new data that is worth publishing
 
+# remedy: {{order: []}}          # to try nothing when a candidate has forgotten too much
+
+review:
+  always: false                # true: also what passed waits until a person approves it
+
 compute:
   num_workers: 1               # Ray workers, or [fewest, most]; 0: in the flow's own process
 

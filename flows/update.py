@@ -1,16 +1,19 @@
-"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, publish."""
+"""The whole loop for one lineage: refresh, plan, mix, train, check, decide, repair, publish."""
 
 from pathlib import Path
 
 from prefect import flow
 
 from flows import update_judging as judging
+from flows import update_remedies as remedies
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
+from flows.judging_again import judge_waiting
 from flows.link import link_report
 from flows.mirror import told_how_it_ends
 from flows.naming import run_name
 from flows.outcome import Outcome
+from flows.questions import settle_questions
 from flows.schedule import WaitSeconds, WhenBusy
 from flows.states import ended
 from flows.update_planning import CooldownTokens, Wish, plan_update
@@ -65,10 +68,12 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     steps.import_base_model(ground, lease)
     refreshed = steps.refresh(ground, lease)
     steps.freeze_tasks(ground, lease)
+    judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
         head = steps.show_in_mlflow(ground, repair=False)
-        message = f"{plan.reason} ({refreshed.reason})"
+        settle_questions(ground)
+        message = "\n".join((*judged_again, f"{plan.reason} ({refreshed.reason})"))
         return steps.outcome(ground, head, "nothing to do", message, warnings=refreshed.warnings)
     warnings = steps.data_warnings(ground, plan, refreshed)
     if dry_run:
@@ -79,10 +84,12 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
             checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))
             judging.export(ground, plan, checkpoint)
             report = judging.check(ground, plan)
-            judging.publish(ground, lease, plan, report, warnings)
+            judged = remedies.repaired(ground, lease, plan, report)
+            judging.publish(ground, lease, judged, warnings)
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)
-    outcome = judging.judged(ground, head, plan, report, warnings)
+    settle_questions(ground)
+    outcome = judging.judged(ground, head, judged, warnings)
     link_report(ground, outcome)
     return outcome

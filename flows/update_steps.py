@@ -152,16 +152,19 @@ def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> Non
 
 
 @step
-def train(ground: Ground, lease: Lease, plan: UpdatePlan) -> str | Stopped:
+def train(
+    ground: Ground, lease: Lease, plan: UpdatePlan, *, on_behalf_of: str = ""
+) -> str | Stopped:
     """Train on Ray and wait; returns the prefix of the final checkpoint.
 
+    ``on_behalf_of`` is the update that this one repairs, which is then the one to go on with.
     SIGTERM ends it after the step that it is in, with a checkpoint; a second one ends it at once.
     """
     if ground.lineage.compute.num_workers and not ground.settings.ray_address:
         require(ground.settings, "ray-head")
     begin(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
-    lease.set_note(plan.id)
+    lease.set_note(plan.id, unfinished=on_behalf_of or plan.id)
     relay = MetricRelay(lambda: curve_receiver(ground, plan))
 
     def run(sigterm: threading.Event) -> str | Stopped:

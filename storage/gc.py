@@ -189,7 +189,11 @@ def _reach_scores(live: _Live, store: ObjectStore, layout: Layout, version: str)
     prefix = layout.model(version)
     if is_published(store, prefix):
         weights = weights_hash(read_model_manifest(store, prefix))
-        live.prefixes.add(layout.model_scores(weights))
+        live.prefixes |= {
+            layout.model_scores(weights),
+            layout.model_task_scores(weights),
+            layout.model_looks(weights),
+        }
 
 
 def _versions(heads: Iterable[Head]) -> Iterator[VersionRecord]:

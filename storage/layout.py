@@ -135,6 +135,18 @@ class Layout:
     def model_scores(self, weights: str) -> str:
         return f"{self.all_scores}/{weights[:16]}"
 
+    def model_task_scores(self, weights: str) -> str:
+        return f"{self.root}/task-scores/{weights[:16]}"
+
+    def task_scores(self, weights: str, items: str) -> str:
+        return f"{self.model_task_scores(weights)}/{items}"
+
+    def model_looks(self, weights: str) -> str:
+        return f"{self.root}/looks/{weights[:16]}"
+
+    def look(self, weights: str, name: str) -> str:
+        return f"{self.model_looks(weights)}/{name}.json"
+
     def units(self, snapshot: str, domain: str, content: str) -> str:
         return f"{self.snapshot(snapshot)}/units/{check_name(domain, 'domain')}-{content[:12]}.json"
 

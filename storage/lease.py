@@ -121,13 +121,16 @@ class Lease:
         """What this holder, or one before it, has begun and not finished; else empty."""
         return self._record.unfinished
 
-    def set_note(self, note: str) -> None:
+    def set_note(self, note: str, *, unfinished: str | None = None) -> None:
         """Say what is being worked on, e.g. the update id: unfinished until ``finish``.
+
+        ``unfinished`` is what the next holder is to go on with, where it is not the same.
 
         Raises:
             LeaseLostError: The lease was taken over.
         """
-        self._write(note=note, unfinished=note, expires_at=time.time() + self._ttl_seconds)
+        unfinished = note if unfinished is None else unfinished
+        self._write(note=note, unfinished=unfinished, expires_at=time.time() + self._ttl_seconds)
 
     def finish(self) -> None:
         """Say that what was worked on is done.

@@ -25,7 +25,7 @@ class ModelManifest:
     lineage: str
     version: str
     origin: str
-    """Prefix of the checkpoint that was exported, or ``import:<identity>``."""
+    """Prefix of the checkpoint that was exported, ``import:<identity>`` or ``merge:<identity>``."""
     code_version: str
     """Of Perennial, when it was exported."""
     content: str

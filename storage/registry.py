@@ -19,6 +19,7 @@ from storage.mlflow_client import check_tracking, mlflow_client
 from storage.objects import ObjectStore
 from storage.tracking import (
     TAG,
+    Attached,
     FoundRun,
     MetricPoint,
     Run,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAMPION",
+    "Attached",
     "FoundRun",
     "MetricPoint",
     "Run",
@@ -68,7 +70,7 @@ CHAMPION = "champion"
 """Alias of the model in use: ``models:/<lineage>@champion``."""
 
 # Part of the projection's digest: raise it when pages change, and every lineage is written again.
-_PROJECTION_FORMAT = 2
+_PROJECTION_FORMAT = 3
 # Width of MLflow's database columns; SQLite would take more, PostgreSQL refuses.
 _MAX_TEXT_CHARACTERS = 5000
 
@@ -112,19 +114,29 @@ def project(
         layout: Of the lineage, whose name is the registered model's.
         head: The newest head.
         tracking_uri: Also the registry.
-        pages: The page of a version, asked for once a version, parents first; it is also given
-            MLflow's numbers of the versions before.
+        pages: The page of a version, parents first; it is also given MLflow's numbers of the
+            versions that it knows. Asked for again when a child is new, to which it may link.
     """
     client = mlflow_client(tracking_uri)
     _ensure_registered_model(client, head.lineage)
     registered = list(_registered_versions(client, head.lineage))
-    numbers: dict[str, int] = {}
+    numbers = {
+        v.tags[f"{TAG}version"]: int(v.version)
+        for v in sorted(registered, key=lambda v: -int(v.version))
+        if f"{TAG}version" in v.tags
+    }
+    children = {record.parent for record in head.versions if record.version not in numbers}
     for record in head.versions:
         page = pages(record.version, numbers)
         kept, again = _find_version(registered, record.version, page.source)
         for version in again:
             client.delete_model_version(head.lineage, str(version.version))
         numbers[record.version] = _show_version(client, head, record, page, kept)
+    for record in head.versions:
+        if record.version in children:
+            page = pages(record.version, numbers)
+            shown = client.get_model_version(head.lineage, str(numbers[record.version]))
+            _show_version(client, head, record, page, shown)
     _point_alias(client, head.lineage, numbers[head.champion] if head.champion else None)
     store.put(layout.projection, _marker(head, tracking_uri))
     logger.info("MLflow shows head %d of %s, champion %s", head.number, head.lineage, head.champion)
@@ -175,9 +187,18 @@ def _version_tags(record: VersionRecord, page: VersionPage) -> dict[str, str]:
         "replay": record.replay or "none",
         "head": str(record.on_head),
         "published_on_head": str(record.published_on_head or "none"),
+        **_remedy_tags(record),
         **page.facts,
     }
     return {f"{TAG}{key}": shorten(value, _MAX_TEXT_CHARACTERS) for key, value in tags.items()}
+
+
+def _remedy_tags(record: VersionRecord) -> dict[str, str]:
+    """How a version was made that repairs another one; nothing for all others."""
+    if record.remedy_of is None:
+        return {}
+    merged_from = {"merged_from": ",".join(record.merged_from)} if record.merged_from else {}
+    return {"remedy": record.remedy, "remedy_of": record.remedy_of, **merged_from}
 
 
 def _find_version(

@@ -114,6 +114,7 @@ def with_verdict(
     reason: str = "",
     lease_token: int | None = None,
     always_ask: bool = False,
+    failed: VersionRecord | None = None,
 ) -> Head:
     """The verdict on a candidate.
 
@@ -122,6 +123,9 @@ def with_verdict(
     the snapshots stay pending. ``decision`` and the head numbers of ``record`` are set here. A
     version that awaits a person may be judged again on a newer head, as ``to_judge_again`` has it.
     With ``always_ask`` a PASS waits for a person as an AMBIGUOUS does.
+
+    ``failed`` is the version that a PASS repairs: its failure is put on record in the same head, so
+    that there is never the one without the other.
 
     Raises:
         HeadMovedError: Champion or snapshots are not what the candidate was judged against.
@@ -139,12 +143,13 @@ def with_verdict(
         return head
     check_unmoved(head, record)
     action = "update" if known is None else "rejudge"
+    before = () if failed is None else (_refused(head, failed),)
     if record.verdict == "PASS" and not always_ask:
         return _publish(
             head,
             record,
             replay,
-            versions=_with(head, _published(head, record)),
+            versions=_with(head, *before, _published(head, record)),
             action=action,
             by=by,
             reason=reason,
@@ -157,7 +162,7 @@ def with_verdict(
         action=action,
         by=by,
         reason=reason,
-        versions=_with(head, judged),
+        versions=_with(head, *before, judged),
         lease_token=_token(head, lease_token),
     )
 
@@ -439,6 +444,10 @@ def _published(head: Head, record: VersionRecord) -> VersionRecord:
     return replace(record, decision="published", on_head=number, published_on_head=number)
 
 
+def _refused(head: Head, record: VersionRecord) -> VersionRecord:
+    return replace(record, decision="refused", on_head=head.number + 1, published_on_head=None)
+
+
 def _moved(
     head: Head, snapshots: Collection[str], state: SnapshotState
 ) -> tuple[SnapshotRecord, ...]:
@@ -453,11 +462,11 @@ def _moved(
     )
 
 
-def _with(head: Head, record: VersionRecord) -> tuple[VersionRecord, ...]:
-    """The head's versions with ``record``, which keeps its place when it was judged before."""
-    if any(known.update == record.update for known in head.versions):
-        return tuple(record if known.update == record.update else known for known in head.versions)
-    return (*head.versions, record)
+def _with(head: Head, *records: VersionRecord) -> tuple[VersionRecord, ...]:
+    """The head's versions with ``records``; one that was judged before keeps its place."""
+    changed = {record.update: record for record in records}
+    kept = tuple(changed.pop(known.update, known) for known in head.versions)
+    return (*kept, *changed.values())
 
 
 def _replaced(head: Head, records: list[VersionRecord]) -> tuple[VersionRecord, ...]:

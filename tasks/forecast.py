@@ -45,7 +45,11 @@ def forecast(
 def _speed_of_last(
     store: ObjectStore, layout: Layout, head: Head, plan: UpdatePlan, num_workers: int
 ) -> float | None:
-    trained = [record for record in head.versions if record.verdict != "IMPORTED"]
+    trained = [
+        record
+        for record in head.versions
+        if record.verdict != "IMPORTED" and not record.merged_from
+    ]
     if not trained:
         return None
     update = trained[-1].update

@@ -84,6 +84,21 @@ class UpdatePlan:
     """Held-out old text that must show that nothing is lost, and what of it only informs."""
     unguarded: tuple[str, ...] = ()
     """What the verdict will not see, a sentence each with what would help."""
+    remedy: str = ""
+    """How the candidate repairs another one that has failed, for people; "" when it does not."""
+    remedy_of: str = ""
+    """Version that it repairs."""
+    merged_from: tuple[str, ...] = ()
+    """Versions that it was merged from, by no training of its own; ``train`` is then that of
+    ``remedy_of``."""
+
+    @property
+    def next_trunk(self) -> str | None:
+        """Checkpoint that an update after this one continues from; None: the model's own weights.
+
+        A merge lies on no run's way, and moments mean nothing to it.
+        """
+        return None if self.merged_from else self.train.trunk
 
     @property
     def total_tokens(self) -> int:
@@ -169,11 +184,17 @@ def held_under_another_recipe(
     rolled_back: set[str] = set()
     for record in head.versions:
         if record.decision == "rolled_back" and held & set(record.snapshots):
-            plan = load_plan(store, layout, record.update)
+            # A remedy's own recipe is not what anybody has asked for.
+            plan = load_plan(store, layout, _asked_for(head, record).update)
             rolled_back |= set(record.snapshots)
             if (plan.recipe, plan.replay_share_requested) == (request.recipe, request.replay.share):
                 trained_like_today |= set(record.snapshots)
     return sorted((held & rolled_back) - trained_like_today)
+
+
+def _asked_for(head: Head, record: VersionRecord) -> VersionRecord:
+    """The version that the configuration made, also where another one has repaired it."""
+    return next((known for known in head.versions if known.version == record.remedy_of), record)
 
 
 def is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:

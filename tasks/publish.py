@@ -5,11 +5,11 @@ MLflow comes last and is only a picture of the head.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from storage.errors import AlreadyExistsError, NotFoundError
+from storage.errors import AlreadyExistsError
 from storage.head import Head, VersionRecord, commit_change, read_head
 from storage.layout import Layout
 from storage.lease import Lease
@@ -22,7 +22,6 @@ from storage.registry import (
     VersionPage,
     finish,
     list_runs,
-    log_report,
     open_run,
     project,
 )
@@ -31,7 +30,8 @@ from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
 from tasks.judge.verdict import VerdictReport
 from tasks.model_export import export_model, load_trained
-from tasks.reporting.page import decisions_of, report_key, verdict_key, version_page
+from tasks.reporting.attached import attach, report_of
+from tasks.reporting.page import Decided, decisions_of, report_key, verdict_key, version_page
 from training.config import TrainPlan
 
 ExtendReplay = Callable[[Head, tuple[str, ...]], str]
@@ -39,6 +39,17 @@ ExtendReplay = Callable[[Head, tuple[str, ...]], str]
 Called again on a newer head when somebody else was faster, so it must be safe to repeat."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A version with what its verdict rests on."""
+
+    record: VersionRecord
+    report: VerdictReport
+    """Becomes ``verdict.json``."""
+    html: str
+    """Becomes ``report.html``."""
 
 
 def export(
@@ -69,9 +80,11 @@ def export(
     Raises:
         CorruptError: The checkpoint, or an earlier export, is damaged.
         AlreadyExistsError: The version was exported from another checkpoint.
+        ValueError: The checkpoint is not the end of its schedule.
         RuntimeError: The export computes other logits than the checkpoint; the message names the
             largest difference.
     """
+    _refuse_transient(checkpoint_prefix, plan)
     prefix = layout.model(version)
     if is_published(store, prefix):
         manifest = read_model_manifest(store, prefix)
@@ -131,6 +144,7 @@ def commit_verdict(
     extend_replay: ExtendReplay,
     by: str,
     always_ask: bool = False,
+    failed: Evidence | None = None,
 ) -> Head:
     """Write the evidence of an update and commit its verdict; returns the head that holds it.
 
@@ -148,6 +162,7 @@ def commit_verdict(
         extend_replay: Called for a PASS that publishes.
         by: Who: user@host, or the flow run.
         always_ask: A PASS waits for a person too.
+        failed: What ``record`` repairs; its failure is committed with it.
 
     Raises:
         LeaseLostError: Another process took over.
@@ -162,9 +177,9 @@ def commit_verdict(
     record = replace(record, reason=record.reason or report.reason)
     if lease is not None:
         lease.check()
-    where = (layout, record.update, record.judged_on)
-    _write_evidence(store, layout, record, verdict_key(*where), readable_json(report))
-    _write_evidence(store, layout, record, report_key(*where), html.encode())
+    for evidence in (failed, Evidence(record=record, report=report, html=html)):
+        if evidence is not None:
+            _write_all_evidence(store, layout, evidence)
 
     def change(head: Head | None) -> Head:
         head = _existing(head, layout)
@@ -179,6 +194,7 @@ def commit_verdict(
             reason=report.reason,
             lease_token=lease.token if lease is not None else None,
             always_ask=always_ask,
+            failed=failed.record if failed else None,
         )
 
     head = commit_change(store, layout, change)
@@ -203,6 +219,7 @@ def mirror(
             MLflow server choose.
     """
     found = list_runs(tracking_uri, lineage=layout.lineage)
+    decided = decisions_of(store, layout)
 
     def opened(update: str) -> Run:
         return open_run(
@@ -210,11 +227,18 @@ def mirror(
         )
 
     runs = {
-        record.version: _reported_run(store, layout, record, found.get(record.update), opened)
+        record.version: _reported_run(
+            store,
+            layout,
+            head,
+            record,
+            decided.get(record.version, ()),
+            found.get(record.update),
+            opened,
+        )
         for record in head.versions
     }
     records = {record.version: record for record in head.versions}
-    decided = decisions_of(store, layout)
 
     def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
         return version_page(
@@ -230,26 +254,49 @@ def mirror(
     project(store, layout, head, tracking_uri, page)
 
 
+def _refuse_transient(checkpoint_prefix: str, plan: TrainPlan) -> None:
+    """Nothing is judged while its rate is re-warmed: every old loss is high there for a while.
+
+    A branch has a plan of its own, whose last step is its cooled end.
+    """
+    step = checkpoint_prefix.rpartition("/step-")[2]
+    if step != str(plan.num_steps):
+        raise ValueError(
+            f"{checkpoint_prefix} was expected to be the end of its schedule, step "
+            f"{plan.num_steps}, found step {step}, inside it: train to the end, or cool down from "
+            f"there with 'perennial update --branch-from {plan.update}/step-{step}'"
+        )
+
+
 def _reported_run(
     store: ObjectStore,
     layout: Layout,
+    head: Head,
     record: VersionRecord,
+    decided: Sequence[Decided],
     found: FoundRun | None,
     opened: Callable[[str], Run],
 ) -> Run | None:
-    """The run of the version's update, ended, with its report; None when it has neither."""
-    try:
-        html = store.get(report_key(layout, record.update, record.judged_on)).decode()
-    except NotFoundError:
+    """The run of the version's update, ended, with its evidence; None when it has neither."""
+    html = report_of(store, layout, record)
+    if html is None:
         return found.run if found else None
     if found is not None and found.status == "FINISHED":
-        log_report(found.run, html, known_digest=found.report_digest)
+        attach(store, layout, head, record, found.run, html, decided, found=found)
         return found.run
     # An update that has a verdict has ended well, whatever became of its run on the way.
     run = opened(record.update)
-    log_report(run, html, known_digest=found.report_digest if found else "")
+    attach(store, layout, head, record, run, html, decided, found=found)
     finish(run)
     return run
+
+
+def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:
+    record = evidence.record
+    where = (layout, record.update, record.judged_on)
+    report = readable_json(evidence.report)
+    _write_evidence(store, layout, record, verdict_key(*where), report)
+    _write_evidence(store, layout, record, report_key(*where), evidence.html.encode())
 
 
 def _write_evidence(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.config import ForeignConfig, ModelConfig
+from training.trees import LogitsOfTrees
 
 
 class CausalModel(Protocol):
@@ -57,28 +58,11 @@ class CausalModel(Protocol):
 
     @property
     def takes_trees(self) -> bool:
-        """Whether a row may be more than a single path, see ``tree_logits``."""
+        """Whether a row of ``training.trees.Trees`` may be more than a single path."""
         ...
 
-    def tree_logits(
-        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits ``[n, V]`` after the tokens ``at``, without gradients, some at a time.
-
-        A row is a tree of tokens in preorder: a token sees itself and what it descends from. What
-        pads a row on the right is seen by nothing before it. The memory of a part may be that of
-        the next.
-
-        Args:
-            tokens: ``int64[B, T]``.
-            positions: ``int64[B, T]``, depth in the tree.
-            ends: ``int64[B, T]``: the descendants of token i are the tokens from i + 1 to
-                ends[i] - 1. None: each row is a single path.
-            at: ``int64[M]``, indices into the rows one after the other.
-
-        Yields:
-            Which of ``at``, and their logits.
-        """
+    def logits_of_trees(self) -> LogitsOfTrees:
+        """What computes logits of many batches of rows, with the weights of now."""
         ...
 
     def flops_per_token(self, seq_len: int) -> int:

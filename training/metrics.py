@@ -52,6 +52,35 @@ REWINDS = "guard/rewinds"
 GOODPUT = "goodput"
 """``goodput/productive_share`` and ``goodput/<bucket>_seconds``: of a whole run, once."""
 
+EVAL = "eval"
+"""``eval/<domain>/nats_per_token``: held-out loss of the candidate on an old domain; of an update,
+once, as are all that follow."""
+EVAL_NEW = "eval_new"
+"""``eval_new/<domain>/nats_per_token``: the same on a domain of the new data."""
+GAIN = "verdict/gain"
+"""Nats per token that the candidate lies below the champion on all new data."""
+GAIN_BOUND = "verdict/gain_bound"
+"""The lower bound of the gain."""
+WORST_LOSS = "verdict/worst_loss"
+"""Largest rise on a guarded old domain, nats per token."""
+WORST_BOUND = "verdict/worst_bound"
+"""Largest upper bound of such a rise, nats per token."""
+FORGETTING = "forgetting"
+"""``forgetting/mean``, ``forgetting/worst``, ``forgetting/backward_transfer`` and
+``forgetting/forward_transfer``, nats per token."""
+STABILITY = "stability"
+"""``stability/<domain>/depth_nats`` and ``stability/<domain>/recovery_tokens``."""
+DRIFT = "drift"
+"""``drift/total`` and ``drift/layer_<n>``: relative change of the weights from the champion's."""
+HEALTH = "health"
+"""``health/<measure>`` of the candidate's continuations, ``health/champion_<measure>``."""
+CALIBRATION = "calibration"
+"""``calibration/expected_error`` of the candidate, and ``calibration/champion_expected_error``."""
+TOKENS_WORSE = "tokens/worse_share"
+"""Share of old tokens that cost more than 0.1 nats more than before."""
+CANARY = "canary/worst_perplexity_ratio"
+"""Over slices, candidate to champion."""
+
 MEASURED = (
     *(TIME, ELAPSED_SECONDS, STEP_SECONDS, SAVE_SECONDS, LIFE),
     *(TOKENS_PER_SECOND, MFU, DATA_WAIT_FRACTION),

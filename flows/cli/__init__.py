@@ -15,6 +15,7 @@ import typer
 from flows.cli.deciding import promote, reject, rollback, unhold
 from flows.cli.judging import check
 from flows.cli.looking import gc, history, status
+from flows.cli.merging import graft
 from flows.cli.serving import down, serve, up
 from flows.cli.working import demo, init, plan, refresh, update
 from flows.output import flush, say
@@ -35,6 +36,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     update,
     refresh,
     check,
+    graft,
     promote,
     reject,
     rollback,

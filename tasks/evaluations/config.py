@@ -57,5 +57,5 @@ class MintedConfig:
     cloze_snapshots: Annotated[int, Bounds(ge=1, le=20, unit="snapshots")] = 5
     """Newest snapshots whose cloze items stay in the suite, so that judging costs the same at every
     update."""
-    canary_items: Annotated[int, Bounds(ge=0, le=10_000, unit="items")] = 150
+    canary_items: Annotated[int, Bounds(ge=0, le=10_000, unit="items")] = 250
     """Of each in-context canary (copy, induction, ordering), built from the vocabulary. 0: none."""

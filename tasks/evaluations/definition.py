@@ -121,10 +121,12 @@ def _load(path: Path, seen: tuple[Path, ...]) -> Definition:
         )
     places = {key.value: f"{path}:{key.start_mark.line + 1}" for key, _ in node.value}
     include = values.get("include")
-    if include is None:
-        return Definition(path, values, places)
-    base = _load(path.parent / str(include), (*seen, path))
-    return Definition(path, {**base.values, **values}, {**base.places, **places})
+    included = include if isinstance(include, list) else [include] if include else []
+    # Of several the first counts most, and the file itself more than all of them.
+    for name in included:
+        base = _load(path.parent / str(name), (*seen, path))
+        values, places = {**base.values, **values}, {**base.places, **places}
+    return Definition(path, values, places)
 
 
 def _check_key(definition: Definition, key: str, value: Any) -> None:

@@ -35,6 +35,8 @@ _N = 13
 """Words of an n-gram."""
 _LEAST_WORDS = 5
 """Shorter items are found in any text."""
+_TEMPLATE_ITEMS = 8
+"""Fewer items may begin alike by chance, and nothing is taken for a template."""
 _COVERED = 0.5
 """An item is known when this share of its distinctive n-grams stands in the text."""
 _CHUNK_TOKENS = 1 << 20
@@ -69,7 +71,18 @@ def find_trained_on(
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """Ids of the items of each task by the snapshot whose training text has them.
 
-    Safe to retry: what was looked for is on record, so that each snapshot is read once.
+    Safe to retry: what was looked for is on record, so that an update reads its new snapshots only,
+    and older ones once for a task that is new. Canaries are built by chance and looked for nowhere;
+    what was made of a snapshot's held-out documents only there and in later ones, as its clusters
+    were in no earlier one's training text.
+
+    Args:
+        store: Where the lineage lies.
+        layout: Of the lineage.
+        tasks: Of the suite.
+        snapshots: That are trained on, oldest first.
+        tokenizer: Of the lineage.
+        work_dir: For local copies of shards.
 
     Raises:
         CorruptError: A shard, a record or the items are damaged.
@@ -78,6 +91,8 @@ def find_trained_on(
     for snapshot in snapshots:
         missing: list[SuiteTask] = []
         for task in tasks:
+            if snapshot not in _searched(task, snapshots):
+                continue
             try:
                 record = load(store, layout.trained_on(task.file.name, snapshot), TrainedOn)
                 found[task.name][snapshot] = record.items
@@ -93,6 +108,14 @@ def find_trained_on(
                     if task.file.name == record.task:
                         found[task.name][snapshot] = record.items
     return found
+
+
+def _searched(task: SuiteTask, snapshots: Sequence[str]) -> Sequence[str]:
+    if task.origin == "canary":
+        return ()
+    if task.snapshot in snapshots:
+        return snapshots[snapshots.index(task.snapshot) :]
+    return snapshots
 
 
 def covered(
@@ -136,7 +159,7 @@ def _grams_of(
     Fills ``vocabulary`` with numbers for the words.
     """
     words = {item.item.id: _WORD.findall(item.text.lower()) for item in items}
-    template = len(_common_start(list(words.values()))) if len(words) > 1 else 0
+    template = len(_common_start(list(words.values()))) if len(words) >= _TEMPLATE_ITEMS else 0
     grams: dict[str, tuple[int, NDArray[np.uint64]]] = {}
     for name, all_words in words.items():
         own = all_words[template:]

@@ -7,27 +7,31 @@ the candidate's loss minus another model's lies below a margin, ``-min_gain_nats
 and ``max_loss_nats`` on the old.
 """
 
-import math
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from tasks.judge.bootstrap import RESAMPLES, sample_ratio
-from tasks.judge.reasons import doubt, remarks, success, violation
+from tasks.judge.bootstrap import resamples_for
+from tasks.judge.domain_rows import comparisons_of, domain_row
+from tasks.judge.reasons import (
+    doubt,
+    remarks,
+    success,
+    task_doubt,
+    task_violation,
+    violation,
+)
+from tasks.judge.task_rows import task_row
 from tasks.judge.verdict import (
-    ALL_NEW,
     CheckConfig,
     DocumentScore,
     DomainRow,
     EarlierScores,
     Health,
     Outcome,
-    Role,
     SliceScores,
-    Test,
+    TaskRow,
+    TaskScores,
     VerdictReport,
-    bits_per_byte,
-    nats_per_token,
 )
 
 __all__ = [
@@ -42,8 +46,6 @@ __all__ = [
     "holm",
 ]
 
-_Pair = tuple[tuple[DocumentScore, ...], tuple[DocumentScore, ...]]
-
 
 def decide(
     slices: Sequence[SliceScores],
@@ -54,6 +56,7 @@ def decide(
     champion: str | None,
     unguarded_base: bool = False,
     suite: str = "",
+    tasks: Sequence[TaskScores] = (),
 ) -> VerdictReport:
     """Judge ``candidate`` against ``champion`` on the same frozen items.
 
@@ -67,13 +70,36 @@ def decide(
         champion: Version in use; None for the first version of a lineage that starts from nothing.
         unguarded_base: The lineage grew from an imported model and has no reference.
         suite: Version of the suite, for the record.
+        tasks: Both models' answers to the same items; guarded ones are judged as old slices are.
 
     Raises:
-        ValueError: A model was scored on other documents than the candidate, or scores are missing.
+        ValueError: A model was scored on other documents or items than the candidate, or scores are
+            missing.
     """
-    rows = _correct(_rows(slices, config, champion), config.alpha)
+    comparisons = comparisons_of(slices, config, champion)
+    # Holm's correction asks most of the clearest violation: the level over the number of tests.
+    guarded = sum(task.is_guarded and champion is not None for task in tasks)
+    tests = sum(comparison.margin is not None for comparison in comparisons) + 2 * guarded
+    corrected_alpha = config.alpha / max(1, tests)
+    resamples = resamples_for(corrected_alpha)
+    rows, task_rows = _correct(
+        [
+            domain_row(
+                comparison,
+                alpha=config.alpha,
+                corrected_alpha=corrected_alpha,
+                resamples=resamples,
+            )
+            for comparison in comparisons
+        ],
+        [
+            task_row(task, config, champion=champion, resamples=resamples)
+            for task in sorted(tasks, key=lambda task: task.task)
+        ],
+        config.alpha,
+    )
     unguarded = unguarded_base and not config.accept_unguarded
-    verdict, reasons = _conclude(rows, health, unguarded, config)
+    verdict, reasons = _conclude(rows, task_rows, health, unguarded, config)
     return VerdictReport(
         verdict=verdict,
         reason=reasons[0],
@@ -83,8 +109,9 @@ def decide(
         rows=tuple(rows),
         health=health,
         config=config,
-        resamples=RESAMPLES,
+        resamples=resamples,
         suite=suite,
+        task_rows=tuple(task_rows),
     )
 
 
@@ -102,198 +129,48 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Comparison:
-    """One row before it is computed: the slices of a domain, pooled, against one other model."""
+def _correct(
+    rows: Sequence[DomainRow], task_rows: Sequence[TaskRow], alpha: float
+) -> tuple[list[DomainRow], list[TaskRow]]:
+    """Correct the evidence of violations over all tests."""
+    losses = [row.p_violated for row in rows]
+    falls = [row.p_violated for row in task_rows]
+    flips = [row.p_flips_violated for row in task_rows]
+    adjusted = iter(_adjusted([*losses, *falls, *flips]))
+    by_loss, by_fall, by_flips = ([next(adjusted) for _ in part] for part in (losses, falls, flips))
 
-    domain: str
-    role: Role
-    test: Test
-    against: str
-    margin: float | None
-    pairs: tuple[_Pair, ...]
+    def shown(p_value: float | None) -> bool:
+        return p_value is not None and p_value <= alpha
 
-
-def _rows(
-    slices: Sequence[SliceScores], config: CheckConfig, champion: str | None
-) -> list[DomainRow]:
-    new = [item for item in slices if item.role == "new"]
-    old = [item for item in slices if item.role == "old"]
-    margin = -(config.min_gain_nats if champion else config.first_version_gain_nats)
-    against = champion or "unigram"
-    comparisons: list[_Comparison] = []
-    if new:
-        pairs = tuple(_pair(item, against) for item in new)
-        comparisons.append(
-            _Comparison(
-                domain=ALL_NEW, role="new", test="gain", against=against, margin=margin, pairs=pairs
+    return (
+        [
+            replace(row, p_violated=p_value, violated=shown(p_value))
+            for row, p_value in zip(rows, by_loss, strict=True)
+        ],
+        [
+            replace(
+                row,
+                p_violated=fall,
+                p_flips_violated=flip,
+                violated=shown(fall) or shown(flip),
             )
-        )
-    for role, items in (("new", new), ("old", old)):
-        for domain, members in _by_domain(items):
-            # Without a champion nothing can be lost yet: old slices (a reference) are shown, not
-            # guarded.
-            is_guarded = role == "old" and all(item.is_guarded for item in members)
-            test: Test = "loss" if is_guarded and champion else "shown"
-            comparisons.append(
-                _Comparison(
-                    domain=domain,
-                    role="old" if role == "old" else "new",
-                    test=test,
-                    against=against,
-                    margin=config.max_loss_nats if test == "loss" else None,
-                    pairs=tuple(_pair(item, against) for item in members),
-                )
-            )
-    if champion:
-        for domain, members in _by_domain([item for item in old if item.is_guarded]):
-            best = _best_ever(domain, members, config.max_cumulative_loss_nats)
-            comparisons.extend([best] if best else [])
-    return [_row(comparison, config.alpha) for comparison in comparisons]
-
-
-def _by_domain(slices: Sequence[SliceScores]) -> list[tuple[str, list[SliceScores]]]:
-    groups: defaultdict[str, list[SliceScores]] = defaultdict(list)
-    for item in slices:
-        groups[item.domain].append(item)
-    return sorted(groups.items())
-
-
-def _pair(item: SliceScores, against: str) -> _Pair:
-    """The candidate's and the other model's scores of one slice, of the same documents."""
-    other = item.unigram if against == "unigram" else item.champion
-    if other is None:
-        raise ValueError(
-            f"slice {item.name} has no scores of {against}: score it on the same suite before "
-            f"deciding"
-        )
-    return _matched(item.name, item.candidate, against, other)
-
-
-def _matched(
-    name: str,
-    candidate: tuple[DocumentScore, ...],
-    against: str,
-    other: tuple[DocumentScore, ...],
-) -> _Pair:
-    ours, theirs = (
-        # Not a set: a document that a slice holds twice must be scored twice by both.
-        Counter((score.document, score.cluster, score.targets) for score in scores)
-        for scores in (candidate, other)
-    )
-    if ours != theirs:
-        different = sorted({key[0] for key in (ours - theirs) + (theirs - ours)})
-        raise ValueError(
-            f"slice {name}: the candidate and {against} were not scored on the same documents, "
-            f"{len(different)} differ, first {different[0]!r}: score both again on one suite and "
-            f"tokenizer"
-        )
-    return candidate, other
-
-
-def _best_ever(domain: str, members: Sequence[SliceScores], margin: float) -> _Comparison | None:
-    """The comparison with the version that the candidate looks worst against, None without any.
-
-    Earlier versions may lack scores on the newest slices; each is compared on those that it has.
-    """
-    pairs: defaultdict[str, list[_Pair]] = defaultdict(list)
-    for item in members:
-        for earlier in item.earlier:
-            matched = _matched(item.name, item.candidate, earlier.version, earlier.scores)
-            pairs[earlier.version].append(matched)
-    if not pairs:
-        return None
-    rises = {version: _rise(found) for version, found in pairs.items()}
-    # The version's name breaks ties, so that the order of the input does not matter.
-    worst = max(rises, key=lambda version: (rises[version], version))
-    return _Comparison(
-        domain=domain,
-        role="old",
-        test="cumulative",
-        against=worst,
-        margin=margin,
-        pairs=tuple(pairs[worst]),
+            for row, fall, flip in zip(task_rows, by_fall, by_flips, strict=True)
+        ],
     )
 
 
-def _rise(pairs: Sequence[_Pair]) -> float:
-    """Candidate minus other in nats per token; what is not finite counts as infinite."""
-    ours = nats_per_token([score for pair in pairs for score in pair[0]])
-    theirs = nats_per_token([score for pair in pairs for score in pair[1]])
-    return math.inf if ours is None or theirs is None else ours - theirs
-
-
-def _row(comparison: _Comparison, alpha: float) -> DomainRow:
-    candidate = [score for pair in comparison.pairs for score in pair[0]]
-    other = [score for pair in comparison.pairs for score in pair[1]]
-    clusters = _cluster_sums(candidate, other)
-    ours, theirs = nats_per_token(candidate), nats_per_token(other)
-    row = DomainRow(
-        domain=comparison.domain,
-        role=comparison.role,
-        test=comparison.test,
-        against=comparison.against,
-        documents=len(candidate),
-        clusters=len(clusters),
-        targets=sum(score.targets for score in candidate),
-        candidate_nats_per_token=ours,
-        champion_nats_per_token=theirs,
-        candidate_bits_per_byte=bits_per_byte(candidate),
-        champion_bits_per_byte=bits_per_byte(other),
-        difference=None,
-        margin=comparison.margin,
-    )
-    if ours is None or theirs is None:
-        return row
-    sample = sample_ratio(clusters)
-    upper, margin = sample.upper(alpha), comparison.margin
-    # A gain has to exceed its margin; a loss may be just as large as its own.
-    passed = False
-    if margin is not None and upper is not None:
-        passed = upper < margin if comparison.test == "gain" else upper <= margin
-    return replace(
-        row,
-        difference=sample.estimate,
-        lower_bound=sample.lower(alpha),
-        upper_bound=upper,
-        p_met=None if margin is None else sample.p_below(margin),
-        p_violated=None if margin is None else sample.p_above(margin),
-        smallest_detectable_effect=sample.smallest_detectable(alpha),
-        passed=passed,
-    )
-
-
-def _cluster_sums(
-    candidate: Sequence[DocumentScore], other: Sequence[DocumentScore]
-) -> dict[str, tuple[float, int]]:
-    """Cluster -> (candidate minus other in nats, targets), exact in whatever order of documents."""
-    nats: defaultdict[str, list[float]] = defaultdict(list)
-    targets: defaultdict[str, int] = defaultdict(int)
-    for score in candidate:
-        nats[score.cluster].append(score.nats)
-        targets[score.cluster] += score.targets
-    for score in other:
-        nats[score.cluster].append(-score.nats)
-    return {
-        name: (math.fsum(parts) if all(map(math.isfinite, parts)) else math.nan, targets[name])
-        for name, parts in nats.items()
-    }
-
-
-def _correct(rows: Sequence[DomainRow], alpha: float) -> list[DomainRow]:
-    """Correct the evidence of violations over all tested rows."""
-    tested = [index for index, row in enumerate(rows) if row.p_violated is not None]
-    adjusted = dict(zip(tested, holm([rows[i].p_violated or 0.0 for i in tested]), strict=True))
-    return [
-        replace(row, p_violated=adjusted[index], violated=adjusted[index] <= alpha)
-        if index in adjusted
-        else row
-        for index, row in enumerate(rows)
-    ]
+def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction of those that there are."""
+    adjusted = iter(holm([value for value in p_values if value is not None]))
+    return [None if value is None else next(adjusted) for value in p_values]
 
 
 def _conclude(
-    rows: Sequence[DomainRow], health: Health, unguarded: bool, config: CheckConfig
+    rows: Sequence[DomainRow],
+    task_rows: Sequence[TaskRow],
+    health: Health,
+    unguarded: bool,
+    config: CheckConfig,
 ) -> tuple[Outcome, list[str]]:
     """The verdict and its reasons, at least one, most important first."""
     broken = [
@@ -302,12 +179,17 @@ def _conclude(
         if row.targets and row.difference is None
     ]
     violations = [violation(row) for row in rows if row.violated]
+    violations += [task_violation(row, config.alpha) for row in task_rows if row.violated]
     if health.problem:
-        return "FAIL", [health.problem.capitalize() + ".", *broken, *violations]
+        # Not capitalize(): it would spell the name of a slice small.
+        problem = health.problem[:1].upper() + health.problem[1:] + "."
+        return "FAIL", [problem, *broken, *violations]
     if broken or violations:
         return "FAIL", [*broken, *violations]
     tested = [row for row in rows if row.margin is not None]
+    guarded = [row for row in task_rows if row.margin is not None]
     doubts = [doubt(row) for row in tested if not row.passed]
+    doubts += [task_doubt(row) for row in guarded if not row.passed]
     if not any(row.test == "gain" for row in tested):
         doubts.insert(0, "There is no held-out new text, so no gain can be shown.")
     if unguarded:
@@ -317,4 +199,4 @@ def _conclude(
         )
     if doubts:
         return "AMBIGUOUS", doubts
-    return "PASS", [success(tested, config)]
+    return "PASS", [success(tested, guarded, config)]

@@ -23,30 +23,43 @@ class Leverage:
     """Of a ratio of sums over clusters with given targets."""
 
     shrinkage: FloatArray
-    """``float64[clusters]``: expected square of a cluster's residual over the clusters' variance,
-    in (0, 1 + 1 / effective_clusters]."""
+    """``float64[clusters]``: expected square of the residual of a cluster's ratio over the variance
+    of the clusters' ratios."""
     error: float
     """Standard error of the ratio when the clusters' own ratios have a standard deviation of 1."""
     degrees_of_freedom: float
     """Of the estimated error: clusters - 1 when all are of one size, fewer otherwise; at least 1.
-    """
 
-    @property
-    def effective_clusters(self) -> float:
-        """As many clusters of one size would give the same error."""
-        return 1 / self.error**2
+    Between two extremes, the geometric mean: a cluster's ratio varies as much whatever its size,
+    or as one over its targets. The first alone is too careful (real clusters' ratios do vary less
+    when they are large), the second alone too bold.
+    """
 
 
 def leverage(targets: FloatArray) -> Leverage:
     """Leverage of at least two clusters with the given positive ``targets``."""
     weights = targets / targets.sum()
     squares = float(weights @ weights)
-    shrinkage = 1 - 2 * weights + squares
-    # The estimate is a quadratic form in the clusters' ratios; its variance, by the trace of its
-    # square, is that of sum(scales * residuals**2). Written out, it takes no clusters x clusters.
+    shrinkage = (1 - weights) ** 2 + np.maximum(squares - weights**2, 0.0)
+    degrees = math.sqrt(_degrees_by_cluster(weights, shrinkage) * _degrees_by_target(weights))
+    return Leverage(shrinkage, math.sqrt(squares), max(1.0, degrees))
+
+
+def _degrees_by_cluster(weights: FloatArray, shrinkage: FloatArray) -> float:
+    """Degrees of freedom when ratios of all clusters have one variance.
+
+    The estimated variance is a quadratic form in the ratios: its trace, squared, over the trace of
+    its square. Written out, it takes no matrix of clusters x clusters.
+    """
+    squares = float(weights @ weights)
     scales = weights**2 / shrinkage
-    total, once = float(scales.sum()), float(scales @ weights)
-    twice = float(scales @ weights**2)
+    total, once, twice = (float(scales @ weights**power) for power in (0, 1, 2))
     cross = (squares * total) ** 2 + 2 * total * twice + 2 * once**2 - 4 * squares * total * once
     own = float(scales**2 @ (shrinkage**2 - (squares - 2 * weights) ** 2))
-    return Leverage(shrinkage, math.sqrt(squares), max(1.0, squares**2 / (own + cross)))
+    return squares**2 / (own + cross)
+
+
+def _degrees_by_target(weights: FloatArray) -> float:
+    """Degrees of freedom when the ratio of a cluster has a variance of one over its targets."""
+    scales = weights**2 / (1 - weights)
+    return 1 / float(weights @ weights + scales.sum() ** 2 - scales @ scales)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from tasks.judge.verdict import CheckConfig, DomainRow, SliceScores
+from tasks.judge.verdict import CheckConfig, DomainRow, SliceScores, TaskRow
 
 
-def success(tested: Sequence[DomainRow], config: CheckConfig) -> str:
-    """What was gained, and the most that any old domain may have lost."""
+def success(tested: Sequence[DomainRow], guarded: Sequence[TaskRow], config: CheckConfig) -> str:
+    """What was gained, and the most that any old domain or guarded task may have lost."""
     gain = next(row for row in tested if row.test == "gain")
     losses = [row for row in tested if row.test == "loss"]
     assert gain.difference is not None  # a passed row has a difference and an upper bound
@@ -16,6 +16,10 @@ def success(tested: Sequence[DomainRow], config: CheckConfig) -> str:
         f"{gain.against}'s "
         f"({1 - config.alpha:.0%} confident of at least {-gain.upper_bound:.3f})"
     )
+    if guarded:
+        lowest = min(row.lower_bound for row in guarded if row.lower_bound is not None)
+        tasks = "the guarded task" if len(guarded) == 1 else f"{len(guarded)} guarded tasks"
+        sentence += f", accuracy on {tasks} changed by no less than {lowest:+.1%}"
     if not losses:
         return sentence + "."
     worst = max(row.upper_bound for row in losses if row.upper_bound is not None)
@@ -61,6 +65,37 @@ def doubt(row: DomainRow) -> str:
     return (
         f"{row.domain}: held-out loss may be up to {row.upper_bound:.3f} nats per token above that "
         f"of {row.against}{best}, {row.margin:g} is allowed ({seen})."
+    )
+
+
+def task_violation(row: TaskRow, alpha: float) -> str:
+    """A task whose accuracy fell, or whose answers flipped, by more than is allowed."""
+    assert row.margin is not None  # without a margin there is no evidence
+    assert row.max_negative_flips is not None
+    if row.p_violated is not None and row.p_violated <= alpha:
+        assert row.difference is not None
+        return (
+            f"Task {row.task}: accuracy is {-row.difference:.1%} of the items below "
+            f"{row.against}'s, shown to be more than the allowed {row.margin:.1%}."
+        )
+    return (
+        f"Task {row.task}: {row.negative_flips} of {row.items} items that {row.against} had right "
+        f"are wrong now, shown to be more than the allowed {row.max_negative_flips:.1%}."
+    )
+
+
+def task_doubt(row: TaskRow) -> str:
+    """A guarded task of which it is not shown that its accuracy was kept."""
+    assert row.margin is not None  # only guarded tasks are doubted
+    if row.lower_bound is None:
+        return (
+            f"Task {row.task}: {row.items} items in {row.clusters} clusters are too few to bound "
+            f"the change of accuracy since {row.against}; add items, or do not guard it."
+        )
+    return (
+        f"Task {row.task}: accuracy may be up to {-row.lower_bound:.1%} of the items below "
+        f"{row.against}'s, {row.margin:.1%} is allowed "
+        f"(effects of {row.smallest_detectable_effect or 0.0:.1%} could be seen)."
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from infra.bounds import Bounds
+from tasks.judge.health import MAX_PERPLEXITY_RATIO, Health
+from tasks.judge.numbers import Numbers
 from training.config import FORBID_UNKNOWN
 from training.data.holdout import DocumentScore
 from training.items.score import ItemScore
@@ -34,8 +36,20 @@ class CheckConfig:
     """Rise of the held-out loss on any old domain, at most, against the best version ever.
 
     So small losses cannot add up."""
+    max_accuracy_loss: Annotated[float, Bounds(ge=0, le=1, unit="share of items")] = 0.05
+    """Fall of the accuracy on any guarded task, at most, against the model in use.
+
+    Where two models differ on a tenth of the items, 250 of them show this."""
+    max_negative_flips: Annotated[float, Bounds(ge=0, le=1, unit="share of items")] = 0.1
+    """Items of a guarded task that the model in use has right and the candidate wrong, at most.
+
+    Two equally good models flip too, in both directions, so a candidate need not be shown to keep
+    within this, and fails only when it is shown to exceed it. 0.03 is strict; 1 asks nothing."""
     alpha: Annotated[float, Bounds(ge=0.001, le=0.2)] = 0.05
     """Level of each one-sided bound, and of all evidence for a FAIL together."""
+    max_perplexity_ratio: Annotated[float, Bounds(gt=1)] = MAX_PERPLEXITY_RATIO
+    """Perplexity on a few passages of any slice, as a multiple of that of the model in use, above
+    which a candidate has collapsed: it is refused at once, and nothing dearer is computed."""
     judged_tokens: Annotated[int, Bounds(ge=200_000, unit="tokens")] = 1_000_000
     """Held-out tokens that each model is scored on at most, of all old text together and again of
     all new text. Fewer are taken where they show far smaller changes than the margins."""
@@ -93,29 +107,6 @@ class TaskScores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """Whether the candidate still writes: greedy continuations of some held-out openings."""
-
-    finite: bool
-    """All logits of all continuations were numbers."""
-    probes: int = 0
-    """Continuations tried."""
-    empty: int = 0
-    """Continuations that ended before their first token."""
-    distinct_token_share: float | None = None
-    """Distinct tokens over all tokens, mean over continuations; low is repetition. Not judged."""
-
-    @property
-    def problem(self) -> str:
-        """What is wrong, in words; "" when nothing is."""
-        if not self.finite:
-            return "the candidate's logits are not finite numbers"
-        if self.probes and self.empty == self.probes:
-            return f"the candidate writes nothing: all {self.probes} continuations end at once"
-        return ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DomainRow:
     """One comparison of the candidate with one other model, on one domain or on all new data.
 
@@ -150,7 +141,71 @@ class DomainRow:
     p_violated: float | None = None
     """p-value of "the margin is kept": small means shown to be exceeded. Holm-corrected."""
     smallest_detectable_effect: float | None = None
-    """Distance from the margin that would have been shown with a probability of 80 %."""
+    """Distance within the margin that would have been shown with a probability of 80 %."""
+    smallest_detectable_violation: float | None = None
+    """Distance beyond the margin that would have been, in spite of the correction over all tests.
+    """
+    passed: bool = False
+    violated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flip:
+    """An item that the other model had right and the candidate has wrong."""
+
+    item: str
+    before: str
+    """The other model's answer."""
+    now: str
+    """The candidate's answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """Both models on the items of one task; all shares are of its items.
+
+    The difference is candidate minus the other: above 0 is better, and it is exactly the positive
+    flips minus the negative ones (MUSCLE).
+    """
+
+    task: str
+    against: str
+    items: int
+    clusters: int
+    candidate_accuracy: float | None
+    """None where there is no item."""
+    champion_accuracy: float | None
+    """Of the model named in ``against``."""
+    difference: float | None
+    lower_bound: float | None = None
+    """One-sided, at ``alpha``: the bound that is held against the margin. None where the clusters
+    do not determine one."""
+    upper_bound: float | None = None
+    """One-sided, at ``alpha``."""
+    margin: float | None = None
+    """Largest tolerated fall, above 0; None where the task informs only."""
+    p_met: float | None = None
+    """p-value of "the fall is at least the margin": small means shown to be met. Not corrected."""
+    p_violated: float | None = None
+    """p-value of "the margin is kept": small means shown to be exceeded. Holm-corrected."""
+    smallest_detectable_effect: float | None = None
+    """Distance within the margin that would have been shown with a probability of 80 %."""
+    negative_flips: int = 0
+    """Items right before, wrong now."""
+    positive_flips: int = 0
+    """Items wrong before, right now."""
+    negative_flips_upper: float | None = None
+    """One-sided bound, at ``alpha``, of the share of negative flips."""
+    max_negative_flips: float | None = None
+    """Largest tolerated share; None where the task informs only."""
+    p_flips_violated: float | None = None
+    """p-value of "the share of negative flips is tolerated". Holm-corrected."""
+    backward_trust: float | None = None
+    """Of what the other model had right, the share that is right still; None when it had nothing.
+    """
+    examples: tuple[Flip, ...] = ()
+    """Some negative flips, those first where the right answer lost most nats."""
+    why_unguarded: str = ""
     passed: bool = False
     violated: bool = False
 
@@ -172,6 +227,7 @@ Remedy = Literal[
 class RemedyPoint:
     """One setting of a remedy, as the half of the items that selects saw it."""
 
+    remedy: Remedy
     settings: dict[str, float]
     """By name, such as ``weight``."""
     gain: float | None
@@ -181,21 +237,30 @@ class RemedyPoint:
     slack: float | None
     """Distance of the worst upper bound from its margin, nats per token: below 0, some requirement
     is not shown to be met. The largest is chosen. None: collapsed, or without a bound."""
+    is_hopeful: bool = False
+    """Every estimate, without its noise, keeps its margin: only such a model is judged."""
+    problem: str = ""
+    """Why the model was not scored, such as a collapse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemedyAttempt:
-    """One try to repair a candidate that has failed."""
+    """One try to repair a candidate that has failed: of all models that it makes, one is judged."""
 
-    remedy: Remedy
-    version: str
-    """Name of the model that it made; "" when none was worth judging."""
+    tried: tuple[Remedy, ...]
+    """What it chose from."""
+    points: tuple[RemedyPoint, ...]
+    """Everything that it chose from, in the order in which it was made; none of a retraining."""
+    remedy: Remedy | None
+    """What it chose; None when nothing was worth judging."""
     settings: dict[str, float]
     """Those chosen; empty when none was."""
-    points: tuple[RemedyPoint, ...]
-    """Everything that was chosen from, in the order in which it was tried."""
+    version: str
+    """Name of the model that it brought to judgement; "" when none."""
+    update: str
+    """Under which that model's evidence is kept once it is published, and a retraining was run."""
     verdict: Outcome | None
-    """On the half of the items that judges, at ``alpha``; None when it was not brought there."""
+    """On the half of the items that judges, at ``alpha``; None when nothing was brought there."""
     reason: str
     """One sentence: of the verdict, or why there is none."""
     alpha: float
@@ -204,8 +269,15 @@ class RemedyAttempt:
     """Of the judgement."""
     trained_tokens: int = 0
     scored_tokens: int = 0
-    """Held-out tokens that models were run on, champion and candidate left out."""
+    """Held-out tokens that models were run on."""
     seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """In words, such as ``interpolation, weight 0.4``."""
+        what = " or ".join(self.tried) if self.remedy is None else self.remedy
+        named = (f"{name} {value:g}" for name, value in self.settings.items())
+        return ", ".join((what.replace("_", " "), *named))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +298,10 @@ class VerdictReport:
     """Bootstrap resamples behind every bound."""
     suite: str = ""
     """Version of the suite that was scored."""
+    numbers: Numbers | None = None
+    """What is shown beside the verdict; no verdict depends on it."""
+    task_rows: tuple[TaskRow, ...] = ()
+    """Right and wrong answers, by name of the task."""
     remedies: tuple[RemedyAttempt, ...] = ()
     """What was tried after a FAIL, in this order."""
     remedy_of: str = ""

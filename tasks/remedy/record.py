@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from infra.progress import counted
 from storage.errors import NotFoundError
 from storage.layout import Layout
 from storage.manifest import load, readable_json
 from storage.objects import ObjectStore
-from tasks.judge.verdict import RemedyAttempt
+from tasks.judge.verdict import RemedyAttempt, VerdictReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +19,6 @@ class RemedyRecord:
     champion: str
     attempts: tuple[RemedyAttempt, ...] = ()
     """In the order in which they were made."""
-    ended: str = ""
-    """Why no other was made, one sentence; "" while there is more to try."""
 
     @property
     def seconds(self) -> float:
@@ -52,3 +51,19 @@ def read_record(store: ObjectStore, layout: Layout, update: str) -> RemedyRecord
 def write_record(store: ObjectStore, layout: Layout, record: RemedyRecord) -> None:
     """Replace the record by one with more in it; whoever writes holds the lineage's lease."""
     store.put(layout.remedies(record.update), readable_json(record))
+
+
+def told_remedies(report: VerdictReport) -> list[str]:
+    """A line for every attempt: what it was, what came of it, what it cost."""
+    return [
+        f"remedy {number}: {attempt.name}: {attempt.verdict or 'not judged'}; {attempt.reason} "
+        f"({_cost(attempt)})"
+        for number, attempt in enumerate(report.remedies, start=1)
+    ]
+
+
+def _cost(attempt: RemedyAttempt) -> str:
+    trained = (
+        f"{counted(attempt.trained_tokens)} tokens trained, " if attempt.trained_tokens else ""
+    )
+    return f"{trained}{counted(attempt.scored_tokens)} scored, {attempt.seconds:.0f} s"

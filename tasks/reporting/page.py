@@ -10,9 +10,18 @@ from storage.manifest import identity_of, load
 from storage.models import read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import Run, VersionPage
-from tasks.judge.verdict import ALL_NEW, DomainRow, VerdictReport
+from storage.snapshots import read_snapshot_manifest
+from tasks.judge.verdict import DomainRow, VerdictReport
 from tasks.plan import UpdatePlan, load_plan
+from tasks.reporting.card import card_of
+from tasks.reporting.figures import figures_of
+from training.goodput import settled
+from training.metrics import FORGETTING, GAIN, WORST_LOSS
 
+_TABLE_ROWS = 12
+"""MLflow keeps 5,000 characters of a page."""
+_CHILDREN = 5
+"""Links to the newest; a champion that nobody could beat has many."""
 _DECISIONS = {
     "published": "published",
     "refused": "refused by its verdict",
@@ -77,7 +86,7 @@ def version_page(
     run: Run | None,
     numbers: Mapping[str, int],
 ) -> VersionPage:
-    """The page of one version, from the head, ``plan.json`` and ``verdict.json``.
+    """The page of one version, from the head, ``plan.json`` and ``verdict.json``: its verdict card.
 
     Its links are relative to MLflow's page, so that they hold under any address of the server.
 
@@ -88,7 +97,7 @@ def version_page(
         record: The version.
         decided: From ``decisions_of``.
         run: MLflow's run of its update, if there is one.
-        numbers: MLflow's numbers of the versions before it.
+        numbers: MLflow's numbers of the versions that it knows.
     """
     plan = _plan_or_none(store, layout, record.update)
     report = _report_or_none(store, layout, record)
@@ -96,10 +105,9 @@ def version_page(
     lines = [
         f"**{_state_line(head, record)}** {report.reason if report else record.reason}",
         "",
-        *(_balance(report) if report else []),
-        *_links(layout, record, run, numbers, has_report=has_report),
+        *_card(store, layout, record, plan, report),
         "",
-        *_what_changed(record, plan),
+        *_links(layout, head, record, run, numbers, has_report=has_report),
         "",
         *_way_back(head, record),
         "",
@@ -112,6 +120,8 @@ def version_page(
     facts = {"code_version": _code_version(store, layout, record.version)}
     if plan is not None:
         facts["recipe"] = identity_of(plan.recipe)[:12]
+    if report is not None:
+        facts |= _facts(report)
     return VersionPage(
         source=f"{store.uri.rstrip('/')}/{layout.model(record.version)}",
         description="\n".join(lines),
@@ -120,45 +130,47 @@ def version_page(
     )
 
 
-def _suffix(judged_on: int | None) -> str:
-    return "" if judged_on is None else f"-{judged_on}"
+def _card(
+    store: ObjectStore,
+    layout: Layout,
+    record: VersionRecord,
+    plan: UpdatePlan | None,
+    report: VerdictReport | None,
+) -> list[str]:
+    if record.verdict == "IMPORTED" or report is None:
+        imported = record.verdict == "IMPORTED"
+        return [
+            "Imported base model, untrained." if imported else "Its verdict is not on record.",
+            f"Reference: {', '.join(record.snapshots) or 'none'}." if imported else "",
+        ]
+    domains = dict.fromkeys(
+        piece.domain
+        for snapshot in record.snapshots
+        for piece in read_snapshot_manifest(store, layout, snapshot).domains
+    )
+    goodput = settled(store, layout, record.update)
+    card = card_of(report, plan, domains=list(domains), goodput=goodput)
+    lines: list[str] = []
+    for line in card:
+        if len(line.texts) == 1:
+            lines.append(f"- **{line.title}**: {_cell(line.texts[0])}")
+        else:
+            lines += [f"- **{line.title}**:", *(f"    - {_cell(text)}" for text in line.texts)]
+    return lines
 
 
-def _told(record: VersionRecord, is_champion: bool) -> tuple[object, ...]:
-    return record.verdict, record.decision, record.judged_on, is_champion
+def _facts(report: VerdictReport) -> dict[str, str]:
+    """What versions are searched by in MLflow, in nats per token."""
+    figures = figures_of(report)
+    named = {"gain": GAIN, "worst_loss": WORST_LOSS, "worst_forgetting": f"{FORGETTING}/worst"}
+    return {
+        tag: f"{figures[name]:.4f}" if name in figures else "none" for tag, name in named.items()
+    }
 
 
 def _state_line(head: Head, record: VersionRecord) -> str:
     in_use = ", in use" if record.version == head.champion else ""
     return f"{record.verdict}: {_DECISIONS[record.decision]}{in_use}."
-
-
-def _what_changed(record: VersionRecord, plan: UpdatePlan | None) -> list[str]:
-    if record.verdict == "IMPORTED":
-        return [
-            "Imported base model, untrained.",
-            f"Reference: {', '.join(record.snapshots) or 'none'}.",
-        ]
-    lines = [
-        "**What went in**",
-        "",
-        f"- new data: {', '.join(map(_short, record.snapshots)) or 'none'}",
-        f"- replay: {_short(record.replay) if record.replay else 'none'}",
-    ]
-    if plan is not None:
-        lines[2] += f", {plan.new_tokens:,} tokens"
-        if record.replay:
-            lines[3] += f", {plan.replay_share:.1%} of what it was trained on"
-        lines.append(
-            f"- training: {plan.train.num_steps:,} steps, {plan.total_tokens:,} tokens, "
-            f"{plan.train.schedule.kind} schedule, eta_max {plan.train.schedule.eta_max:g}"
-        )
-        origin = plan.train.taken_over
-        if origin is not None:
-            lines.append(
-                f"- begun with: step {origin.step:,} of update {origin.update} ({origin.mode})"
-            )
-    return lines
 
 
 def _table(rows: Sequence[DomainRow]) -> list[str]:
@@ -168,7 +180,7 @@ def _table(rows: Sequence[DomainRow]) -> list[str]:
         "| margin | |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---|",
     ]
-    for row in rows:
+    for row in rows[:_TABLE_ROWS]:
         shown = "" if row.test == "shown" else "ok" if row.passed else "not shown"
         lines.append(
             f"| {_cell(row.domain)} | {row.role} | {row.test} | {_cell(row.against).split('-')[0]} "
@@ -176,38 +188,13 @@ def _table(rows: Sequence[DomainRow]) -> list[str]:
             f"| {_signed(row.difference)} | {_signed(row.upper_bound)} | {_signed(row.margin)} "
             f"| {'VIOLATED' if row.violated else shown} |"
         )
-    return [*lines, "", "Differences in nats per token; below 0 the candidate is better.", ""]
-
-
-def _balance(report: VerdictReport) -> list[str]:
-    """What got better and what got worse, against the model in use, with the bounds."""
-    judged = [row for row in report.rows if row.test in ("gain", "loss")]
-    better = [row for row in judged if row.difference is not None and row.difference < 0]
-    worse = [row for row in judged if row.difference is not None and row.difference >= 0]
+    more = f" {len(rows) - _TABLE_ROWS} more in the report." if len(rows) > _TABLE_ROWS else ""
     return [
-        *(f"- better: {_balance_of(row, report.config.alpha)}" for row in better),
-        *(f"- worse: {_balance_of(row, report.config.alpha)}" for row in worse),
-        *([] if better else ["- better: nothing"]),
-        *([] if worse else ["- worse: nothing"]),
+        *lines,
+        "",
+        f"Differences in nats per token; below 0 the candidate is better.{more}",
         "",
     ]
-
-
-def _balance_of(row: DomainRow, alpha: float) -> str:
-    known = row.candidate_nats_per_token is not None and row.champion_nats_per_token is not None
-    change = f"{_signed(row.difference)} nats/token"
-    if known:
-        before, now = _number(row.champion_nats_per_token), _number(row.candidate_nats_per_token)
-        change = f"{before} to {now} nats/token ({_signed(row.difference)})"
-    bound = ""
-    if row.upper_bound is not None and row.margin is not None:
-        asked = "required" if row.test == "gain" else "tolerated"
-        bound = (
-            f", {1 - alpha:.0%} sure of at most {_signed(row.upper_bound)}; {asked}: "
-            f"{_signed(row.margin)}"
-        )
-    name = _cell(row.domain) if row.domain == ALL_NEW else f"{row.role} {_cell(row.domain)}"
-    return f"{name}, {change}{bound}"
 
 
 def _decision_line(event: Decided, *, known: str) -> str:
@@ -219,6 +206,7 @@ def _decision_line(event: Decided, *, known: str) -> str:
 
 def _links(
     layout: Layout,
+    head: Head,
     record: VersionRecord,
     run: Run | None,
     numbers: Mapping[str, int],
@@ -230,10 +218,15 @@ def _links(
         run_page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
         if has_report:
             links.append(f"[Report]({run_page}/artifacts/report.html)")
+            links.append(f"[Tables]({run_page}/artifacts/tables)")
         links.append(f"[Curves]({run_page}/model-metrics)")
-    if record.parent is not None and record.parent in numbers:
-        parent = f"#/models/{layout.lineage}/versions/{numbers[record.parent]}"
-        links.append(f"[Parent {record.parent}]({parent})")
+    children = [known.version for known in head.versions if known.parent == record.version]
+    relatives = [("Parent", record.parent), *(("Child", child) for child in children[-_CHILDREN:])]
+    links += [
+        f"[{what} {version}](#/models/{layout.lineage}/versions/{numbers[version]})"
+        for what, version in relatives
+        if version is not None and version in numbers
+    ]
     return [" | ".join(links)] if links else []
 
 
@@ -270,9 +263,12 @@ def _report_or_none(
         return None
 
 
-def _short(identity: str) -> str:
-    """Enough of a snapshot's or replay version's id to tell it from others."""
-    return f"`{identity[:12]}`"
+def _suffix(judged_on: int | None) -> str:
+    return "" if judged_on is None else f"-{judged_on}"
+
+
+def _told(record: VersionRecord, is_champion: bool) -> tuple[object, ...]:
+    return record.verdict, record.decision, record.judged_on, is_champion
 
 
 def _cell(text: str) -> str:

@@ -20,7 +20,7 @@ from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
 from tasks.reporting.charts import Curve, interval_chart, line_chart
-from tasks.scoring.scores import ForgettingMatrix
+from tasks.scoring.forgetting import ForgettingMatrix
 from training.config import TrainPlan
 from training.data.order import Order
 from training.goodput import Goodput

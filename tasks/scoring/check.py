@@ -6,7 +6,7 @@ record since it was a candidate. Importing this module loads no torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,24 @@ from storage.manifest import read_verified
 from storage.objects import ObjectStore
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
-from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, Health, SliceScores
+from tasks.evaluations.score_tasks import score_tasks
+from tasks.judge.health import Health
+from tasks.judge.numbers import Numbers
+from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, SliceScores, TaskScores
+from tasks.scoring.canary import (
+    FirstLook,
+    Looker,
+    Sample,
+    passages_a_slice,
+    passages_of,
+    spread_over,
+)
 from tasks.scoring.compute import Desk, Place, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.scores import Record, record_of
 
-_PROBES = 4
+_MAX_ACCURACY_LOSS = 0.05
+"""Largest tolerated fall on a task, as a share of its items."""
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -37,6 +49,12 @@ class CheckResult:
     health: Health
     unguarded_base: bool
     """The lineage grew from an imported model and has no reference."""
+    tasks: tuple[TaskScores, ...] = ()
+    """Answers to task items, also of tasks that guard nothing."""
+    texts: tuple[SliceScores, ...] = ()
+    """Tasks that are texts, as old held-out text; in no panel, and of no snapshot."""
+    numbers: Numbers = field(default_factory=Numbers)
+    """What is shown beside the verdict, so far as scoring finds it."""
 
 
 def check(
@@ -53,6 +71,10 @@ def check(
     place: Place | None = None,
 ) -> CheckResult:
     """Score both models on what was just learned and on what must not be forgotten.
+
+    Cheap before dear: first a few passages of every slice, and how both models continue them. A
+    candidate that has collapsed, or writes nothing more, is not scored further: its scores are then
+    those of the passages.
 
     Safe to retry: scores are on record a few units after they are computed.
 
@@ -74,7 +96,7 @@ def check(
         TrainingError: Ray lost its workers too often, or has no room for one.
     """
     # Not at the top: it imports torch, which a process that merely schedules must not pay for.
-    from tasks.scoring.measure import probe, score_unigram  # noqa: PLC0415
+    from tasks.scoring.measure import score_unigram  # noqa: PLC0415
 
     panel = panel_of(
         store,
@@ -86,6 +108,12 @@ def check(
         work_dir=work_dir,
     )
     desk = Desk(store, layout, work_dir)
+    unguarded = is_unguarded(head)
+    look = _first_look(desk, panel, candidate, champion, config or CheckConfig())
+    if look.health.problem:
+        return CheckResult(
+            slices=look.slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
+        )
     versions = [candidate, champion] if champion else [candidate]
     records = scores_on_record(desk, panel, versions, place or Place())
     unigram: dict[str, _Scores] = {}
@@ -110,12 +138,32 @@ def check(
         )
         for item in panel.slices
     )
-    health = Health(finite=True)
-    if panel.slices:
-        openings = [desk.scored_documents(item)[0] for item in _spread(panel)]
-        end_id = desk.folder(panel.slices[0].item).end_id
-        health = probe(desk.model(candidate), openings, end_id=end_id)
-    return CheckResult(slices=slices, health=health, unguarded_base=is_unguarded(head))
+    asked = score_tasks(
+        desk,
+        suite,
+        candidate=candidate,
+        champion=champion,
+        head=head,
+        trained=trained_on(head, new_snapshots),
+        max_accuracy_loss=_MAX_ACCURACY_LOSS,
+    )
+    return CheckResult(
+        slices=slices,
+        health=look.health,
+        unguarded_base=unguarded,
+        tasks=asked.tasks,
+        texts=asked.texts,
+        numbers=look.numbers,
+    )
+
+
+def trained_on(head: Head, new_snapshots: Sequence[str]) -> list[str]:
+    """Snapshots that the candidate or the model in use has learned, or which stand for that."""
+    return [
+        record.id
+        for record in head.snapshots
+        if record.state == "learned" or record.role == "reference" or record.id in new_snapshots
+    ]
 
 
 def is_unguarded(head: Head) -> bool:
@@ -124,9 +172,33 @@ def is_unguarded(head: Head) -> bool:
     return imported and not any(record.role == "reference" for record in head.snapshots)
 
 
-def _spread(panel: Panel) -> Sequence[JudgedSlice]:
-    """A few slices at even distances."""
-    return panel.slices[:: max(1, -(-len(panel.slices) // _PROBES))]
+def _first_look(
+    desk: Desk, panel: Panel, candidate: str, champion: str | None, config: CheckConfig
+) -> FirstLook:
+    chosen = panel.slices[spread_over(len(panel.slices))]
+    if not chosen:
+        return FirstLook(health=Health(finite=True), slices=())
+    count = passages_a_slice(len(chosen))
+    samples = tuple(
+        Sample(
+            slice=judged.item.name,
+            domain=judged.label,
+            snapshot=judged.item.snapshot,
+            role=judged.role,
+            is_guarded=judged.is_guarded,
+            documents=tuple(passages_of(desk.scored_documents(judged), count)),
+        )
+        for judged in chosen
+    )
+    looker = Looker(
+        store=desk.store,
+        layout=desk.layout,
+        model=desk.model,
+        end_id=desk.folder(chosen[0].item).end_id,
+        samples=samples,
+        max_perplexity_ratio=config.max_perplexity_ratio,
+    )
+    return looker.look(candidate, champion)
 
 
 def _earlier_records(

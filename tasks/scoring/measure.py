@@ -10,13 +10,16 @@ import torch
 from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
-from tasks.judge.verdict import Health
+from tasks.judge.health import writing_of
+from tasks.scoring.canary import Sample, TokenRecord, WritingRecord, sample_hash
 from training.causal_model import CausalModel
 from training.data.holdout import DocumentScore, HoldoutDocument
 from training.evaluate import unigram_nats
 from training.generate import generate
 from training.model_files import load_model
+from training.token_scores import score_tokens
 
+_PROBES = 32
 _PREFIX_TOKENS = 16
 _NEW_TOKENS = 48
 
@@ -38,20 +41,46 @@ def score_unigram(
     )
 
 
-def probe(model: CausalModel, openings: Sequence[HoldoutDocument], *, end_id: int) -> Health:
-    """Continue the openings of held-out documents greedily, and look at what comes out."""
+def look_at_tokens(model: CausalModel, samples: Sequence[Sample], weights: str) -> TokenRecord:
+    """What the model makes of every token of the samples."""
+    passages = [tokens for sample in samples for tokens in sample.passages]
+    scores = score_tokens(model, passages)
+    return TokenRecord(
+        weights=weights,
+        sample=sample_hash(samples),
+        targets=tuple(len(found.nats) for found in scores),
+        nats=tuple(
+            float(nats) if np.isfinite(nats) else None for found in scores for nats in found.nats
+        ),
+        confidence=tuple(
+            float(np.nan_to_num(sure)) for found in scores for sure in found.confidence
+        ),
+        is_right=tuple(bool(right) for found in scores for right in found.is_right),
+    )
+
+
+def look_at_writing(
+    model: CausalModel, samples: Sequence[Sample], weights: str, end_id: int
+) -> WritingRecord:
+    """Continue openings of the samples greedily, and look at what comes out."""
+    passages = [tokens for sample in samples for tokens in sample.passages]
     # Never the whole document: after its end there is nothing to continue.
-    prompts = [row.tokens[:-1][:_PREFIX_TOKENS].tolist() for row in openings]
+    openings = [tokens[:-1][:_PREFIX_TOKENS].tolist() for tokens in passages]
+    prompts = openings[:: -(-len(openings) // _PROBES)]
     written = generate(model, prompts, max_new_tokens=_NEW_TOKENS, end_id=end_id)
     shares = [len(set(tokens)) / len(tokens) for tokens in written if tokens]
-    return Health(
+    return WritingRecord(
+        weights=weights,
+        sample=sample_hash(samples),
+        # What was not cut off had come to its end.
+        writing=writing_of(written, [len(tokens) < _NEW_TOKENS for tokens in written]),
+        probes=len(written),
+        empty=sum(not tokens for tokens in written),
+        distinct_token_share=sum(shares) / len(shares) if shares else None,
         finite=all(
             _is_finite(model, prompt + tokens)
             for prompt, tokens in zip(prompts, written, strict=True)
         ),
-        probes=len(written),
-        empty=sum(not tokens for tokens in written),
-        distinct_token_share=sum(shares) / len(shares) if shares else None,
     )
 
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
-from storage.head import Decision, Head
+from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import identity_of, load, publish
 from storage.models import read_model_manifest, weights_hash
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest
 from tasks.judge.verdict import DocumentScore, nats_per_token
+from tasks.scoring.forgetting import ForgettingMatrix, MatrixRow
 from tasks.scoring.units import SliceUnits, item_key, stored_units
 
 Nats = tuple[float, ...]
@@ -78,31 +79,6 @@ class Record:
             )
             found += [DocumentScore(*row) for row in rows]
         return tuple(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatrixRow:
-    """One version of the lineage in the matrix of forgetting."""
-
-    version: str
-    decision: Decision
-    is_champion: bool
-    nats_per_token: tuple[float | None, ...]
-    """Held-out loss by slice; None where this version was not scored."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForgettingMatrix:
-    """Held-out losses of all versions on all slices: down a column one sees what was forgotten.
-
-    A column is of the same documents in all its rows: those that every version with scores there
-    was scored on.
-    """
-
-    slices: tuple[str, ...]
-    """``<domain>@<snapshot>``, by the age of the snapshot, then by domain."""
-    rows: tuple[MatrixRow, ...]
-    """Oldest version first."""
 
 
 def weights_of(store: ObjectStore, layout: Layout, version: str) -> str:

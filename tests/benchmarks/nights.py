@@ -30,22 +30,21 @@ if TYPE_CHECKING:
 
 MODEL = """\
   model:
-    vocab_size: 8192
-    hidden_size: 128
-    num_layers: 4
-    num_heads: 4
-    num_kv_heads: 2
-    intermediate_size: 344
+    vocab_size: 4096
+    hidden_size: 96
+    num_layers: 3
+    num_heads: 3
+    num_kv_heads: 3
+    intermediate_size: 256
     max_position_embeddings: 256
 """
-"""1.8 million parameters."""
+"""0.7 million parameters."""
 RECIPE = """\
 recipe:
   seq_len: 256
   global_batch_samples: 8
   micro_batch_size: 8
-  schedule: {{eta_max: 2.0e-3, warmup_fraction: 0.05}}
-  seed: {seed}
+{schedule}  seed: {seed}
 compute: {{num_workers: {workers}, threads_per_worker: {threads}}}
 """
 SOURCE = """\
@@ -109,6 +108,7 @@ def run_nights(options: argparse.Namespace) -> None:
         delivered = _deliver(home, night)
         line = nights.run(night, delivered)
         print(json.dumps({key: line[key] for key in ("night", "kind", "reason", "seconds")}))
+    (home / "final.json").write_text(json.dumps(nights.finish()) + "\n")
 
 
 def _deliver(home: Path, night: int) -> dict[str, int]:
@@ -126,7 +126,7 @@ def _deliver(home: Path, night: int) -> dict[str, int]:
 def train_base(options: argparse.Namespace) -> None:
     """Train a base model, by a lineage of its own whose only update this is."""
     home = options.folder.resolve()
-    split_base(options.text, home / "text", chars=options.chars, reference_share=0.1)
+    split_base(options.text, home / "text", chars=options.chars, reference_share=0.2)
     folders = sorted((home / "text" / "base").iterdir())
     sources = "".join(
         SOURCE.format(name=path.name, uri=path, domain=path.name.replace("_", "-"))
@@ -166,7 +166,15 @@ def _sources(corpora: list[Corpus]) -> str:
 
 
 def _lineage(name: str, base: str, sources: str, options: argparse.Namespace) -> str:
-    recipe = RECIPE.format(seed=options.seed, workers=options.workers, threads=options.threads)
+    # From nothing a model this small learns too little at the default rate; everything else may
+    # as well be the default.
+    is_new = "directory:" not in base
+    recipe = RECIPE.format(
+        seed=options.seed,
+        workers=options.workers,
+        threads=options.threads,
+        schedule="  schedule: {eta_max: 2.0e-3}\n" if is_new else "",
+    )
     return f"name: {name}\n{base}{sources}{recipe}"
 
 

@@ -1,6 +1,7 @@
 """One night of tests/benchmarks/nights.py: the scheduled flow, and what it left behind."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +14,16 @@ from prefect.client.schemas.objects import TaskRun
 from flows.ground import open_ground
 from flows.outcome import Outcome
 from flows.update import update_model
-from storage.errors import NotFoundError
 from storage.head import Head, read_head
+from storage.manifest import load
 from storage.snapshots import read_snapshot
 from storage.suite import SuiteSlice, read_suite
-from tasks.judge.verdict import nats_per_token
 from tasks.plan import is_saved, load_plan
 from tasks.reporting.page import verdict_key
-from tasks.scoring.measure import open_model, read_documents, score
-from tasks.scoring.scores import forgetting_matrix
+from tasks.scoring.compute import Desk
+from tasks.scoring.scores import Record, ScoresPart, forgetting_matrix, record_of
+from tasks.scoring.units import SliceUnits, stored_units
+from training.score_units import score_units
 
 
 class Nights:
@@ -50,7 +52,6 @@ class Nights:
         outcome: Outcome = state.result()
         head = self._head()
         assert head is not None  # the flow minted a snapshot or raised
-        scored = self._scored()
         line: dict[str, Any] = {
             "night": night,
             "delivered_bytes": delivered,
@@ -61,7 +62,7 @@ class Nights:
             "warnings": outcome.warnings,
             "seconds": round(seconds, 1),
             "stages": _stages(state.state_details.flow_run_id),
-            "scored_tokens": sum(scored.values()) - sum(scored_before.values()),
+            "scored_tokens": self._tokens(self._scored() - scored_before),
             **self._data(night, before, head),
             **self._update(head, outcome),
         }
@@ -74,13 +75,33 @@ class Nights:
     def _head(self) -> Head | None:
         return read_head(self.ground.store, self.ground.layout)
 
-    def _scored(self) -> dict[str, int]:
-        """Targets of every score on record, by key: what was computed by the judge so far."""
-        store, layout = self.ground.store, self.ground.layout
-        return {
-            info.key: sum(json.loads(store.get(info.key)).get("targets", ()))
-            for info in store.list(f"{layout.root}/scores")
+    def _scored(self) -> set[str]:
+        """Keys of everything that the judge has scored so far."""
+        layout = self.ground.layout
+        return {info.key for info in self.ground.store.list(f"{layout.root}/scores")}
+
+    def _tokens(self, keys: set[str]) -> int:
+        """Targets of the units that lie under ``keys``."""
+        units = {name for key in keys for name in self._units_in(key)}
+        sizes = {
+            known.id_of(index): unit.tokens
+            for known in self._all_units().values()
+            for index, unit in enumerate(known.units)
         }
+        return sum(sizes[name] for name in units)
+
+    def _units_in(self, key: str) -> list[str]:
+        part = load(self.ground.store, key, ScoresPart)
+        return [unit.unit for unit in part.units]
+
+    def _all_units(self) -> dict[str, SliceUnits]:
+        """The units of every slice that was ever scored, by its name."""
+        head, store, layout = self._head(), self.ground.store, self.ground.layout
+        suite = read_suite(store, layout, head.suite) if head and head.suite else None
+        found = {
+            item.name: stored_units(store, layout, item) for item in (suite.slices if suite else ())
+        }
+        return {name: units for name, units in found.items() if units is not None}
 
     def _data(self, night: int, before: Head | None, head: Head) -> dict[str, Any]:
         """Which snapshots wait, and since which night."""
@@ -126,31 +147,65 @@ class Nights:
         The first version's are computed here and stay out of the store: the judge would take them
         for evidence.
         """
-        if head.suite is None:
-            return {"losses": {}, "frozen": {}}
+        record = next((known for known in head.versions if known.version == outcome.version), None)
+        if head.suite is None or record is None:
+            return {"losses": {}, "frozen_on_new": None}
         store, layout = self.ground.store, self.ground.layout
         suite = read_suite(store, layout, head.suite)
         matrix = forgetting_matrix(store, layout, head, suite)
-        row = next((row for row in matrix.rows if row.version == outcome.version), None)
-        losses = dict(zip(matrix.slices, row.nats_per_token, strict=True)) if row else {}
-        published = [record.version for record in head.versions if record.published_on_head]
-        if not published:
-            return {"losses": losses, "frozen": {}}
-        done = {key for line in self.nights for key in line["frozen"]}
-        missing = [item for item in suite.slices if item.documents and item.name not in done]
-        return {"losses": losses, "frozen": self._score(published[0], missing)}
+        row = next(row for row in matrix.rows if row.version == record.version)
+        losses = dict(zip(matrix.slices, row.nats_per_token, strict=True))
+        published = [known.version for known in head.versions if known.published_on_head]
+        new = [item for item in suite.slices if item.snapshot in record.snapshots]
+        scores = [record_of(store, layout, record.version)]
+        frozen = self._frozen(published[0], new, scores) if published else {}
+        total = math.fsum(nats for nats, _ in frozen.values())
+        tokens = sum(targets for _, targets in frozen.values())
+        return {"losses": losses, "frozen_on_new": total / tokens if tokens else None}
 
-    def _score(self, version: str, items: list[SuiteSlice]) -> dict[str, float | None]:
-        store, layout, work_dir = self.ground.store, self.ground.layout, self.ground.work_dir
-        try:
-            model = open_model(store, layout, version, work_dir)
-        except NotFoundError:  # the collector may have taken it
+    def finish(self) -> dict[str, Any]:
+        """Losses of the first published version and of the champions on the same documents."""
+        head, store, layout = self._head(), self.ground.store, self.ground.layout
+        if head is None or head.suite is None:
             return {}
-        losses: dict[str, float | None] = {}
+        published = [record for record in head.versions if record.published_on_head]
+        if not published:
+            return {}
+        suite = read_suite(store, layout, head.suite)
+        matrix = forgetting_matrix(store, layout, head, suite)
+        names = {record.version for record in published}
+        champions = {
+            row.version: dict(zip(matrix.slices, row.nats_per_token, strict=True))
+            for row in matrix.rows
+            if row.version in names
+        }
+        records = [record_of(store, layout, record.version) for record in head.versions]
+        first = published[0].version
+        frozen = self._frozen(first, list(suite.slices), records)
+        return {
+            "champions": champions,
+            "frozen": {name: nats / tokens for name, (nats, tokens) in frozen.items()},
+        }
+
+    def _frozen(
+        self, version: str, items: list[SuiteSlice], records: list[Record]
+    ) -> dict[str, tuple[float, int]]:
+        """Nats of a version on what all ``records`` have of each slice, and targets, by slice."""
+        desk = Desk(self.ground.store, self.ground.layout, self.ground.work_dir)
+        known = self._all_units()
+        losses: dict[str, tuple[float, int]] = {}
         for item in items:
-            snapshot = read_snapshot(store, layout, item.snapshot)
-            documents = read_documents(store, layout, item, snapshot, work_dir)
-            losses[item.name] = nats_per_token(score(model, documents, snapshot))
+            units = known.get(item.name)
+            depths = [record.depth(units) for record in records] if units else []
+            depth = min((depth for depth in depths if depth), default=0)
+            if units is None or not depth:
+                continue
+            documents = desk.documents(item)
+            chosen = units.units[:depth]
+            work = [(desk.folder(item), unit.pick(documents)) for unit in chosen]
+            nats = score_units(desk.model(version), work, num_threads=1)
+            total = math.fsum(value for unit in nats for value in unit)
+            losses[item.name] = (total, sum(unit.tokens for unit in chosen))
         return losses
 
 

@@ -13,7 +13,8 @@ _Line = dict[str, Any]
 
 def print_tables(folders: Sequence[Path]) -> None:
     """A summary of all runs beside each other, then one table a run with a row a night."""
-    runs = {folder.name: _read(folder) for folder in folders}
+    folders_by_name = {folder.name: folder for folder in folders}
+    runs = {name: _read(folder) for name, folder in folders_by_name.items()}
     rows = {name: _summary(lines) for name, lines in runs.items()}
     print("| | " + " | ".join(rows) + " |")
     print("| --- |" + " ---: |" * len(rows))
@@ -23,7 +24,7 @@ def print_tables(folders: Sequence[Path]) -> None:
         print(f"\n## {name}: night after night\n")
         _print_nights(lines)
         print(f"\n## {name}: losses by domain\n")
-        _print_domains(lines)
+        _print_domains(json.loads((folders_by_name[name] / "final.json").read_text()))
 
 
 def _read(folder: Path) -> list[_Line]:
@@ -116,7 +117,7 @@ def _print_nights(lines: Sequence[_Line]) -> None:
         worst = max(losses, key=_over_margin) if losses else None
         after = gain["candidate_nats_per_token"] if gain else None
         before = gain["champion_nats_per_token"] if gain else None
-        frozen = _mean([line["frozen"].get(name) for name in line["frozen"]])
+        frozen = line["frozen_on_new"]
         judge, train = line["stages"].get("check", 0.0), line["stages"].get("train", 0.0)
         cells = [
             f"{line['night']}",
@@ -145,18 +146,16 @@ def _bound(row: Mapping[str, Any] | None) -> str:
     return f"{row['difference']:+.3f}, {'-' if upper is None else f'{upper:+.3f}'}"
 
 
-def _print_domains(lines: Sequence[_Line]) -> None:
+def _print_domains(final: _Line) -> None:
     """Held-out losses by domain: of the first published version, and of the champion at the end."""
-    frozen = {name: loss for line in lines for name, loss in line["frozen"].items()}
-    by_version = {line["version"]: line["losses"] for line in lines if line["losses"]}
-    champions = [line["champion"] for line in lines if line["champion"] in by_version]
-    if not champions:
+    if not final:
         print("nothing was published")
         return
-    last = by_version[champions[-1]]
+    champions: dict[str, dict[str, float | None]] = final["champions"]
+    last = list(champions.values())[-1]
     best: dict[str, float] = {}
-    for version in dict.fromkeys(champions):
-        for name, loss in by_version[version].items():
+    for losses in champions.values():
+        for name, loss in losses.items():
             if loss is not None:
                 best[name] = min(loss, best.get(name, loss))
     domains: defaultdict[str, list[str]] = defaultdict(list)
@@ -168,7 +167,7 @@ def _print_domains(lines: Sequence[_Line]) -> None:
     print("| --- | ---: | ---: | ---: | ---: |")
     for domain, names in sorted(domains.items()):
         scored = [name for name in names if last[name] is not None]
-        figures = (_mean([table.get(n) for n in scored]) for table in (frozen, last, best))
+        figures = (_mean([table.get(n) for n in scored]) for table in (final["frozen"], last, best))
         print(f"| {domain} | {len(scored)} | " + " | ".join(map(_figure, figures)) + " |")
 
 

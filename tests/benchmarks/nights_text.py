@@ -55,15 +55,9 @@ def _portions(corpus: Corpus, nights: int, chars: int) -> Iterable[list[dict[str
         return _harvested(corpus.domain, nights, chars)
     documents = read_documents(corpus.path)
     documents.sort(key=lambda row: (row["date"], row["id"]))
-    total = sum(len(row["text"]) for row in documents)
-    share = min(1.0, nights * chars / total)
     portions: list[list[dict[str, Any]]] = [[] for _ in range(nights)]
-    seen = kept = 0
-    for row in documents:
-        if kept <= share * seen:
-            portions[min(nights - 1, int(seen / total * nights))].append(row)
-            kept += len(row["text"])
-        seen += len(row["text"])
+    for place, row in thinned(documents, nights * chars):
+        portions[min(nights - 1, int(place * nights))].append(row)
     return portions
 
 
@@ -79,14 +73,11 @@ def _harvested(domain: str, nights: int, chars: int) -> Iterable[list[dict[str, 
             yield [{**row, "cluster": row["module"], "date": ""} for row in rows]
 
 
-def read_documents(path: Path, *, limit_chars: int | None = None) -> list[dict[str, Any]]:
-    """The documents of a corpus in the order of the file, up to ``limit_chars`` of text."""
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """The documents of a corpus, in the order of the file."""
     documents: list[dict[str, Any]] = []
-    chars = 0
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
-            if limit_chars is not None and chars >= limit_chars:
-                break
             row = json.loads(line)
             documents.append(
                 {
@@ -97,8 +88,22 @@ def read_documents(path: Path, *, limit_chars: int | None = None) -> list[dict[s
                     "date": str(row.get("date") or row.get("year") or "9999"),
                 }
             )
-            chars += len(row["text"])
     return documents
+
+
+def thinned(documents: Sequence[dict[str, Any]], chars: int) -> list[tuple[float, dict[str, Any]]]:
+    """About ``chars`` characters of whole documents at even distances, with where each lies in
+    the whole, from 0 to 1."""
+    total = sum(len(row["text"]) for row in documents)
+    share = min(1.0, chars / total)
+    found: list[tuple[float, dict[str, Any]]] = []
+    seen = kept = 0
+    for row in documents:
+        if kept <= share * seen:
+            found.append((seen / total, row))
+            kept += len(row["text"])
+        seen += len(row["text"])
+    return found
 
 
 def split_base(paths: Sequence[Path], folder: Path, *, chars: int, reference_share: float) -> None:
@@ -110,7 +115,7 @@ def split_base(paths: Sequence[Path], folder: Path, *, chars: int, reference_sha
         return
     every = round(1 / reference_share)
     for path in paths:
-        documents = read_documents(path, limit_chars=chars // len(paths))
+        documents = [row for _, row in thinned(read_documents(path), chars // len(paths))]
         clusters = {row["cluster"]: i for i, row in enumerate(documents)}
         place = {name: i % every == 0 for i, name in enumerate(clusters)}
         for side, is_reference in (("base", False), ("reference", True)):

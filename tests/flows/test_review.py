@@ -1,7 +1,9 @@
 """What people decide, by command: promote, reject, roll back, unhold."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from tests.support.commands import Commands
 from tests.support.mlflow_tables import alias_of
-from tests.support.tiny_lineage import TinyLineage
+from tests.support.tiny_lineage import TinyLineage, source
 
 LAYOUT = Layout("tiny")
 NOTHING = "nothing to do"
@@ -136,6 +138,137 @@ def test_a_decision_that_cannot_be_is_refused_in_one_sentence(
     assert re.search(message, ended.error)
     assert "Traceback" not in ended.err
     assert newest(perennial) == before
+
+
+def ask_always(lineage: TinyLineage, **changes: Any) -> None:
+    """Write the YAML of ``asked_twice``, with some of its keys changed."""
+    prose = {**source("prose"), "uri": f"{lineage.prose}/*.jsonl"}
+    verse = {**source("prose"), "name": "verse", "domain": "verse"}
+    values = {"check": LENIENT, "review": {"always": True}, **changes}
+    lineage.write(sources=[prose, verse, source("ledger")], **values)
+
+
+@pytest.fixture(scope="module")
+def asked_twice(
+    first_version: tuple[TinyLineage, Commands], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TinyLineage, Commands]:
+    """Two versions that passed and wait all the same, the second with all the data of the first.
+
+    The first forgets prose; the second learns verse, which reads like prose, with the ledger.
+    """
+    folder = tmp_path_factory.mktemp("asked-twice")
+    lineage = TinyLineage(folder / "lineage", prose=first_version[0].folder / "prose")
+    ask_always(lineage)
+    shutil.copytree(first_version[1].home, folder / "home")
+    commands = Commands(folder / "home")
+    for domain in ("ledger", "prose"):
+        lineage.add(domain, 2)
+        ended = commands.run("update", lineage.file, "--json")
+        assert (ended.code, ended.json["kind"]) == (4, "awaiting"), ended.err
+        assert "a person decides: perennial promote" in ended.json["message"]
+    return lineage, commands
+
+
+@pytest.fixture
+def asked(asked_twice: tuple[TinyLineage, Commands], tmp_path: Path) -> Commands:
+    """Commands on a copy of what ``asked_twice`` made."""
+    shutil.copytree(asked_twice[1].home, tmp_path / "home")
+    return Commands(tmp_path / "home")
+
+
+def test_a_pass_that_a_person_decides_over_waits_and_is_then_promoted(
+    asked_twice: tuple[TinyLineage, Commands], asked: Commands
+) -> None:
+    lineage, _ = asked_twice
+    ask_always(lineage)
+    before = newest(asked)
+    _, second, third = before.versions
+    assert {(record.verdict, record.decision) for record in (second, third)} == {
+        ("PASS", "awaiting")
+    }
+    status = asked.run("status", lineage.file, "--json").json
+    assert status["waiting_for_a_person"] == [second.version, third.version]
+    # Nobody serves the lineage, so nobody was asked in Prefect.
+    assert status["questions"] == {}
+    again = asked.run("update", lineage.file, "--json")
+    assert (again.code, again.json["kind"]) == (0, NOTHING)
+    assert newest(asked) == before
+    assert asked.run("promote", "3", "--reason", "read it", lineage.file).code == 0
+    assert newest(asked).champion == third.version
+    # Nothing is left to decide over the one whose data the other has learned as well.
+    assert [record.decision for record in newest(asked).versions] == [
+        "published",
+        "superseded",
+        "published",
+    ]
+
+
+def test_what_was_compared_with_a_former_champion_is_judged_again_before_it_is_promoted(
+    asked_twice: tuple[TinyLineage, Commands], asked: Commands
+) -> None:
+    lineage, _ = asked_twice
+    ask_always(lineage, check={**LENIENT, "min_gain_nats": 50})
+    assert asked.run("promote", "2", "--reason", "first things first", lineage.file).code == 0
+    second, third = newest(asked).versions[1:]
+    assert (third.decision, third.parent) == ("awaiting", newest(asked).versions[0].version)
+
+    refused = asked.run("promote", "3", "--reason", "and this", lineage.file, "--json")
+    assert (refused.code, refused.json["kind"]) == (3, "FAIL"), refused.err
+    assert f"was judged again, against {second.version}, and is FAIL now" in refused.json["message"]
+    head = newest(asked)
+    judged = head.versions[2]
+    assert head.champion == second.version
+    assert (judged.verdict, judged.decision, judged.parent) == ("FAIL", "refused", second.version)
+    # Only what nobody has learned meanwhile is new; the new evidence lies beside the old.
+    assert judged.snapshots == third.snapshots[1:]
+    evidence = asked.home / "store" / LAYOUT.update(judged.update)
+    for name in ("verdict.json", f"verdict-{judged.judged_on}.json"):
+        assert (evidence / name).exists()
+    assert "FAIL" in (evidence / f"report-{judged.judged_on}.html").read_text()
+    assert head.action == "rejudge"
+
+    insisted = asked.run("promote", "3", "--reason", "I insist", lineage.file)
+    assert insisted.code == 0, insisted.err
+    assert newest(asked).champion == third.version
+    assert why(asked)[0] == ("promote", "I insist")
+
+
+def test_the_next_update_judges_again_what_was_compared_with_a_former_champion(
+    asked_twice: tuple[TinyLineage, Commands], asked: Commands
+) -> None:
+    lineage, _ = asked_twice
+    ask_always(lineage)
+    assert asked.run("promote", "2", "--reason", "first things first", lineage.file).code == 0
+    second, third = newest(asked).versions[1:]
+    assert asked.run("plan", lineage.file).code == 0
+    assert newest(asked).versions[2] == third
+
+    # A person decides over it still: it waits with another verdict. What it learned is pending, and
+    # is trained on again, from where the lineage is now.
+    ended = asked.run("update", lineage.file, "--json")
+    assert (ended.code, ended.json["kind"]) == (4, "awaiting"), ended.err
+    told = f"{third.version} was judged again, against {second.version}: PASS (awaiting)"
+    assert told in ended.err
+    judged, fourth = newest(asked).versions[2:]
+    assert (judged.decision, judged.parent) == ("awaiting", second.version)
+    assert fourth.snapshots == judged.snapshots
+    assert newest(asked).champion == second.version
+
+
+def test_what_passes_when_it_is_judged_again_by_itself_is_published(
+    asked_twice: tuple[TinyLineage, Commands], asked: Commands
+) -> None:
+    lineage, _ = asked_twice
+    ask_always(lineage, review={"always": False})
+    assert asked.run("promote", "2", "--reason", "first things first", lineage.file).code == 0
+    second, third = newest(asked).versions[1:]
+    ended = asked.run("update", lineage.file, "--json")
+    told = f"{third.version} was judged again, against {second.version}: PASS (published)"
+    assert told in ended.json["message"], ended.err
+    head = newest(asked)
+    assert (head.champion, head.action) == (third.version, "rejudge")
+    assert {record.state for record in head.snapshots} == {"learned"}
+    assert alias_of(asked.home, "tiny") == "3"
 
 
 def test_decisions_on_a_lineage_without_state_say_what_to_run_first(

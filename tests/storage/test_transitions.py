@@ -437,3 +437,31 @@ def test_nothing_is_published_without_a_replay_version(chain: Chain) -> None:
     record = version_record(2, "PASS", snapshots=["s2"], parent=chain.head.champion)
     with pytest.raises(ValueError, match="without a replay version"):
         with_verdict(chain.head, record, replay=None, by="me")
+
+
+def test_a_repair_and_the_failure_that_it_repairs_are_one_head() -> None:
+    chain = Chain()
+    chain.refresh("s1")
+    champion = chain.judge(1, "PASS", "s1")
+    chain.refresh("s2")
+    failed = version_record(2, "FAIL", snapshots=("s2",), parent=champion.version)
+    merged = replace(
+        version_record(3, "PASS", snapshots=("s2",), parent=champion.version),
+        trunk=None,
+        remedy_of=failed.version,
+        merged_from=(champion.version, failed.version),
+    )
+    before = chain.head
+    head = chain.add(with_verdict(before, merged, replay="replay-3", by="me", failed=failed))
+    assert chain.decisions() == {
+        champion.version: "published",
+        failed.version: "refused",
+        merged.version: "published",
+    }
+    assert (head.champion, head.trunk, head.replay) == (merged.version, None, "replay-3")
+    assert chain.states() == {"s1": "learned", "s2": "learned"}
+    # A retry after a crash finds both.
+    assert with_verdict(head, merged, replay="replay-3", by="me", failed=failed) == head
+    back = rollback(head, chain.read, by="me", reason="worse")
+    assert (back.champion, back.trunk) == (champion.version, champion.trunk)
+    assert {snapshot.id: snapshot.state for snapshot in back.snapshots}["s2"] == "held"

@@ -145,6 +145,8 @@ VALUES: dict[str, Any] = {
         "schedule": {"eta_max": 0.02, "warmup_fraction": 0.05},
     },
     "replay": {"share": 0.0},
+    # What forgets is refused; tests of remedies say which.
+    "remedy": {"order": []},
     "budget": {
         "first_tokens": 100 * 16 * SEQ_LEN,
         "tokens": 60 * 16 * SEQ_LEN,

@@ -103,6 +103,20 @@ def exported(store: LocalObjects, plan: TrainPlan, work_dir: Path) -> str:
     )
 
 
+def test_a_checkpoint_inside_its_schedule_is_no_candidate(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    plan = trained(store, tmp_path)
+    longer = replace(plan, num_steps=4, trunk_step=4)
+    with pytest.raises(
+        ValueError, match=r"step 4, found step 1, inside it: .*--branch-from u1/step-1"
+    ):
+        exported(store, longer, tmp_path / "work")
+    assert not is_published(store, LAYOUT.model(VERSION))
+    # The end of a branch is the last step of the branch's own plan.
+    assert exported(store, plan, tmp_path / "work") == LAYOUT.model(VERSION)
+
+
 def test_an_export_holds_the_weights_of_the_checkpoint(store: LocalObjects, tmp_path: Path) -> None:
     plan = trained(store, tmp_path)
     prefix = exported(store, plan, tmp_path / "work")

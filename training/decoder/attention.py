@@ -53,19 +53,23 @@ def segment_mask(segments: Tensor, window: int | None = None) -> Tensor:
     return (causal_TT & (segments[:, :, None] == segments[:, None, :]))[:, None]
 
 
-def tree_mask(positions: Tensor, ends: Tensor, window: int | None = None) -> Tensor:
-    """``bool[B, 1, T, T]``: may the query see the key, in rows that are trees in preorder?
+def tree_mask(
+    positions: Tensor, ends: Tensor, queries: Tensor, window: int | None = None
+) -> Tensor:
+    """``bool[B, 1, Q, T]``: may the query see the key, in the rows of ``training.trees.Trees``?
 
     Args:
-        positions: Depths in the tree, ``int64[B, T]``.
-        ends: ``int64[B, T]``: the descendants of token i are the tokens from i + 1 to ends[i] - 1.
+        positions: As there, ``int64[B, T]``.
+        ends: As there, ``int64[B, T]``.
+        queries: Which tokens of a row they are, ``int64[B or 1, Q]``.
         window: As of ``attention_mask``, counted along a path.
     """
-    index_T = torch.arange(ends.shape[-1], device=ends.device)
-    seen_BTT = (index_T[:, None] >= index_T) & (index_T[:, None] < ends[:, None, :])
+    keys_T = torch.arange(ends.shape[-1], device=ends.device)
+    seen_BQT = (queries[:, :, None] >= keys_T) & (queries[:, :, None] < ends[:, None, :])
     if window is not None:
-        seen_BTT &= positions[:, :, None] - positions[:, None, :] < window
-    return seen_BTT[:, None]
+        query_positions_BQ = positions.gather(1, queries.expand(len(positions), -1))
+        seen_BQT &= query_positions_BQ[:, :, None] - positions[:, None, :] < window
+    return seen_BQT[:, None]
 
 
 def _causal(length: int, window: int | None, device: torch.device) -> Tensor:

@@ -16,6 +16,34 @@ from training.decoder.config import ModelConfig
 from training.decoder.sharding import local_of
 
 
+class KeyValues:
+    """Keys and values of what one layer has read, with room for more.
+
+    Args:
+        most: Tokens of a row.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._length = 0
+        self._keys = self._values = torch.empty(0)
+
+    def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All that was read, once ``[B, K, n, D]`` more are."""
+        if self._length == 0:
+            rows, num_heads, _, width = key.shape
+            self._keys = key.new_empty(rows, num_heads, self._most, width)
+            self._values = value.new_empty(rows, num_heads, self._most, width)
+        first, self._length = self._length, self._length + key.shape[2]
+        self._keys[:, :, first : self._length] = key
+        self._values[:, :, first : self._length] = value
+        return self._keys[:, :, : self._length], self._values[:, :, : self._length]
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        self._keys, self._values = self._keys[rows], self._values[rows]
+
+
 class PreNormLayer(nn.Module):
     """Norms of what goes into attention and the SwiGLU: Llama, Mistral, Qwen."""
 
@@ -26,9 +54,15 @@ class PreNormLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: KeyValues | None = None,
+    ) -> Tensor:
         """``[B, T, C]`` to the same."""
-        x = x + self.self_attn(self.input_layernorm(x), tables, mask)
+        x = x + self.self_attn(self.input_layernorm(x), tables, mask, past)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -42,9 +76,15 @@ class PostNormLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: KeyValues | None = None,
+    ) -> Tensor:
         """``[B, T, C]`` to the same."""
-        x = x + self.post_attention_layernorm(self.self_attn(x, tables, mask))
+        x = x + self.post_attention_layernorm(self.self_attn(x, tables, mask, past))
         return x + self.post_feedforward_layernorm(self.mlp(x))
 
 
@@ -66,8 +106,14 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(heads_normed[0] * width, config.rms_norm_eps)
             self.k_norm = RMSNorm(heads_normed[1] * width, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        """``[B, T, C]`` to the same."""
+    def forward(
+        self,
+        x: Tensor,
+        tables: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        past: KeyValues | None = None,
+    ) -> Tensor:
+        """``[B, T, C]`` to the same; with a ``past`` that is attended to, too, and grows by it."""
         num_heads, num_kv_heads, _ = self.heads
         # One product for all three reads the activations once, forward and backward.
         heads_BTHD = _joint_linear(x, self.q_proj, self.k_proj, self.v_proj).unflatten(
@@ -78,9 +124,12 @@ class Attention(nn.Module):
             query, key = rotate(rotated, tables).split([num_heads, num_kv_heads], dim=1)
         else:
             query, key, value = heads_BTHD.split(self.heads, dim=2)
-            query = rotate(_normed_heads(query, self.q_norm), tables)
-            key = rotate(_normed_heads(key, self.k_norm), tables)
-        return self.o_proj(attend(query, key, value.transpose(1, 2), mask))
+            query = rotate(normed_heads(query, self.q_norm), tables)
+            key = rotate(normed_heads(key, self.k_norm), tables)
+        value = value.transpose(1, 2)
+        if past is not None:
+            key, value = past.extended(key, value)
+        return self.o_proj(attend(query, key, value, mask))
 
 
 class SwiGLU(nn.Module):
@@ -173,7 +222,7 @@ class Embedding(nn.Embedding):
         """Leave the memory as it is."""
 
 
-def _normed_heads(heads: Tensor, norm: RMSNorm) -> Tensor:
+def normed_heads(heads: Tensor, norm: RMSNorm) -> Tensor:
     """``[B, T, heads, D]``, each head or all of them together as wide as the norm is."""
     if norm.weight.shape[0] == heads.shape[-1]:
         return norm(heads)

@@ -9,7 +9,7 @@ embeddings there is no ``lm_head``, as in their files.
 Shapes: B rows, T positions, C ``hidden_size``, V ``vocab_size``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,16 @@ from torch import Tensor, nn
 from training.config import ModelConfig
 from training.cross_entropy import chunks_of, nats_of_targets, summed_nats
 from training.decoder.attention import attention_mask, positions_of, rotary_tables, tree_mask
-from training.decoder.layers import Embedding, Linear, PostNormLayer, PreNormLayer, RMSNorm
+from training.decoder.layers import (
+    Embedding,
+    KeyValues,
+    Linear,
+    PostNormLayer,
+    PreNormLayer,
+    RMSNorm,
+)
 from training.decoder.sharding import fill
+from training.trees import LogitsOfTrees, Trees
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -104,13 +112,15 @@ class Decoder(nn.Module):
         last_BC = hidden_BTC[torch.arange(len(tokens), device=tokens.device), lengths - 1]
         return F.linear(last_BC, self.output_weight).float()
 
+    def logits_of_trees(self) -> LogitsOfTrees:
+        """For scoring with the weights of now, see ``CausalModel``."""
+        from training.decoder.packed import PackedDecoder, can_pack  # noqa: PLC0415  a circle
+
+        return PackedDecoder(self).logits if can_pack(self) else self._logits_of_trees
+
     @torch.no_grad()
-    def tree_logits(
-        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of rows that are trees, a few predictions at a time, see ``CausalModel``."""
-        hidden_BTC = self.model.of_tree(tokens, positions, ends)
-        hidden_NC = hidden_BTC.flatten(0, 1)[at]
+    def _logits_of_trees(self, trees: Trees) -> Iterator[tuple[slice, Tensor]]:
+        hidden_NC = self.model.of_trees(trees).flatten(0, 1)[trees.at]
         for hidden, weight_VC, rows, logits_NV in chunks_of(hidden_NC, self.output_weight):
             torch.mm(hidden[rows], weight_VC.T, out=logits_NV)
             yield rows, logits_NV
@@ -186,15 +196,42 @@ class _Backbone(nn.Module):
             positions = positions_of(segments)
         return self._layered(tokens, positions, masks)
 
-    def of_tree(self, tokens: Tensor, positions: Tensor, ends: Tensor | None) -> Tensor:
-        """``[B, T, C]`` of rows that are trees; without ``ends`` each is a single path."""
-        if ends is None:
-            return self(tokens, None)
-        masks = {window: tree_mask(positions, ends, window) for window in set(self.windows)}
-        return self._layered(tokens, positions, masks)
+    def of_trees(self, trees: Trees) -> Tensor:
+        """``[B, T, C]`` of rows that are trees."""
+        if trees.ends is None:
+            return self(trees.tokens, None)
+        queries = torch.arange(trees.tokens.shape[1], device=trees.tokens.device)[None]
+        masks = {
+            window: tree_mask(trees.positions, trees.ends, queries, window)
+            for window in set(self.windows)
+        }
+        return self._layered(trees.tokens, trees.positions, masks)
+
+    def after_past(
+        self, tokens: Tensor, positions: Tensor, seen: Tensor, past: Sequence[KeyValues]
+    ) -> Tensor:
+        """``[B, n, C]`` of the tokens that follow what ``past`` has read.
+
+        Args:
+            tokens: ``int64[B, n]``.
+            positions: Of these and of all before them, ``int64[B, read + n]``.
+            seen: ``bool[B, n, read + n]``, but for sliding windows.
+            past: Of each layer; grows.
+        """
+        own_Bn = positions[:, -tokens.shape[1] :]
+        distance_BnT = own_Bn[:, :, None] - positions[:, None, :]
+        masks = {
+            window: (seen if window is None else seen & (distance_BnT < window))[:, None]
+            for window in set(self.windows)
+        }
+        return self._layered(tokens, own_Bn, masks, past)
 
     def _layered(
-        self, tokens: Tensor, positions: Tensor, masks: Mapping[int | None, Tensor | None]
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        masks: Mapping[int | None, Tensor | None],
+        past: Sequence[KeyValues] | None = None,
     ) -> Tensor:
         tables = rotary_tables(
             positions,
@@ -203,6 +240,6 @@ class _Backbone(nn.Module):
             scaling=self.config.rope_scaling,
         )
         x_BTC = self.embed_tokens(tokens)
-        for layer, window in zip(self.layers, self.windows, strict=True):
-            x_BTC = layer(x_BTC, tables, masks[window])
+        for number, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
+            x_BTC = layer(x_BTC, tables, masks[window], None if past is None else past[number])
         return self.norm(x_BTC)

@@ -7,6 +7,7 @@ an interrupted run can be continued exactly.
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from training.checkpoint.state import weights_of
 from training.config import ForeignConfig
 from training.cross_entropy import nats_of_logits, summed_nats_of_logits
 from training.foreign.family import attention_of, config_object, transformers_library
-from training.foreign.packing import check_packing, packed_logits, plain_logits
+from training.foreign.packing import (
+    check_packing,
+    packed_logits,
+    plain_logits,
+    takes_trees,
+    tree_logits,
+)
+from training.trees import LogitsOfTrees, Trees
 
 _MOST_LOGITS = 2**28
 """That are held at once where no gradient needs them."""
@@ -78,17 +86,32 @@ class ForeignModel(nn.Module):
         rows = torch.arange(len(tokens), device=tokens.device)
         return self(tokens)[rows, lengths - 1].float()
 
-    @property
+    @cached_property
     def takes_trees(self) -> bool:
-        """False: rows are single paths."""
-        return False
+        """Found by trying, once."""
+        return takes_trees(self.network, self.config)
+
+    def logits_of_trees(self) -> LogitsOfTrees:
+        """See ``CausalModel``."""
+        return self._logits_of_trees
 
     @torch.no_grad()
-    def tree_logits(
-        self, tokens: Tensor, positions: Tensor, ends: Tensor | None, at: Tensor
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of rows that are single paths, all at once, see ``CausalModel``."""
-        yield slice(0, len(at)), plain_logits(self.network, tokens).flatten(0, 1)[at]
+    def _logits_of_trees(self, trees: Trees) -> Iterator[tuple[slice, Tensor]]:
+        rows, length = trees.tokens.shape
+        at_once = max(1, _MOST_LOGITS // (length * self.config.vocab_size))
+        for first in range(0, rows, at_once):
+            few = slice(first, first + at_once)
+            part = trees._replace(
+                tokens=trees.tokens[few],
+                positions=trees.positions[few],
+                ends=None if trees.ends is None else trees.ends[few],
+            )
+            bounds = torch.searchsorted(
+                trees.at, torch.tensor([first, first + at_once], device=self.device) * length
+            )
+            asked = slice(*bounds.tolist())
+            logits_NV = tree_logits(self.network, part).flatten(0, 1)
+            yield asked, logits_NV[trees.at[asked] - first * length]
 
     def flops_per_token(self, seq_len: int) -> int:
         """6 N + 12 L C T as for the decoder, where the family says its layers L and width C."""

@@ -10,14 +10,15 @@ Shapes: B rows, T positions, V vocabulary, D documents.
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from training.config import ForeignConfig
-from training.decoder.attention import positions_of, segment_mask
+from training.decoder.attention import positions_of, segment_mask, tree_mask
+from training.trees import Trees
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ given positions and a mask. ``rows``: every document gets a row of its own, padd
 _PROBE_LENGTHS = ((5, 1, 9), (2, 1, 1, 11))
 _TOLERANCE = 1e-3
 """Of the largest logit; rounding is less than 1e-5."""
+_TREE_TOLERANCE = 1e-4
+"""Of the largest logit: what items are scored by."""
+_BRANCHING, _SECOND_BRANCH = 5, 9
+"""Of the probe's tokens: where its two branches begin."""
 _LEAST_INFLUENCE = 2e-3
 """Of the largest logit, for a leak to be told from rounding."""
 _SHARE_OF_INFLUENCE = 0.02
@@ -44,6 +49,48 @@ def packed_logits(network: nn.Module, tokens: Tensor, segments: Tensor, packing:
         positions = positions_of(segments)
         return plain_logits(network, tokens, position_ids=positions, attention_mask=mask)
     return _logits_of_rows(network, tokens, segments)
+
+
+def tree_logits(network: nn.Module, trees: Trees) -> Tensor:
+    """Logits ``[B, T, V]`` of rows that are trees."""
+    if trees.ends is None:
+        return plain_logits(network, trees.tokens)
+    queries = torch.arange(trees.tokens.shape[1], device=trees.tokens.device)[None]
+    seen = tree_mask(trees.positions, trees.ends, queries)
+    mask = torch.zeros((), device=seen.device).where(seen, _MASKED)
+    return plain_logits(network, trees.tokens, position_ids=trees.positions, attention_mask=mask)
+
+
+@torch.no_grad()
+def takes_trees(network: nn.Module, config: ForeignConfig) -> bool:
+    """Whether ``tree_logits`` of two branches are those of each path alone; found by trying."""
+    if "mask" not in _candidates(network, json.loads(config.fields)):
+        return False
+    tokens, _ = _probe(config.vocab_size, next(network.parameters()).device)
+    rows, length = tokens.shape
+    at = torch.arange(length, device=tokens.device)
+    is_second = at >= _SECOND_BRANCH
+    ends = torch.full_like(at, length).masked_fill_((at >= _BRANCHING) & ~is_second, _SECOND_BRANCH)
+    trees = Trees(
+        tokens=tokens,
+        positions=(at - is_second * (_SECOND_BRANCH - _BRANCHING)).expand(rows, -1),
+        ends=ends.expand(rows, -1),
+        lengths=torch.full((rows,), length, device=tokens.device),
+        at=at,
+    )
+    second = torch.cat((tokens[:, :_BRANCHING], tokens[:, _SECOND_BRANCH:]), dim=1)
+    with torch.autocast(tokens.device.type, enabled=False):
+        first_logits = plain_logits(network, tokens[:, :_SECOND_BRANCH])
+        second_logits = plain_logits(network, second)[:, _BRANCHING:]
+        expected = torch.cat((first_logits, second_logits), dim=1)
+        influence = _influence(network, tokens, config.vocab_size)
+        error = _difference(expected, lambda: tree_logits(network, trees))
+    largest = float(expected.abs().max())
+    return (
+        influence >= _LEAST_INFLUENCE * largest
+        and error <= _SHARE_OF_INFLUENCE * influence
+        and error <= _TREE_TOLERANCE * largest
+    )
 
 
 def plain_logits(network: nn.Module, tokens: Tensor, **arguments: Tensor) -> Tensor:
@@ -135,11 +182,15 @@ def _error(
     expected: Tensor, network: nn.Module, tokens: Tensor, segments: Tensor, packing: Packing
 ) -> float:
     """Largest difference from ``expected``; infinite where the family does not know such input."""
+    return _difference(expected, lambda: packed_logits(network, tokens, segments, packing))
+
+
+def _difference(expected: Tensor, compute: Callable[[], Tensor]) -> float:
     try:
-        found = packed_logits(network, tokens, segments, packing)
+        found = compute()
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         # A family that knows no positions, or masks of another shape, says so in many ways.
-        logger.debug("packing by %s is not possible: %s", packing, error)
+        logger.debug("not possible: %s", error)
         return float("inf")
     return float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
 

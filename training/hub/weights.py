@@ -5,8 +5,9 @@ safetensors only; a pickle can run code.
 """
 
 import json
+import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,6 +31,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_TORCH_DTYPES = {spelled: dtype for dtype, spelled in _DTYPES.items()}
 
 
 class StoredTensor(NamedTuple):
@@ -40,6 +42,32 @@ class StoredTensor(NamedTuple):
     dtype: str
     """As safetensors spells it, e.g. ``BF16``."""
     shape: tuple[int, ...]
+
+    @property
+    def form(self) -> "TensorForm":
+        """What it takes to store another like it.
+
+        Raises:
+            ValueError: Its numbers are of a kind that is never written here.
+        """
+        if self.dtype not in _TORCH_DTYPES:
+            raise ValueError(
+                f"{self.path}: tensor {self.name} is {self.dtype}, expected one of "
+                f"{', '.join(_TORCH_DTYPES)}; use the model without quantization"
+            )
+        return TensorForm(_TORCH_DTYPES[self.dtype], self.shape)
+
+
+class TensorForm(NamedTuple):
+    """A tensor without its numbers."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of its numbers."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -83,17 +111,38 @@ def write_weights(
             shared memory must be left out but one.
         max_shard_bytes: Of tensors in one file; one that is larger gets a file of its own.
     """
-    shards = _shards_of(tensors, max_shard_bytes)
+    forms = {
+        name: TensorForm(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()
+    }
+    write_each(directory, forms, tensors.__getitem__, max_shard_bytes=max_shard_bytes)
+
+
+def write_each(
+    directory: Path,
+    forms: Mapping[str, TensorForm],
+    tensor_of: Callable[[str], Tensor],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """``write_weights`` of tensors that are made one by one: one of them is in memory at a time.
+
+    Args:
+        directory: There, and without weights.
+        forms: Of every tensor, by name.
+        tensor_of: Asked once for each, in no order that could be relied on.
+        max_shard_bytes: See ``write_weights``.
+    """
+    shards = _shards_of(forms, max_shard_bytes)
     if len(shards) == 1:
-        _write_file(directory / _WEIGHTS, {name: tensors[name] for name in shards[0]})
+        _write_file(directory / _WEIGHTS, {name: forms[name] for name in shards[0]}, tensor_of)
         return
     stem = Path(_WEIGHTS).stem
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file_name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(directory / file_name, {name: tensors[name] for name in names})
+        _write_file(directory / file_name, {name: forms[name] for name in names}, tensor_of)
         weight_map |= dict.fromkeys(names, file_name)
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    total = sum(form.nbytes for form in forms.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     text = json.dumps(index, indent=2, sort_keys=True) + "\n"
     (directory / _INDEX).write_text(text, encoding="utf-8")
@@ -144,31 +193,33 @@ def _head_of(path: Path) -> Iterator[StoredTensor]:
         raise ValueError(f"{path} is not whole safetensors: {error}; copy it again") from error
 
 
-def _shards_of(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> list[list[str]]:
+def _shards_of(forms: Mapping[str, TensorForm], max_shard_bytes: int) -> list[list[str]]:
     """Names for each file, in their order."""
     shards: list[list[str]] = [[]]
     used = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and used + tensor.nbytes > max_shard_bytes:
+    for name, form in forms.items():
+        if shards[-1] and used + form.nbytes > max_shard_bytes:
             shards.append([])
             used = 0
         shards[-1].append(name)
-        used += tensor.nbytes
+        used += form.nbytes
     return shards
 
 
-def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_file(
+    path: Path, forms: Mapping[str, TensorForm], tensor_of: Callable[[str], Tensor]
+) -> None:
     """The format by hand: the library's own writer wants all tensors on the processor at once."""
     # Wide numbers first, so that each lies at a multiple of its own width.
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
-        tensor, begins = tensors[name], offset
-        offset += tensor.nbytes
+        form, begins = forms[name], offset
+        offset += form.nbytes
         header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": _DTYPES[form.dtype],
+            "shape": list(form.shape),
             "data_offsets": [begins, offset],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -176,5 +227,6 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
-            whole = tensors[name].detach().cpu().contiguous()
+            whole = tensor_of(name).detach().cpu().contiguous()
+            assert (whole.dtype, tuple(whole.shape)) == forms[name], name
             file.write(whole.reshape(-1).view(torch.uint8).numpy().data)

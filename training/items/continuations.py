@@ -17,6 +17,7 @@ from training.causal_model import CausalModel
 from training.cross_entropy import float32_slices
 from training.items.layout import Row, batches_of, rows_of
 from training.items.windows import Window
+from training.trees import LogitsOfTrees, Trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,20 @@ def score_windows(
         ValueError: A token is outside the model's vocabulary.
     """
     _check_vocabulary(windows, model.config.vocab_size)
-    rows = rows_of(windows, width=_width_of(model) if model.takes_trees else None)
+    rows = rows_of(
+        windows,
+        width=_width_of(model) if model.takes_trees else None,
+        longest=model.config.max_position_embeddings,
+    )
     total = sum(len(row.tokens) for row in rows)
     device = model.device.type
     autocast = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+    logits_of = model.logits_of_trees()
     done = 0
     found: list[_Found] = []
     for batch in batches_of(rows, batch_tokens=batch_tokens):
         with autocast:
-            found.append(_score_batch(model, batch))
+            found.append(_score_batch(logits_of, batch, model.device))
         done += sum(len(row.tokens) for row in batch)
         if on_progress is not None:
             on_progress(done, total)
@@ -89,25 +95,22 @@ def _width_of(model: CausalModel) -> int:
     return getattr(model.config, "hidden_size", 1024)
 
 
-def _score_batch(model: CausalModel, batch: list[Row]) -> _Found:
+def _score_batch(logits_of: LogitsOfTrees, batch: list[Row], device: torch.device) -> _Found:
     length = max(len(row.tokens) for row in batch)
-    # What pads a row sees what pads it before, and is seen by no token of the row.
-    tokens, positions, ends = (
-        torch.from_numpy(_padded(parts, length, fill)).to(model.device)
-        for parts, fill in (
-            ([row.tokens for row in batch], 0),
-            ([row.positions for row in batch], 0),
-            ([row.ends for row in batch], length),
-        )
-    )
     places_P = np.concatenate([row.sources + number * length for number, row in enumerate(batch)])
     at_M, index_P = np.unique(places_P, return_inverse=True)
-    is_tree = any(row.is_tree for row in batch)
-    parts = model.tree_logits(
-        tokens, positions, ends if is_tree else None, torch.from_numpy(at_M).to(model.device)
+    arrays = (
+        _padded([row.tokens for row in batch], length, 0),
+        _padded([row.positions for row in batch], length, 0),
+        _padded([row.ends for row in batch], length, length),
+        np.array([len(row.tokens) for row in batch]),
+        at_M,
     )
+    trees = Trees(*(torch.from_numpy(array).to(device) for array in arrays))
+    if not any(row.is_tree for row in batch):
+        trees = trees._replace(ends=None)
     return _answers(
-        parts,
+        logits_of(trees),
         index_P,
         np.concatenate([row.targets for row in batch]),
         np.concatenate([row.owners for row in batch]),

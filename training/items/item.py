@@ -63,6 +63,10 @@ class Item:
                 f"item {self.id}: expected one context for each of {len(self.choices)} choices, "
                 f"found {len(self.contexts)}"
             )
+        if self.max_new_tokens < 1:
+            raise ValueError(
+                f"item {self.id}: max_new_tokens is {self.max_new_tokens}, not above 0"
+            )
         if self.kind in ("cloze", "perplexity") and len(self.choices) != 1:
             raise ValueError(
                 f"item {self.id}: a {self.kind} has one choice, found {len(self.choices)}"

@@ -1,10 +1,9 @@
 """Rows in which what several windows begin with is computed once.
 
 Windows are sorted, and each goes on where it leaves the one before: a row is a tree of tokens in
-preorder. A token's position is its depth; it sees itself and what it descends from, so that its
-hidden state is that of its window alone. The context of an item with its choices is such a tree, and
-so are few-shot examples with all the questions that follow them. The layout is a function of the
-set of windows alone.
+preorder, see ``training.trees``. The context of an item with its choices is such a tree, and so are
+few-shot examples with all the questions that follow them. The layout is a function of the set of
+windows alone.
 
 Shapes: T tokens of a row, P predictions of a row.
 """
@@ -43,7 +42,7 @@ class Row:
         return bool((self.ends != len(self.tokens)).any())
 
 
-def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
+def rows_of(windows: Sequence[Window], *, width: int | None, longest: int) -> list[Row]:
     """Every window in one row, those that begin alike in the same.
 
     Args:
@@ -53,6 +52,7 @@ def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
             costs the products of a layer, about as much as 3 pairs for each number of the width.
             None: the model takes no trees, so that a row is shared only by windows of which each
             goes on where the one before ends.
+        longest: Most tokens of a row of several windows; some families have no room for more.
     """
     rows: list[Row] = []
     row: _GrowingRow | None = None
@@ -62,7 +62,8 @@ def rows_of(windows: Sequence[Window], *, width: int | None) -> list[Row]:
         # Of rows that begin with s shared tokens and then have n others, all together are cheapest
         # with n * n = s * (s + 3 * width).
         most = 0 if width is None else math.sqrt(shared * (shared + 3 * width))
-        if row is None or row.size - shared > most:
+        size = 0 if row is None else row.size + len(window.tokens) - 1 - shared
+        if row is None or row.size - shared > most or size > longest:
             if row is not None:
                 rows.append(row.finish())
             row, shared = _GrowingRow(), 0
@@ -105,7 +106,7 @@ class _GrowingRow:
         return int(differs.argmax()) if differs.any() else length
 
     def add(self, number: int, window: Window, shared: int) -> None:
-        """``window``, the ``number``-th, of which the first ``shared`` inputs are those of the one before."""
+        """The ``number``-th window, whose first ``shared`` inputs are those of the one before."""
         tokens = np.array(window.tokens, np.int64)
         inputs = tokens[:-1]
         self._closed.append((self._path[shared:], self.size))
@@ -124,7 +125,9 @@ class _GrowingRow:
         ends = np.full(self.size, self.size)
         for nodes, end in self._closed:
             ends[nodes] = end
-        sources, targets, owners = (np.concatenate(parts) for parts in zip(*self._predictions))
+        sources, targets, owners = (
+            np.concatenate(parts) for parts in zip(*self._predictions, strict=True)
+        )
         return Row(
             tokens=np.concatenate(self._tokens),
             positions=np.concatenate(self._positions),

@@ -7,8 +7,6 @@ be compared with ours. One thing is ours: text is data, and what spells a specia
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from training.items.item import Item
 from training.items.tokenizer import ItemTokenizer
 
@@ -53,9 +51,9 @@ def windows_of(
 
     Spaces at the end of a context are moved to the continuation; both are encoded together and
     split after as many tokens as the context has alone. Without context, the tokenizer's start
-    token is read. What is longer than the window loses the beginning of its context; only a
-    continuation longer than the window is scored in several windows, which overlap by one token, but
-    for the last, which is full.
+    token is read. What is longer than the window loses the beginning of its context. Only a
+    continuation longer than the window is scored in several windows, which overlap by one token
+    but for the last, which is full.
 
     Args:
         continuations: With texts that are not empty.

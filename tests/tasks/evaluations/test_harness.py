@@ -152,7 +152,10 @@ def test_first_examples_of_another_split_and_an_included_file(tmp_path: Path) ->
         fewshot_split="train",
         fewshot_config={"sampler": "first_n"},
     )
-    (tmp_path / "more.yaml").write_text("include: sums.yaml\nnum_fewshot: 1\n", encoding="utf-8")
+    (tmp_path / "few.yaml").write_text("num_fewshot: 2\ndescription: Sums.\n", encoding="utf-8")
+    (tmp_path / "more.yaml").write_text(
+        "include: [sums.yaml, few.yaml]\nnum_fewshot: 1\ndescription: ''\n", encoding="utf-8"
+    )
     config = TaskConfig(name="more", uri=str(tmp_path / "more.yaml"), kind="lm_eval")
     read = read_harness(config)
     assert {found.item.context.split("\n\n")[0] for found in read} == {"Q: shot 0\nA: x"}

@@ -17,6 +17,7 @@ from tests.benchmarks.judge_trials import (
     reordered,
     row_of,
     slice_of,
+    some_of,
     sure_gain,
 )
 
@@ -46,10 +47,11 @@ def test_a_model_against_itself_is_exactly_zero_and_no_gain_in_any_order_of_docu
 
 
 def test_sign_flips_at_the_margin_are_misjudged_no_more_often_than_promised() -> None:
-    pool, random = skewed_pool(3), np.random.default_rng(4)
+    pool, random = skewed_pool(3, count=400), np.random.default_rng(4)
     seen: Counter[str] = Counter()
     for _ in range(FLIPS):
-        report = at_the_loss_margin(pool.flipped(random), CONFIG.max_loss_nats)
+        clusters = some_of(pool, 30, random).flipped(random)
+        report = at_the_loss_margin(clusters, CONFIG.max_loss_nats)
         lower = row_of(report, "loss").lower_bound
         assert lower is not None
         seen[report.verdict] += 1

@@ -24,8 +24,8 @@ def test_a_cluster_that_dominates_makes_a_slice_of_many_show_little() -> None:
     assert uneven > 3 * even
 
 
-@pytest.mark.parametrize("targets", [[], [500], [500, 0]])
-def test_fewer_than_two_clusters_show_nothing(targets: list[int]) -> None:
+@pytest.mark.parametrize("targets", [[], [500], [500, 400], [500, 0, 400], [10**7, 9, 9]])
+def test_what_is_hardly_more_than_one_cluster_shows_nothing(targets: list[int]) -> None:
     assert detectable_effect(targets, 0.1, 0.05) is None
 
 

@@ -15,7 +15,7 @@ from tasks.judge.verdict import EarlierScores, VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.reporting.charts import nice_ticks
 from tasks.reporting.report import ReportInput, render
-from tasks.scoring.scores import ForgettingMatrix, MatrixRow
+from tasks.scoring.forgetting import ForgettingMatrix, MatrixRow
 from training.config import Mixture, ModelConfig, Recipe, Schedule, Stream, TrainPlan
 from training.goodput import Goodput
 

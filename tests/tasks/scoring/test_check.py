@@ -239,7 +239,14 @@ def test_both_models_are_scored_on_the_same_documents(
 def test_the_health_of_the_candidate_is_seen(shared: tuple[Lineage, CheckResult]) -> None:
     _, result = shared
     assert result.health.finite
-    assert result.health.probes == 2
+    # Every document of both slices is continued, by both models.
+    assert result.health.probes == 12
+    assert result.health.candidate is not None
+    assert result.health.champion is not None
+    assert result.health.canary is not None
+    assert [item.slice for item in result.health.canary.slices] == [
+        item.name for item in result.slices
+    ]
     assert not result.unguarded_base
 
 

@@ -1,0 +1,245 @@
+"""Which of several merged models is worth judging, by the half of the items that selects.
+
+Nothing here looks at the other half: whatever is chosen, a bound there keeps its promise.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tasks.judge.decide import decide
+from tasks.judge.halves import half_of, half_of_slices
+from tasks.judge.verdict import (
+    CheckConfig,
+    DocumentScore,
+    DomainRow,
+    Health,
+    Remedy,
+    RemedyPoint,
+    SliceScores,
+    nats_per_token,
+)
+from tasks.remedy.merges import Family, Settings, merge_into, open_family, settings_of
+from tasks.scoring.compute import Desk
+from tasks.scoring.panel import Panel
+
+if TYPE_CHECKING:
+    from training.causal_model import CausalModel
+    from training.data.holdout import HoldoutDocument
+    from training.data.holdout_folder import HoldoutFolder
+    from training.merge.parents import Parent
+
+logger = logging.getLogger(__name__)
+
+_CANARY_DOCUMENTS = 8
+COLLAPSE_NATS = math.log(10)
+"""Above champion and candidate: a model whose perplexity is ten times the worse one's is broken,
+whatever the rest of the items would say."""
+
+_Scores = tuple[DocumentScore, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectingHalf:
+    """The items that select, with what champion and candidate made of them."""
+
+    slices: tuple[SliceScores, ...]
+    folders: "tuple[HoldoutFolder, ...]"
+    """Where the documents of each slice lie, and how they are framed."""
+    documents: "tuple[tuple[HoldoutDocument, ...], ...]"
+    """Of each slice."""
+
+    @property
+    def tokens(self) -> int:
+        """Targets that scoring a model on all of them takes."""
+        return sum(score.targets for item in self.slices for score in item.candidate)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What an attempt has made and looked at."""
+
+    points: tuple[RemedyPoint, ...]
+    best: RemedyPoint | None
+    """None when none keeps old and new even by its estimates."""
+    scored_tokens: int
+
+
+def read_selecting_half(
+    family: Family, slices: Sequence[SliceScores], panel: Panel
+) -> SelectingHalf:
+    """The half of ``slices`` that selects, with its documents.
+
+    Args:
+        family: Where everything lies.
+        slices: Of all items that the verdict on the candidate rests on.
+        panel: The same, before they were scored.
+
+    Raises:
+        CorruptError: A shard is damaged.
+    """
+    desk = Desk(family.store, family.layout, family.work_dir)
+    halves = half_of_slices(slices, "select")
+    judged = {item.item.name: item for item in panel.slices}
+    items = [judged[part.name] for part in halves]
+    return SelectingHalf(
+        slices=halves,
+        folders=tuple(desk.folder(item.item) for item in items),
+        documents=tuple(
+            tuple(row for row in desk.scored_documents(item) if half_of(row.cluster) == "select")
+            for item in items
+        ),
+    )
+
+
+def choose(
+    family: Family, remedies: Sequence[Remedy], half: SelectingHalf, config: CheckConfig
+) -> Choice:
+    """Make every model that ``remedies`` ask for, score it, and choose the best.
+
+    The best is the one whose worst upper bound lies furthest below its margin. One model is in
+    memory and on disk at a time. Safe to repeat: the same answer.
+
+    Args:
+        family: Champion, candidate and what they are kept in.
+        remedies: Merges.
+        half: From ``read_selecting_half``.
+        config: Margins, and the level of the bounds.
+    """
+    points: list[RemedyPoint] = []
+    scored_tokens = 0
+    for remedy in remedies:
+        settings = settings_of(family, remedy)
+        parents = open_family(family, remedy) if settings else []
+        for setting in settings:
+            point, tokens = _tried(family, remedy, setting, parents, half, config)
+            points.append(point)
+            scored_tokens += tokens
+            logger.info(_told(point))
+    best = max(
+        (point for point in points if point.is_hopeful),
+        key=lambda point: -math.inf if point.slack is None else point.slack,
+        default=None,
+    )
+    return Choice(tuple(points), best, scored_tokens)
+
+
+def _tried(
+    family: Family,
+    remedy: Remedy,
+    settings: Settings,
+    parents: "Sequence[Parent]",
+    half: SelectingHalf,
+    config: CheckConfig,
+) -> tuple[RemedyPoint, int]:
+    """One model on the half that selects, and the tokens that it was run on."""
+    from training.model_files import load_model  # noqa: PLC0415  torch
+
+    directory = family.work_dir / "merged"
+    merge_into(family, remedy, settings, parents, directory)
+    model = load_model(directory)
+    point = RemedyPoint(remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None)
+    problem, tokens = _collapse(model, half)
+    if problem:
+        point = replace(point, problem=problem)
+    else:
+        scores = _scored(model, half)
+        point = _weighed(point, half, scores, config, family)
+        tokens += half.tokens
+    shutil.rmtree(directory)
+    return point, tokens
+
+
+def _collapse(model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
+    """What is wrong by a few documents of every domain, "" when nothing is; and their targets."""
+    few = replace(half, documents=tuple(rows[:_CANARY_DOCUMENTS] for rows in half.documents))
+    tokens = 0
+    for part, scores in zip(half.slices, _scored(model, few), strict=True):
+        names = {score.document for score in scores}
+        tokens += sum(score.targets for score in scores)
+        if not scores:
+            continue
+        known = [
+            nats_per_token([score for score in whole if score.document in names])
+            for whole in (part.candidate, part.champion or ())
+        ]
+        worse = max((loss for loss in known if loss is not None), default=math.inf)
+        loss = nats_per_token(scores)
+        # Written this way round, no number is a collapse too.
+        if loss is None or not loss <= worse + COLLAPSE_NATS:
+            found = "no number" if loss is None else f"{loss:.2f}"
+            return f"collapsed: {found} nats per token on {part.domain}, {worse:.2f} before", tokens
+    return "", tokens
+
+
+def _scored(model: "CausalModel", half: SelectingHalf) -> list[_Scores]:
+    from training.evaluate import score_documents  # noqa: PLC0415  torch
+
+    return [
+        tuple(
+            score_documents(
+                model,
+                rows,
+                start_id=folder.start_id,
+                end_id=folder.end_id,
+                seq_len=folder.seq_len,
+            )
+        )
+        for folder, rows in zip(half.folders, half.documents, strict=True)
+    ]
+
+
+def _weighed(
+    point: RemedyPoint,
+    half: SelectingHalf,
+    scores: Sequence[_Scores],
+    config: CheckConfig,
+    family: Family,
+) -> RemedyPoint:
+    slices = [replace(part, candidate=mine) for part, mine in zip(half.slices, scores, strict=True)]
+    report = decide(
+        slices,
+        config,
+        health=Health(finite=True),
+        candidate=point.remedy,
+        champion=family.champion,
+    )
+    tested = [row for row in report.rows if row.margin is not None]
+    gains = [row.difference for row in tested if row.test == "gain"]
+    losses = [row.difference for row in tested if row.test == "loss"]
+    slacks = [_slack(row) for row in tested]
+    return replace(
+        point,
+        gain=gains[0] if gains else None,
+        worst_loss=max((loss for loss in losses if loss is not None), default=None),
+        slack=min((slack for slack in slacks if slack is not None), default=None)
+        if None not in slacks
+        else None,
+        is_hopeful=bool(gains) and all(_is_met(row) for row in tested),
+    )
+
+
+def _is_met(row: DomainRow) -> bool:
+    """Whether the estimate, without its noise, keeps the margin."""
+    if row.difference is None or row.margin is None:
+        return False
+    return row.difference < row.margin if row.test == "gain" else row.difference <= row.margin
+
+
+def _slack(row: DomainRow) -> float | None:
+    if row.upper_bound is None or row.margin is None:
+        return None
+    return row.margin - row.upper_bound
+
+
+def _told(point: RemedyPoint) -> str:
+    named = ", ".join(f"{name} {value:g}" for name, value in point.settings.items())
+    what = f"{point.remedy.replace('_', ' ')}, {named}"
+    if point.problem:
+        return f"{what}: {point.problem}"
+    loss = "no old domain" if point.worst_loss is None else f"old {point.worst_loss:+.3f} at most"
+    gain = "no new text" if point.gain is None else f"new {point.gain:+.3f}"
+    return f"{what}: {gain}, {loss} nats per token"

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+
+from storage.head import VersionRecord
+from tasks.judge.verdict import DomainRow, Health, VerdictReport
+from tasks.remedy.config import RemedyConfig
+from tasks.remedy.triage import attempts_for
+from tests.support.lineages import LAYOUT, report_of
+
+CONFIG = RemedyConfig()
+
+
+def row(test: str, *, violated: bool, difference: float | None = 0.2) -> DomainRow:
+    return DomainRow(
+        domain="prose",
+        role="new" if test == "gain" else "old",
+        test=test,  # pyright: ignore[reportArgumentType]
+        against="1-a",
+        documents=9,
+        clusters=9,
+        targets=90,
+        candidate_nats_per_token=3.0,
+        champion_nats_per_token=2.8,
+        candidate_bits_per_byte=1.0,
+        champion_bits_per_byte=1.0,
+        difference=difference,
+        margin=0.05,
+        violated=violated,
+    )
+
+
+def failed(*rows: DomainRow, **changes: object) -> VerdictReport:
+    record = VersionRecord(
+        version="2-b",
+        update="b" * 16,
+        verdict="FAIL",
+        decision="refused",
+        parent="1-a",
+        trunk=f"{LAYOUT.checkpoints('b')}/step-1",
+        snapshots=(),
+        replay=None,
+        on_head=2,
+    )
+    return report_of(record, rows=rows, **changes)
+
+
+GAIN, LOSS = row("gain", violated=False), row("loss", violated=True)
+
+
+def test_a_loss_calls_for_everything_that_is_configured() -> None:
+    for lost in (LOSS, row("cumulative", violated=True)):
+        assert attempts_for(failed(GAIN, lost), CONFIG)[0] == CONFIG.order
+    assert attempts_for(failed(GAIN, LOSS), replace(CONFIG, order=()))[0] == ()
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (replace(failed(GAIN, LOSS), verdict="AMBIGUOUS"), "No remedy is called for"),
+        (replace(failed(GAIN, LOSS), champion=None), "no champion to be merged with"),
+        (failed(GAIN, LOSS, health=Health(finite=False)), "is broken"),
+        (failed(GAIN, LOSS, row("loss", violated=False, difference=None)), "is broken"),
+        (failed(row("gain", violated=True), row("loss", violated=False)), "only gain less"),
+    ],
+    ids=["not failed", "first version", "not finite", "no numbers", "no gain"],
+)
+def test_what_no_remedy_can_help_gets_none_and_is_told(report: VerdictReport, why: str) -> None:
+    attempts, reason = attempts_for(report, CONFIG)
+    assert attempts == ()
+    assert why in reason
+
+
+def test_what_lost_and_gained_nothing_is_trained_more_gently_and_not_merged() -> None:
+    report = failed(row("gain", violated=True), LOSS)
+    assert attempts_for(report, CONFIG)[0] == (("lower_peak",),)
+    assert attempts_for(report, replace(CONFIG, order=(("interpolation",),)))[0] == ()
