@@ -48,7 +48,7 @@ def test_guards_and_gain_are_told_with_what_they_can_show(tmp_path: Path) -> Non
     lines = describe_outlook(plan)
     assert plan.unguarded == ()
     assert lines[0].startswith("judged by a gain on new data: 400 clusters, ")
-    assert lines[1].startswith("guarded by 2 old slices of at most 20, ")
+    assert lines[1].startswith("guarded by old text, 2 of at most 20 guards, ")
     assert [line.split(":")[0] for line in lines[2:]] == ["  code", "  news"]
     assert all("beyond its margin of 0.05" in line for line in lines[2:])
 
