@@ -1,4 +1,4 @@
-"""The steps of ``update-model`` after a FAIL: what may repair the candidate, within a budget.
+"""The steps of ``update-model`` after no PASS: what may repair the candidate, within a budget.
 
 Every attempt is on record as soon as it has ended (``updates/<id>/remedies.json``), so that a run
 that is started again makes none twice, and none gets a second look.
@@ -42,11 +42,14 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
 
     A remedy that does not pass changes nothing: the champion stays.
     """
-    if report.verdict != "FAIL":
+    if report.verdict == "PASS":
         return Judged(plan=plan, report=report)
     attempts, why = attempts_for(report, ground.lineage.remedy)
-    logger.info(f"{plan.version} failed: {report.reason} {why}")
-    ended = judging_obstacle(ground, plan) if attempts else why
+    logger.info(f"{plan.version} is {report.verdict}: {report.reason} {why}")
+    ended = "" if attempts else why
+    # Of one that has collapsed nothing was scored that could tell.
+    if attempts and not report.health.problem:
+        ended = judging_obstacle(ground, plan)
     attempts = () if ended else attempts
     record = read_record(ground.store, ground.layout, plan.id) or RemedyRecord(
         update=plan.id, candidate=plan.version, champion=plan.champion or ""
@@ -65,7 +68,7 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
     if record.rescue is None:
         return failed
     made = _rescuing_plan(ground, plan, record.rescue)
-    passed = replace(judge_repaired(ground, plan, made.version), remedies=record.attempts)
+    passed = replace(judging.check(ground, made), remedies=record.attempts)
     return Judged(plan=made, report=passed, failed=failed)
 
 
@@ -89,7 +92,9 @@ def merge_and_judge(
         config=ground.lineage.remedy,
         work_dir=ground.work_dir / "remedy",
     )
-    evidence = judging.evidence_on(ground, plan.version, plan.champion, plan.new_snapshots)
+    # The champion beside itself: a candidate that has collapsed was not scored on all of it.
+    champion = family.champion
+    evidence = judging.evidence_on(ground, champion, champion, plan.new_snapshots)
     panel = panel_of(
         ground.store,
         ground.layout,
@@ -128,7 +133,7 @@ def _attempt(
     record: RemedyRecord,
     tried: tuple[Remedy, ...],
 ) -> RemedyAttempt:
-    # After the failed version, and any that was trained again before this one.
+    # After the failed version; of the attempts only one that passes comes on the head.
     number = int(plan.version.partition("-")[0]) + 1
     if tried[0] in RETRAININGS:
         return _train_again(ground, lease, plan, record, tried[0], number)

@@ -53,13 +53,15 @@ def graft_instruct(
 
     if out.exists() and not (out / RECORD).is_file():
         raise ValueError(f"{out} exists and is no graft: name a directory that does not exist")
-    found = {path: identity_of_directory(path) for path in (base, instruct, new_base)}
-    if expected_base and found[base] != expected_base:
+    of_base, of_instruct, of_new = (
+        identity_of_directory(path) for path in (base, instruct, new_base)
+    )
+    if expected_base and of_base != expected_base:
         raise ValueError(
             f"{base} is not the model that {new_base} comes from: its files have the hash "
-            f"{found[base][:12]}, what was imported had {expected_base[:12]}; give that revision"
+            f"{of_base[:12]}, what was imported had {expected_base[:12]}; give that revision"
         )
-    if len(set(found.values())) < len(found):
+    if len({of_base, of_instruct, of_new}) < 3:
         raise ValueError(
             f"expected three models, found the same twice among {base}, {instruct} and {new_base}: "
             "there is nothing to carry over"
@@ -69,9 +71,9 @@ def graft_instruct(
     layers = changes_by_layer(old, taught, new)
     graft(old, taught, new, out, scale=scale)
     grafted = Grafted(
-        base=found[base],
-        instruct=found[instruct],
-        new_base=found[new_base],
+        base=of_base,
+        instruct=of_instruct,
+        new_base=of_new,
         scale=scale,
         layers=layers,
     )

@@ -35,16 +35,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CANARY_DOCUMENTS = 8
-COLLAPSE_NATS = math.log(10)
-"""Above champion and candidate: a model whose perplexity is ten times the worse one's is broken,
-whatever the rest of the items would say."""
 
 _Scores = tuple[DocumentScore, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectingHalf:
-    """The items that select, with what champion and candidate made of them."""
+    """The items that select, with what the champion made of them."""
 
     slices: tuple[SliceScores, ...]
     folders: "tuple[HoldoutFolder, ...]"
@@ -75,7 +72,8 @@ def read_selecting_half(
 
     Args:
         family: Where everything lies.
-        slices: Of all items that the verdict on the candidate rests on.
+        slices: The champion beside itself, on all items that a verdict rests on: what a candidate
+            that has collapsed made of them was never computed.
         panel: The same, before they were scored.
 
     Raises:
@@ -113,7 +111,12 @@ def choose(
     scored_tokens = 0
     for remedy in remedies:
         settings = settings_of(family, remedy)
-        parents = open_family(family, remedy) if settings else []
+        try:
+            parents = open_family(family, remedy) if settings else []
+        except ValueError as error:
+            # Another remedy has other parents; this one is told, and left out.
+            points.append(_unscored(remedy, {}, str(error)))
+            continue
         for setting in settings:
             point, tokens = _tried(family, remedy, setting, parents, half, config)
             points.append(point)
@@ -141,20 +144,26 @@ def _tried(
     directory = family.work_dir / "merged"
     merge_into(family, remedy, settings, parents, directory)
     model = load_model(directory)
-    point = RemedyPoint(remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None)
-    problem, tokens = _collapse(model, half)
-    if problem:
-        point = replace(point, problem=problem)
-    else:
-        scores = _scored(model, half)
-        point = _weighed(point, half, scores, config, family)
+    problem, tokens = _collapse(model, half, math.log(config.max_perplexity_ratio))
+    point = _unscored(remedy, settings, problem)
+    if not problem:
+        point = _weighed(point, half, _scored(model, half), config, family)
         tokens += half.tokens
     shutil.rmtree(directory)
     return point, tokens
 
 
-def _collapse(model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
-    """What is wrong by a few documents of every domain, "" when nothing is; and their targets."""
+def _unscored(remedy: Remedy, settings: Settings, problem: str) -> RemedyPoint:
+    return RemedyPoint(
+        remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None, problem=problem
+    )
+
+
+def _collapse(model: "CausalModel", half: SelectingHalf, most_nats: float) -> tuple[str, int]:
+    """What is wrong by a few documents of every slice, "" when nothing is; and their targets.
+
+    ``most_nats`` is how far a loss per token may lie above the champion's.
+    """
     few = replace(half, documents=tuple(rows[:_CANARY_DOCUMENTS] for rows in half.documents))
     tokens = 0
     for part, scores in zip(half.slices, _scored(model, few), strict=True):
@@ -162,16 +171,11 @@ def _collapse(model: "CausalModel", half: SelectingHalf) -> tuple[str, int]:
         tokens += sum(score.targets for score in scores)
         if not scores:
             continue
-        known = [
-            nats_per_token([score for score in whole if score.document in names])
-            for whole in (part.candidate, part.champion or ())
-        ]
-        worse = max((loss for loss in known if loss is not None), default=math.inf)
-        loss = nats_per_token(scores)
-        # Written this way round, no number is a collapse too.
-        if loss is None or not loss <= worse + COLLAPSE_NATS:
-            found = "no number" if loss is None else f"{loss:.2f}"
-            return f"collapsed: {found} nats per token on {part.domain}, {worse:.2f} before", tokens
+        known = [score for score in part.champion or () if score.document in names]
+        loss, before = nats_per_token(scores), nats_per_token(known)
+        if loss is None or (before is not None and loss > before + most_nats):
+            found = "no number of" if loss is None else f"{loss:.2f}"
+            return f"collapsed: {found} nats per token on {part.domain}", tokens
     return "", tokens
 
 

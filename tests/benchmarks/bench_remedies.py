@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,9 @@ REMEDIES: tuple[Remedy, ...] = (
     "layerwise",
     *RETRAININGS,
 )
-SEQ_LEN, BATCH = 128, 32
+CHARS_OF_A_WORK = 20_000
+"""And the rest of its last document: bounds are by work, and a few novels would give none."""
+SEQ_LEN = 128
 MODEL = {
     "vocab_size": 1024,
     "hidden_size": 96,
@@ -86,6 +89,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.0, help="of replay in the update")
     parser.add_argument("--first-steps", type=int, default=240)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--batch", type=int, default=32, help="samples of a step")
+    parser.add_argument("--held-out", type=int, default=150_000, help="tokens of a text, at most")
     parser.add_argument("--remedies", nargs="+", choices=REMEDIES, default=list(REMEDIES))
     options = parser.parse_args()
     if (options.old is None) != (options.new is None):
@@ -165,7 +170,7 @@ class Workshop:
         return attempt_merges(
             family,
             tried,
-            read_selecting_half(family, self.evidence(self.plan.version).slices, panel),
+            read_selecting_half(family, self.evidence(family.champion).slices, panel),
             self.attempt,
             self.judge,
             update=update + name,
@@ -273,7 +278,7 @@ def failed_update(
 
 def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The YAML: all defaults but for the size of things."""
-    batch = BATCH * SEQ_LEN
+    batch = options.batch * SEQ_LEN
     return {
         "name": LAYOUT.lineage,
         "base": {"model": MODEL},
@@ -286,11 +291,11 @@ def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             }
             for domain in ("old", "new")
         ],
-        "holdout": {"fraction": 0.1, "min_clusters": 60, "max_tokens": 150_000},
+        "holdout": {"fraction": 0.1, "min_clusters": 40, "max_tokens": options.held_out},
         "recipe": {
             "seq_len": SEQ_LEN,
-            "global_batch_samples": BATCH,
-            "micro_batch_size": BATCH,
+            "global_batch_samples": options.batch,
+            "micro_batch_size": options.batch,
             "precision": "fp32",
             "schedule": {"eta_max": 3e-3, "warmup_fraction": 0.05},
             "seed": seed,
@@ -334,14 +339,17 @@ def write_text(options: argparse.Namespace, folder: Path, domain: str) -> None:
 
 
 def documents_of(path: Path, years: Sequence[int]) -> Iterator[dict[str, str]]:
-    """Text and work of every document of the years, of all without any."""
+    """Text and work of the documents of the years, of all without any, evenly over the works."""
+    taken: Counter[str] = Counter()
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            if not years or row.get("year") in years:
-                work = row.get("source") or row.get("module") or row["id"]
-                # A chapter is part of its work, and a module of its package.
-                yield {"text": row["text"], "work": work.partition("#")[0]}
+            # A chapter is part of its work.
+            work = (row.get("source") or row.get("module") or row["id"]).partition("#")[0]
+            if (years and row.get("year") not in years) or taken[work] >= CHARS_OF_A_WORK:
+                continue
+            taken[work] += len(row["text"])
+            yield {"text": row["text"], "work": work}
 
 
 def row_of(seed: int, attempt: RemedyAttempt) -> str:
