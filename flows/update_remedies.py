@@ -45,16 +45,11 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
     if report.verdict == "PASS":
         return Judged(plan=plan, report=report)
     attempts, why = attempts_for(report, ground.lineage.remedy)
-<<<<<<< HEAD
     logger.info(f"{plan.version} is {report.verdict}: {report.reason} {why}")
-    ended = judging_obstacle(ground, plan) if attempts else why
-=======
-    logger.info(f"{plan.version} failed: {report.reason} {why}")
     ended = "" if attempts else why
     # Of one that has collapsed nothing was scored that could tell.
     if attempts and not report.health.problem:
         ended = judging_obstacle(ground, plan)
->>>>>>> remedy
     attempts = () if ended else attempts
     record = read_record(ground.store, ground.layout, plan.id) or RemedyRecord(
         update=plan.id, candidate=plan.version, champion=plan.champion or ""
@@ -138,7 +133,7 @@ def _attempt(
     record: RemedyRecord,
     tried: tuple[Remedy, ...],
 ) -> RemedyAttempt:
-    # After the failed version, and any that was trained again before this one.
+    # After the failed version; of the attempts only one that passes comes on the head.
     number = int(plan.version.partition("-")[0]) + 1
     if tried[0] in RETRAININGS:
         return _train_again(ground, lease, plan, record, tried[0], number)

@@ -190,9 +190,6 @@ def check_unmoved(head: Head, record: VersionRecord) -> None:
 def to_judge_again(head: Head, version: str) -> VersionRecord | None:
     """What to judge a waiting version as, on this head; None when its verdict is about today.
 
-    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
-    from one that was rolled back would bring back what the rollback took away.
-
     Raises:
         HeadMovedError: It cannot be published as the lineage is now; says why.
         ValueError: No such version.
@@ -200,6 +197,19 @@ def to_judge_again(head: Head, version: str) -> VersionRecord | None:
     record = _version(head, version)
     if record.decision != "awaiting" or record.parent == head.champion:
         return None
+    return replace(compared_today(head, record), judged_on=head.number)
+
+
+def compared_today(head: Head, record: VersionRecord) -> VersionRecord:
+    """A version as it is to be judged on this head.
+
+    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
+    from one that was rolled back would bring back what the rollback took away.
+
+    Raises:
+        HeadMovedError: It cannot be published as the lineage is now; says why.
+    """
+    version = record.version
     parents = [known for known in head.versions if known.version == record.parent]
     if any(parent.decision == "rolled_back" for parent in parents):
         raise HeadMovedError(
@@ -215,7 +225,12 @@ def to_judge_again(head: Head, version: str) -> VersionRecord | None:
                 "unhold it first, or reject this version"
             )
     waiting = tuple(known for known in record.snapshots if states[known] == "pending")
-    return replace(record, parent=head.champion, snapshots=waiting, judged_on=head.number)
+    if record.snapshots and not waiting:
+        raise HeadMovedError(
+            f"all that {version} was trained on was learned by {head.champion} meanwhile, in head "
+            f"{head.number} of {head.lineage}: start another update"
+        )
+    return replace(record, parent=head.champion, snapshots=waiting)
 
 
 def promote(

@@ -7,6 +7,7 @@ here because the judge needs three numbers of it, and scipy is no requirement of
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,18 @@ def tail(value: float, df: float, shift: float = 0.0) -> float:
 @lru_cache(maxsize=256)
 def upper_quantile(alpha: float, df: float) -> float:
     """What t exceeds with probability ``alpha``, for ``alpha`` in (0, 0.5]."""
-    return _root(lambda value: alpha - tail(value, df), 1e-12)
+    scales, weights = _scales(min(df, _NORMAL_DF), _NODES)
+    value, step = NormalDist().inv_cdf(1 - alpha), math.inf
+    # Newton's method: the normal quantile lies below, and above 0 the tail is convex, so that no
+    # step goes too far.
+    while step > 1e-13 * value:
+        density = math.fsum(
+            weight * scale * math.exp(-((value * scale) ** 2) / 2)
+            for scale, weight in zip(scales, weights, strict=True)
+        )
+        step = (tail(value, df) - alpha) * math.sqrt(2 * math.pi) / density
+        value += step
+    return value
 
 
 def shift_for_power(critical: float, df: float, power: float) -> float:

@@ -111,7 +111,12 @@ def choose(
     scored_tokens = 0
     for remedy in remedies:
         settings = settings_of(family, remedy)
-        parents = open_family(family, remedy) if settings else []
+        try:
+            parents = open_family(family, remedy) if settings else []
+        except ValueError as error:
+            # Another remedy has other parents; this one is told, and left out.
+            points.append(_unscored(remedy, {}, str(error)))
+            continue
         for setting in settings:
             point, tokens = _tried(family, remedy, setting, parents, half, config)
             points.append(point)
@@ -139,16 +144,19 @@ def _tried(
     directory = family.work_dir / "merged"
     merge_into(family, remedy, settings, parents, directory)
     model = load_model(directory)
-    point = RemedyPoint(remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None)
     problem, tokens = _collapse(model, half, math.log(config.max_perplexity_ratio))
-    if problem:
-        point = replace(point, problem=problem)
-    else:
-        scores = _scored(model, half)
-        point = _weighed(point, half, scores, config, family)
+    point = _unscored(remedy, settings, problem)
+    if not problem:
+        point = _weighed(point, half, _scored(model, half), config, family)
         tokens += half.tokens
     shutil.rmtree(directory)
     return point, tokens
+
+
+def _unscored(remedy: Remedy, settings: Settings, problem: str) -> RemedyPoint:
+    return RemedyPoint(
+        remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None, problem=problem
+    )
 
 
 def _collapse(model: "CausalModel", half: SelectingHalf, most_nats: float) -> tuple[str, int]:

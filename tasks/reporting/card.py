@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from infra.progress import counted, duration
 from tasks.judge.health import Writing
 from tasks.judge.numbers import Numbers
-from tasks.judge.verdict import ALL_NEW, DomainRow, VerdictReport
+from tasks.judge.verdict import ALL_NEW, DomainRow, TaskRow, VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
 from training.goodput import Goodput
@@ -49,6 +49,7 @@ def card_of(
     lines = [
         CardLine(title="Better", texts=_named(better, report.config.alpha)),
         CardLine(title="Worse", texts=_named(worse, report.config.alpha)),
+        *([CardLine(title="Tasks", texts=_tasks(report))] if report.task_rows else []),
         CardLine(title="How sure", texts=(_how_sure(report),)),
     ]
     if plan is not None:
@@ -107,6 +108,29 @@ def _named(rows: Sequence[DomainRow], alpha: float) -> tuple[str, ...]:
     if len(rows) > _FEW:
         named.append(f"and {len(rows) - _FEW} more, by {signed(_change(rows[_FEW]))} at most")
     return tuple(named)
+
+
+def _tasks(report: VerdictReport) -> tuple[str, ...]:
+    """What fell most first."""
+    rows = [row for row in report.task_rows if row.difference is not None]
+    rows.sort(key=lambda row: (not row.violated, row.difference, row.task))
+    told = [_task(row) for row in rows[:_FEW]]
+    if len(rows) > _FEW:
+        told.append(f"and {len(rows) - _FEW} more")
+    return tuple(told) or ("no item was scored",)
+
+
+def _task(row: TaskRow) -> str:
+    assert row.candidate_accuracy is not None  # there is one where there is a difference
+    assert row.champion_accuracy is not None
+    state = ""
+    if row.margin is not None:
+        state = ", a fall beyond what is tolerated" if row.violated else ""
+        state = state or ("" if row.passed else ", not shown to be kept")
+    return (
+        f"{row.task}, {row.champion_accuracy:.1%} to {row.candidate_accuracy:.1%} right, "
+        f"{row.negative_flips:,} of {row.items:,} right before and wrong now{state}"
+    )
 
 
 def _how_sure(report: VerdictReport) -> str:

@@ -186,7 +186,8 @@ def print_power(options: argparse.Namespace, found: _Scores) -> None:
     print("| --- |" + " ---: |" * 8)
     for domain in ("prose", "code"):
         pool = centred(found["mixed"][domain])
-        spread = float((pool.differences / pool.targets).std())
+        # Weighted as the error of a ratio of sums is: large clusters differ less.
+        spread = math.sqrt(float((pool.differences**2).sum() / (pool.targets**2).sum()))
         for count in options.clusters:
             random = np.random.default_rng([count, 7])
             trials = max(1, options.flips // 4)

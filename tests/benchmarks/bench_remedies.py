@@ -62,7 +62,7 @@ REMEDIES: tuple[Remedy, ...] = (
 )
 CHARS_OF_A_WORK = 20_000
 """And the rest of its last document: bounds are by work, and a few novels would give none."""
-SEQ_LEN, BATCH = 128, 32
+SEQ_LEN = 128
 MODEL = {
     "vocab_size": 1024,
     "hidden_size": 96,
@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.0, help="of replay in the update")
     parser.add_argument("--first-steps", type=int, default=240)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--batch", type=int, default=32, help="samples of a step")
+    parser.add_argument("--held-out", type=int, default=150_000, help="tokens of a text, at most")
     parser.add_argument("--remedies", nargs="+", choices=REMEDIES, default=list(REMEDIES))
     options = parser.parse_args()
     if (options.old is None) != (options.new is None):
@@ -276,7 +278,7 @@ def failed_update(
 
 def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """The YAML: all defaults but for the size of things."""
-    batch = BATCH * SEQ_LEN
+    batch = options.batch * SEQ_LEN
     return {
         "name": LAYOUT.lineage,
         "base": {"model": MODEL},
@@ -289,11 +291,11 @@ def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             }
             for domain in ("old", "new")
         ],
-        "holdout": {"fraction": 0.1, "min_clusters": 40, "max_tokens": 150_000},
+        "holdout": {"fraction": 0.1, "min_clusters": 40, "max_tokens": options.held_out},
         "recipe": {
             "seq_len": SEQ_LEN,
-            "global_batch_samples": BATCH,
-            "micro_batch_size": BATCH,
+            "global_batch_samples": options.batch,
+            "micro_batch_size": options.batch,
             "precision": "fp32",
             "schedule": {"eta_max": 3e-3, "warmup_fraction": 0.05},
             "seed": seed,

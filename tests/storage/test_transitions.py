@@ -6,6 +6,7 @@ import pytest
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord
 from storage.transitions import (
+    compared_today,
     promote,
     refuse,
     reject,
@@ -468,3 +469,12 @@ def test_a_repair_and_what_it_repairs_are_one_head(verdict: str, decision: str) 
     back = rollback(head, chain.read, by="me", reason="worse")
     assert (back.champion, back.trunk) == (champion.version, champion.trunk)
     assert {snapshot.id: snapshot.state for snapshot in back.snapshots}["s2"] == "held"
+
+
+def test_an_update_whose_data_was_learned_meanwhile_has_nothing_to_be_judged_on(
+    chain: Chain,
+) -> None:
+    trained = version_record(3, "PASS", snapshots=["s2"], parent=chain.head.champion)
+    chain.judge(2, "PASS", "s2")
+    with pytest.raises(HeadMovedError, match="all that 3-00000003 was trained on was learned by 2"):
+        compared_today(chain.head, trained)

@@ -11,7 +11,14 @@ from storage.snapshots import DomainSlice, SnapshotManifest
 from tasks.judge.decide import CheckConfig, DocumentScore, Health, SliceScores, decide
 from tasks.judge.health import Canary, CanarySlice, Writing
 from tasks.judge.numbers import Numbers
-from tasks.judge.verdict import EarlierScores, RemedyAttempt, RemedyPoint, VerdictReport
+from tasks.judge.verdict import (
+    EarlierScores,
+    Flip,
+    RemedyAttempt,
+    RemedyPoint,
+    TaskRow,
+    VerdictReport,
+)
 from tasks.plan import UpdatePlan
 from tasks.reporting.report import ReportInput
 from tasks.scoring.calibration import TokenChange, calibration_of
@@ -95,6 +102,49 @@ def numbers_of() -> Numbers:
         champion_calibration=calibration_of((sure**0.95).tolist(), right.tolist()),
         token_change=TokenChange(
             targets=4000, mean=0.012, median=-0.004, worse_share=0.171, better_share=0.164
+        ),
+    )
+
+
+def tasks_of(*, violated: bool) -> tuple[TaskRow, ...]:
+    """A guarded task with flips, and one that informs."""
+    return (
+        TaskRow(
+            task="arc_easy",
+            against="2-beefbeef",
+            items=400,
+            clusters=400,
+            candidate_accuracy=0.52 if violated else 0.61,
+            champion_accuracy=0.60,
+            difference=-0.08 if violated else 0.01,
+            lower_bound=-0.105 if violated else -0.012,
+            upper_bound=-0.055 if violated else 0.032,
+            margin=0.05,
+            p_met=0.9 if violated else 0.0001,
+            p_violated=0.004 if violated else 1.0,
+            smallest_detectable_effect=0.03,
+            negative_flips=44 if violated else 11,
+            positive_flips=12 if violated else 15,
+            negative_flips_upper=0.137 if violated else 0.045,
+            max_negative_flips=0.1,
+            p_flips_violated=0.2,
+            backward_trust=0.82,
+            examples=(
+                Flip(item="arc_easy/17", before="the moon", now="the sun and all of its planets"),
+                Flip(item="arc_easy/203", before="B", now="D"),
+            ),
+            passed=not violated,
+            violated=violated,
+        ),
+        TaskRow(
+            task="copy canary",
+            against="2-beefbeef",
+            items=150,
+            clusters=150,
+            candidate_accuracy=0.98,
+            champion_accuracy=0.99,
+            difference=-0.01,
+            why_unguarded="at chance level when it was frozen",
         ),
     )
 
@@ -407,10 +457,15 @@ GOODPUT = Goodput(
     lost_seconds=0.0,
 )
 VERDICTS = {
-    "PASS": replace(verdict_of(web=0.01, books=-0.02), numbers=numbers_of()),
+    "PASS": replace(
+        verdict_of(web=0.01, books=-0.02), numbers=numbers_of(), task_rows=tasks_of(violated=False)
+    ),
     "AMBIGUOUS": replace(verdict_of(web=0.048, books=-0.02), numbers=numbers_of()),
     "FAIL": replace(
-        verdict_of(web=0.12, books=-0.02), numbers=numbers_of(), remedies=remedies_of()
+        verdict_of(web=0.12, books=-0.02),
+        numbers=numbers_of(),
+        remedies=remedies_of(),
+        task_rows=tasks_of(violated=True),
     ),
 }
 """By outcome."""

@@ -28,6 +28,8 @@ def test_figures_are_the_verdicts_own_by_their_names_in_mlflow() -> None:
     assert figures["verdict/worst_loss"] == row_of(FAIL, "loss", "web")
     assert figures["forgetting/worst"] == 0.043
     assert figures["health/rep_4"] == 0.034
+    assert figures["eval_task/arc_easy/accuracy"] == 0.52
+    assert figures["eval_task/arc_easy/negative_flips"] == 44
     assert figures["health/champion_rep_4"] == 0.021
     assert figures["stability/web-en/depth_nats"] == 0.33
     assert figures["canary/worst_perplexity_ratio"] == math.exp(3.43 - 3.41)
@@ -45,7 +47,7 @@ def test_what_is_unknown_has_no_figure() -> None:
         replace(row, difference=None, upper_bound=None, candidate_nats_per_token=None)
         for row in FAIL.rows
     )
-    figures = figures_of(replace(FAIL, rows=rows, numbers=None))
+    figures = figures_of(replace(FAIL, rows=rows, numbers=None, task_rows=()))
     assert not [name for name in figures if name.startswith(("verdict", "eval", "drift"))]
     assert all(math.isfinite(value) for value in figures.values())
 
@@ -62,7 +64,10 @@ def test_tables_have_as_many_cells_as_columns_in_every_row() -> None:
     tables = tables_of(FAIL, page.matrix)
     assert set(tables) == {
         f"tables/{name}.json"
-        for name in ("requirements", "forgetting", "drift", "canary", "calibration")
+        for name in (
+            *("requirements", "tasks", "flips", "forgetting"),
+            *("drift", "canary", "calibration"),
+        )
     }
     for text in tables.values():
         table = json.loads(text)
@@ -71,7 +76,10 @@ def test_tables_have_as_many_cells_as_columns_in_every_row() -> None:
     requirements = json.loads(tables["tables/requirements.json"])
     at = requirements["columns"].index("difference")
     assert [row[at] for row in requirements["data"]] == [row.difference for row in FAIL.rows]
-    assert set(tables_of(replace(FAIL, numbers=None), EMPTY)) == {
+    flips = json.loads(tables["tables/flips.json"])
+    assert flips["columns"] == ["task", "item", "before", "now"]
+    assert flips["data"][1] == ["arc_easy", "arc_easy/203", "B", "D"]
+    assert set(tables_of(replace(FAIL, numbers=None, task_rows=()), EMPTY)) == {
         "tables/requirements.json",
         "tables/canary.json",
     }

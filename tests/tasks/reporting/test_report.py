@@ -102,6 +102,7 @@ def test_the_card_says_it_all_before_the_first_chart() -> None:
     assert titles == [
         "Better",
         "Worse",
+        "Tasks",
         "How sure",
         "Data in",
         "Recipe",
@@ -120,6 +121,17 @@ def test_the_card_says_it_all_before_the_first_chart() -> None:
     assert "poems: 3 clusters are too few" in card
 
 
+def test_answers_that_flipped_are_counted_bounded_and_shown() -> None:
+    text = render(example(VERDICTS["FAIL"]))
+    shown = " ".join(Page(text).text.split())
+    assert "arc_easy, 60.0% to 52.0% right, 44 of 400 right before and wrong now" in shown
+    assert "a fall beyond what is tolerated" in shown
+    assert "right before and is wrong now, 2 of 44" in shown
+    assert "the sun and all of its planets" in shown
+    assert "at chance level when it was frozen" in shown
+    assert '<h2 id="tasks">' not in render(example(VERDICTS["AMBIGUOUS"]))
+
+
 def test_what_was_tried_to_repair_it_is_there_only_when_something_was() -> None:
     text = Page(render(example(VERDICTS["FAIL"]))).text
     assert "interpolation, weight 0.4" in text
@@ -132,7 +144,7 @@ def test_what_was_tried_to_repair_it_is_there_only_when_something_was() -> None:
 
 def test_a_verdict_from_before_the_numbers_is_shown_without_them() -> None:
     old = json.loads(readable_json(VERDICTS["FAIL"]))
-    for name in ("numbers", "remedies", "remedy_of", "sha256"):
+    for name in ("numbers", "remedies", "remedy_of", "task_rows", "sha256"):
         del old[name]
     for name in ("candidate", "champion", "canary"):
         del old["health"][name]
