@@ -3,6 +3,7 @@
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 from rich.table import Table
 
@@ -12,14 +13,19 @@ from flows.output import say, say_table
 from infra.log import set_up_logging
 from infra.settings import Settings
 from storage.models import fetch_model
+from storage.suite import read_suite
+from tasks.evaluations.config import TaskConfig, TaskKind
 from tasks.judge.compare import ComparedDomain, Comparison
-from tasks.judge.verdict import CheckConfig
+from tasks.judge.verdict import CheckConfig, TaskRow
 from tasks.readers import FieldNames
 from tasks.scoring.compare_models import Contender, compare_models, contender_of
-from tasks.scoring.held_out import read_suite_texts, read_texts
+from tasks.scoring.compare_tasks import GivenTask, read_given_tasks, read_suite_tasks
+from tasks.scoring.held_out import HeldOut, read_suite_texts, read_texts
 from tasks.sources import SourceConfig
 
 _YAML = (".yaml", ".yml")
+_MOST_ITEMS = 100_000
+"""Of a file that a person names all count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,10 @@ class Question:
     """A version alone, or A and B: versions or model directories."""
     lineage: Path | None
     texts: tuple[str, ...] = ()
-    """Files or directories, each ``PATH`` or ``DOMAIN=PATH``; the lineage's suite without any."""
+    """Files or directories, each ``PATH`` or ``DOMAIN=PATH``."""
+    tasks: tuple[str, ...] = ()
+    """Files of questions, each ``KIND:PATH`` with a kind of ``tasks.evaluations.config.TaskKind``.
+    Without a text and a task it is the lineage's suite that both are asked."""
     cluster_field: str = ""
     pending: bool = False
     max_loss_nats: float | None = None
@@ -46,11 +55,15 @@ class Question:
             raise ValueError("--pending goes with the lineage's suite, not with --text")
         if self.cluster_field and not self.texts:
             raise ValueError("--cluster-field names a field of the files of --text: give both")
-        asks_more = self.texts or self.pending or self.max_loss_nats is not None or self.alpha
+        if self.tasks and self.pending:
+            raise ValueError("--pending goes with the lineage's suite, not with --task")
+        asks_more = (
+            self.texts or self.tasks or self.pending or self.max_loss_nats is not None or self.alpha
+        )
         if len(self.models) == 1 and asks_more:
             raise ValueError(
                 f"{self.models[0]} alone is judged by its lineage's own rules: name two models to "
-                "use --text, --pending, --max-loss-nats or --alpha"
+                "use --text, --task, --pending, --max-loss-nats or --alpha"
             )
 
 
@@ -76,30 +89,21 @@ def answer(question: Question, *, as_json: bool) -> Outcome:
     set_up_logging(settings.log_level)
     ground = open_ground(question.lineage) if question.lineage else None
     a, b = (contender(name, ground) for name in question.models)
-    warnings: list[str] = []
-    if question.texts:
-        texts, warnings = read_texts(_sources(question))
-    elif ground is not None:
-        texts = read_suite_texts(
-            ground.store,
-            ground.layout,
-            head_of(ground),
-            ground.work_dir,
-            ground.lineage.check,
-            with_pending=question.pending,
-        )
-    else:
-        raise ValueError("there is no text to judge on: give --text, or --lineage for its suite")
+    texts, tasks, warnings = _asked(question, ground)
     comparison = compare_models(
         a,
         b,
         texts,
         _config(question, ground),
+        tasks=tasks,
         store=ground.store if ground else None,
         layout=ground.layout if ground else None,
     )
     if not as_json:
-        say_table(_table(comparison))
+        if comparison.rows:
+            say_table(_table(comparison))
+        if comparison.task_rows:
+            say_table(_task_table(comparison.task_rows))
         say()
     verdict = comparison.verdict
     return Outcome(
@@ -109,6 +113,53 @@ def answer(question: Question, *, as_json: bool) -> Outcome:
         details=asdict(comparison),
         warnings=tuple(warnings),
     )
+
+
+def _asked(
+    question: Question, ground: Ground | None
+) -> tuple[list[HeldOut], list[GivenTask], list[str]]:
+    """Texts and tasks to compare on, and what a person should know of them."""
+    if question.texts or question.tasks:
+        texts, warnings = read_texts(_sources(question)) if question.texts else ([], [])
+        return [*texts], read_given_tasks([_task(name) for name in question.tasks]), warnings
+    if ground is None:
+        raise ValueError(
+            "there is nothing to judge on: give --text or --task, or --lineage for its suite"
+        )
+    store, layout, head = ground.store, ground.layout, head_of(ground)
+    suite_texts = read_suite_texts(
+        store,
+        layout,
+        head,
+        ground.work_dir,
+        ground.lineage.check,
+        with_pending=question.pending,
+    )
+    suite = read_suite(store, layout, head.suite) if head.suite else None
+    return [*suite_texts], read_suite_tasks(store, layout, suite), []
+
+
+def _task(given: str) -> TaskConfig:
+    """A task, named after its file, of the kind that stands before ":"."""
+    kind, found, path = given.partition(":")
+    kinds = get_args(TaskKind)
+    if not found or kind not in kinds:
+        raise ValueError(
+            f"--task {given}: expected KIND:PATH with one of the kinds {', '.join(kinds)}, as in "
+            "--task multiple_choice:questions.jsonl"
+        )
+    return TaskConfig(
+        name=_name_of(path),
+        uri=str(Path(path).expanduser()),
+        kind=cast("TaskKind", kind),
+        max_items=_MOST_ITEMS,
+    )
+
+
+def _name_of(path: str) -> str:
+    """A name that is safe anywhere, after a file or directory that may be called anything."""
+    stem = Path(path).expanduser().resolve().name.split(".")[0]
+    return re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63] or "text"
 
 
 def contender(name: str, ground: Ground | None) -> Contender:
@@ -145,10 +196,7 @@ def _source(text: str, cluster_field: str) -> SourceConfig:
     """A source whose domain is named before "=", or after the file or directory."""
     domain, found, uri = text.partition("=")
     if not found or "/" in domain:
-        uri = text
-        stem = Path(uri).expanduser().resolve().name.split(".")[0]
-        # A domain's name is safe in a path, a file's may be anything.
-        domain = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-_")[:63] or "text"
+        uri, domain = text, _name_of(text)
     return SourceConfig(
         name=domain,
         uri=uri if "://" in uri else str(Path(uri).expanduser()),
@@ -208,4 +256,34 @@ def _cells(row: ComparedDomain) -> tuple[str, ...]:
         number(row.upper_bound, "+.4f"),
         f"{row.margin:+.4f}",
         row.meaning,
+    )
+
+
+def _task_table(rows: tuple[TaskRow, ...]) -> Table:
+    table = Table(title="right answers", title_justify="left")
+    table.add_column("task", overflow="fold")
+    for name in ("items", "A", "B", "B - A", "at least", "allowed", "wrong now", "right now"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in rows:
+        table.add_row(*_task_cells(row))
+    return table
+
+
+def _task_cells(row: TaskRow) -> tuple[str, ...]:
+    def share(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    meaning = "worse" if row.violated else "kept" if row.passed else "cannot tell"
+    return (
+        row.task,
+        f"{row.items:,}",
+        share(row.champion_accuracy, ".1%"),
+        share(row.candidate_accuracy, ".1%"),
+        share(row.difference, "+.1%"),
+        share(row.lower_bound, "+.1%"),
+        share(None if row.margin is None else -row.margin, "+.1%"),
+        f"{row.negative_flips:,}",
+        f"{row.positive_flips:,}",
+        f"informs: {row.why_unguarded}" if row.margin is None else meaning,
     )

@@ -6,12 +6,12 @@ from dataclasses import replace
 from flows.ground import Ground, find_version, head_of, whoami
 from flows.questions import waiting
 from flows.steps import step
-from flows.update_judging import judge_in_full, render_report
+from flows.update_judging import Judged, judge_in_full, publish, record_of, render_report
 from flows.update_steps import extend_replay
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord, read_head
 from storage.lease import Lease
-from storage.transitions import to_judge_again
+from storage.transitions import compared_today, to_judge_again
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import commit_verdict
 
@@ -93,6 +93,32 @@ def judge_again(
             logger.info(f"the champion moved while {version} was judged again; once more")
             continue
         return find_version(ground, version)
+
+
+def publish_on_today(
+    ground: Ground, lease: Lease, judged: Judged, warnings: tuple[str, ...]
+) -> Judged:
+    """Commit the verdict of an update; another one if the champion moved while it was trained.
+
+    A person may promote what waits at any time, and hours of training are worth a second
+    judgement. Nothing is repaired then: the next update does that.
+
+    Raises:
+        HeadMovedError: It cannot be published as the lineage is now.
+    """
+    while True:
+        try:
+            publish(ground, lease, judged, warnings)
+        except HeadMovedError as moved:
+            head = head_of(ground)
+            record = compared_today(head, record_of(judged.plan, judged.report))
+            if record.parent == judged.plan.champion:
+                raise
+            logger.info(f"{moved}; it is judged again, against {record.parent}")
+            plan = _as_planned_today(judged.plan, record, head)
+            judged = Judged(plan=plan, report=judge_in_full(ground, plan))
+        else:
+            return judged
 
 
 def _as_planned_today(plan: UpdatePlan, record: VersionRecord, head: Head) -> UpdatePlan:

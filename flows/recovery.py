@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelled, Crashed, Failed, Scheduled
+from prefect.states import Cancelled, Crashed, Failed, Scheduled, Suspended
 
 from flows.questions import QUESTION
 
@@ -47,6 +47,9 @@ _PAGE = 50
 
 def next_state(history: Sequence[State], now: datetime) -> State:
     """What a crashed run with this history of states, oldest first, is to become."""
+    before = history[-2] if len(history) > 1 else history[-1]
+    if before.type is StateType.PAUSED:
+        return _as_it_was(before)
     resumptions = _resumptions(history, now)
     reason = (history[-1].message or "no reason told").strip()
     if resumptions >= RESUMPTIONS:
@@ -89,6 +92,17 @@ def end_of_stuck(state: State, now: datetime) -> State | None:
         return None
     end = Crashed if state.type is StateType.PENDING else Cancelled
     return end(message="its runner died meanwhile.")
+
+
+def _as_it_was(suspended: State) -> State:
+    """A question again: its process had ended as it should.
+
+    A sign of life that was sent while it ended, or a server that was killed before it kept the last
+    one, has the rule of ``flows.automations`` mark a suspended run as crashed.
+    """
+    state: State = Suspended(message=suspended.message, pause_key=str(uuid4()))
+    state.state_details.run_input_keyset = suspended.state_details.run_input_keyset
+    return state
 
 
 def _resumptions(history: Sequence[State], now: datetime) -> int:
@@ -176,4 +190,5 @@ async def _is_superseded(client: PrefectClient, run: FlowRun) -> bool:
 
 async def _move(client: PrefectClient, run: FlowRun, state: State) -> None:
     logger.info(f"{run.name}: {state.name}: {state.message}")
-    await client.set_flow_run_state(run.id, state)
+    # Prefect suspends what runs only; this run is as suspended as before.
+    await client.set_flow_run_state(run.id, state, force=state.type is StateType.PAUSED)

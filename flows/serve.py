@@ -234,11 +234,8 @@ class _Service:
         if anyio.current_time() - self._settled_at < QUESTIONS_SECONDS:
             return
         self._settled_at = anyio.current_time()
-        settings = Settings()
         for lineage in self._lineages:
-            store = open_store(settings.store_uri)
-            ground = Ground(lineage, settings, store, Layout(lineage.name))
-            await anyio.to_thread.run_sync(settle_questions, ground)
+            await anyio.to_thread.run_sync(_settle_questions_of, lineage)
 
     async def _register_changes(self) -> None:
         found = _contents(self._paths)
@@ -272,6 +269,12 @@ class _Service:
         count = len(self._interrupted)
         logger.info(f"stopping; {count} runs are interrupted, and go on with the next start")
         await self._runner.astop()
+
+
+def _settle_questions_of(lineage: Lineage) -> None:
+    settings = Settings()
+    store = open_store(settings.store_uri)
+    settle_questions(Ground(lineage, settings, store, Layout(lineage.name)))
 
 
 def _tell_stack() -> None:

@@ -80,8 +80,9 @@ sources:
     # cluster: the field with the work, site or repository that a document belongs to
     # fields: {{text: text, id: id, time: date, cluster: site}}
 
-refresh:
-  min_new_tokens: 0            # smaller amounts stay unread until there is more
+refresh:                       # smaller amounts stay unread until there is more
+  min_new_documents: 16        # of fewer nothing can be held out that could show a gain
+  min_new_tokens: 0
 
 {holdout}\
 recipe:

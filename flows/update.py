@@ -8,7 +8,7 @@ from flows import update_judging as judging
 from flows import update_remedies as remedies
 from flows import update_steps as steps
 from flows.ground import Ground, open_ground
-from flows.judging_again import judge_waiting
+from flows.judging_again import judge_waiting, publish_on_today
 from flows.link import link_report
 from flows.mirror import told_how_it_ends
 from flows.naming import run_name
@@ -85,7 +85,7 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
             judging.export(ground, plan, checkpoint)
             report = judging.check(ground, plan)
             judged = remedies.repaired(ground, lease, plan, report)
-            judging.publish(ground, lease, judged, warnings)
+            judged = publish_on_today(ground, lease, judged, warnings)
     except TrainingStoppedError as stopped:
         return steps.stopped(ground, str(stopped))
     head = steps.show_in_mlflow(ground)

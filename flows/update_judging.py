@@ -68,7 +68,7 @@ def judge_in_full(ground: Ground, plan: UpdatePlan) -> VerdictReport:
         ground.layout,
         head_of(ground),
         read_suite(ground.store, ground.layout, report.suite),
-        _record_of(plan, report),
+        record_of(plan, report),
         scored=report.numbers or Numbers(),
         plan=plan.train,
         metrics=read_metrics(ground.store, ground.layout.metrics(plan.train.update)),
@@ -120,7 +120,7 @@ def _evidence_of(
 ) -> Evidence:
     """``before`` are versions that are committed with it."""
     plan, report = judged.plan, judged.report
-    record = _record_of(plan, report)
+    record = record_of(plan, report)
     html = render_report(ground, plan, (*before, record), report, warnings)
     return Evidence(record=record, report=report, html=html)
 
@@ -212,7 +212,7 @@ def judged(
     )
 
 
-def _record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
+def record_of(plan: UpdatePlan, report: VerdictReport) -> VersionRecord:
     """The candidate with its verdict; decision and head numbers are set when it is committed."""
     return VersionRecord(
         version=plan.version,

@@ -1,4 +1,4 @@
-"""The steps of ``update-model`` after a FAIL: what may repair the candidate, within a budget.
+"""The steps of ``update-model`` after no PASS: what may repair the candidate, within a budget.
 
 Every attempt is on record as soon as it has ended (``updates/<id>/remedies.json``), so that a run
 that is started again makes none twice, and none gets a second look.
@@ -42,10 +42,10 @@ def repaired(ground: Ground, lease: Lease, plan: UpdatePlan, report: VerdictRepo
 
     A remedy that does not pass changes nothing: the champion stays.
     """
-    if report.verdict != "FAIL":
+    if report.verdict == "PASS":
         return Judged(plan=plan, report=report)
     attempts, why = attempts_for(report, ground.lineage.remedy)
-    logger.info(f"{plan.version} failed: {report.reason} {why}")
+    logger.info(f"{plan.version} is {report.verdict}: {report.reason} {why}")
     ended = "" if attempts else why
     # Of one that has collapsed nothing was scored that could tell.
     if attempts and not report.health.problem:

@@ -124,8 +124,8 @@ def with_verdict(
     version that awaits a person may be judged again on a newer head, as ``to_judge_again`` has it.
     With ``always_ask`` a PASS waits for a person as an AMBIGUOUS does.
 
-    ``failed`` is the version that a PASS repairs: its failure is put on record in the same head, so
-    that there is never the one without the other.
+    ``failed`` is the version that a PASS repairs: its own verdict is put on record in the same
+    head, so that there is never the one without the other.
 
     Raises:
         HeadMovedError: Champion or snapshots are not what the candidate was judged against.
@@ -143,7 +143,7 @@ def with_verdict(
         return head
     check_unmoved(head, record)
     action = "update" if known is None else "rejudge"
-    before = () if failed is None else (_refused(head, failed),)
+    before = () if failed is None else (_unpublished(head, failed),)
     if record.verdict == "PASS" and not always_ask:
         return _publish(
             head,
@@ -155,8 +155,7 @@ def with_verdict(
             reason=reason,
             lease_token=lease_token,
         )
-    decision: Decision = "refused" if record.verdict == "FAIL" else "awaiting"
-    judged = replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
+    judged = _unpublished(head, record)
     return next_head(
         head,
         action=action,
@@ -191,9 +190,6 @@ def check_unmoved(head: Head, record: VersionRecord) -> None:
 def to_judge_again(head: Head, version: str) -> VersionRecord | None:
     """What to judge a waiting version as, on this head; None when its verdict is about today.
 
-    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
-    from one that was rolled back would bring back what the rollback took away.
-
     Raises:
         HeadMovedError: It cannot be published as the lineage is now; says why.
         ValueError: No such version.
@@ -201,6 +197,19 @@ def to_judge_again(head: Head, version: str) -> VersionRecord | None:
     record = _version(head, version)
     if record.decision != "awaiting" or record.parent == head.champion:
         return None
+    return replace(compared_today(head, record), judged_on=head.number)
+
+
+def compared_today(head: Head, record: VersionRecord) -> VersionRecord:
+    """A version as it is to be judged on this head.
+
+    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
+    from one that was rolled back would bring back what the rollback took away.
+
+    Raises:
+        HeadMovedError: It cannot be published as the lineage is now; says why.
+    """
+    version = record.version
     parents = [known for known in head.versions if known.version == record.parent]
     if any(parent.decision == "rolled_back" for parent in parents):
         raise HeadMovedError(
@@ -216,7 +225,12 @@ def to_judge_again(head: Head, version: str) -> VersionRecord | None:
                 "unhold it first, or reject this version"
             )
     waiting = tuple(known for known in record.snapshots if states[known] == "pending")
-    return replace(record, parent=head.champion, snapshots=waiting, judged_on=head.number)
+    if record.snapshots and not waiting:
+        raise HeadMovedError(
+            f"all that {version} was trained on was learned by {head.champion} meanwhile, in head "
+            f"{head.number} of {head.lineage}: start another update"
+        )
+    return replace(record, parent=head.champion, snapshots=waiting)
 
 
 def promote(
@@ -444,8 +458,9 @@ def _published(head: Head, record: VersionRecord) -> VersionRecord:
     return replace(record, decision="published", on_head=number, published_on_head=number)
 
 
-def _refused(head: Head, record: VersionRecord) -> VersionRecord:
-    return replace(record, decision="refused", on_head=head.number + 1, published_on_head=None)
+def _unpublished(head: Head, record: VersionRecord) -> VersionRecord:
+    decision: Decision = "refused" if record.verdict == "FAIL" else "awaiting"
+    return replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
 
 
 def _moved(

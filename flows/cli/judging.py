@@ -26,7 +26,15 @@ def check(
         typer.Option(
             metavar="[DOMAIN=]PATH",
             help="Compare A and B on this file or directory, one domain; may be repeated. "
-            "Default: the lineage's suite.",
+            "Without --text and --task: the lineage's suite.",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND:PATH",
+            help="Ask A and B the questions of this file; may be repeated. Kinds: multiple_choice, "
+            "cloze, minimal_pairs, generation (JSONL), lm_eval (a task's YAML).",
         ),
     ] = None,
     cluster_field: Annotated[
@@ -52,6 +60,7 @@ def check(
             models=names,
             lineage=file,
             texts=tuple(text or ()),
+            tasks=tuple(task or ()),
             cluster_field=cluster_field,
             pending=pending,
             max_loss_nats=max_loss_nats,

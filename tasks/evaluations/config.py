@@ -27,7 +27,7 @@ class TaskConfig:
     ``cloze``: context, continuation. ``minimal_pairs``: sentence_good, sentence_bad.
     ``perplexity``: text. ``generation``: prompt, answer (one or a list). Each may have an ``id``
     too. ``lm_eval``: a definition of lm-evaluation-harness over local files."""
-    max_items: Annotated[int, Bounds(ge=1, le=100_000, unit="items")] = 1000
+    max_items: Annotated[int, Bounds(ge=1, le=100_000, unit="items")] = 1500
     """Items taken at most, chosen by the hash of their content. Judging costs in proportion."""
     cluster_field: str = "cluster"
     """Field of a line that names what its item belongs to (a passage, a template): items of one
@@ -57,5 +57,6 @@ class MintedConfig:
     cloze_snapshots: Annotated[int, Bounds(ge=1, le=20, unit="snapshots")] = 5
     """Newest snapshots whose cloze items stay in the suite, so that judging costs the same at every
     update."""
-    canary_items: Annotated[int, Bounds(ge=0, le=10_000, unit="items")] = 250
-    """Of each in-context canary (copy, induction, ordering), built from the vocabulary. 0: none."""
+    canary_items: Annotated[int, Bounds(ge=0, le=10_000, unit="items")] = 400
+    """Of each in-context canary (copy, induction, ordering), built from the vocabulary: so many can
+    guard once versions differ in a tenth of them. 0: none."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from training.items.score import ItemScore
 
-_STANDARD_ERRORS = 1.6449 + 0.8416
-"""One-sided at 5 %, with a probability of 80 %."""
+_STANDARD_ERRORS = 1.6449 + 1.6449
+"""One-sided at 5 %, with a probability of 95 %: several tasks guard together, and each that fails
+to show what is not there makes a verdict wait for a person."""
 _DISAGREEMENT = 0.25
 """Share of items that two models answer differently, before anything is known: of young models
 that still change much; grown ones differ in a tenth."""
@@ -23,7 +24,7 @@ Pair = tuple[Sequence[ItemScore], Sequence[ItemScore]]
 
 
 def detectable_fall(items: int, clusters: int, earlier: Sequence[Pair]) -> float:
-    """The fall, as a share of items, that would be ruled out with a probability of 80 %.
+    """The fall, as a share of items, that would be ruled out with a probability of 95 %.
 
     Args:
         items: Of the task.

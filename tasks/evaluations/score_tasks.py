@@ -84,6 +84,7 @@ def score_tasks(
         return TaskEvidence()
     theirs = _answers(desk, champion, suite.tasks, items, tokenizer)
     found = find_trained_on(desk.store, desk.layout, suite.tasks, trained, tokenizer, desk.work_dir)
+    judged = _judged_before(desk, head, without=candidate)
     tasks: list[TaskScores] = []
     texts: list[SliceScores] = []
     for task in suite.tasks:
@@ -92,7 +93,7 @@ def score_tasks(
             texts.append(_as_text(task, items[task.name], *answers, found[task.name]))
         else:
             parts = _parts(task, items[task.name], *answers, found[task.name])
-            earlier = _earlier(desk, task, head, without=candidate)
+            earlier = _earlier(desk, task, judged)
             tasks += [_able(part, earlier, max_accuracy_loss) for part in parts]
     return TaskEvidence(tasks=tuple(tasks), texts=tuple(texts))
 
@@ -190,21 +191,29 @@ def _able(part: TaskScores, earlier: Sequence[Pair], margin: float) -> TaskScore
     return replace(part, is_guarded=False, why_unguarded=why)
 
 
-def _earlier(desk: Desk, task: SuiteTask, head: Head, *, without: str) -> list[Pair]:
-    """Answers of the latest judged versions and of those that they were compared with."""
+def _judged_before(desk: Desk, head: Head, *, without: str) -> list[tuple[str, str]]:
+    """Weights of judged versions and of those that they were compared with, latest first."""
 
-    def answers(version: str) -> _Scores | None:
+    def weights(version: str) -> str:
         prefix = desk.layout.model(version)
         if not is_published(desk.store, prefix):
-            return None
-        weights = weights_hash(read_model_manifest(desk.store, prefix))
-        return read_item_scores(desk.store, desk.layout, weights, task)
+            return ""
+        return weights_hash(read_model_manifest(desk.store, prefix))
 
+    judged = [
+        (record.version, record.parent)
+        for record in reversed(head.versions)
+        if record.parent is not None and record.version != without
+    ]
+    pairs = [(weights(version), weights(parent)) for version, parent in judged[:_RECENT_PAIRS]]
+    return [pair for pair in pairs if all(pair)]
+
+
+def _earlier(desk: Desk, task: SuiteTask, judged: Sequence[tuple[str, str]]) -> list[Pair]:
+    """What those answered, so far as it is on record."""
     found: list[Pair] = []
-    for record in reversed(head.versions):
-        if record.parent is None or record.version == without or len(found) == _RECENT_PAIRS:
-            continue
-        ours, theirs = answers(record.version), answers(record.parent)
+    for pair in judged:
+        ours, theirs = (read_item_scores(desk.store, desk.layout, of, task) for of in pair)
         if ours is not None and theirs is not None:
             found.append((ours, theirs))
     return found

@@ -1,8 +1,9 @@
 """May model B replace model A? Scores of any two models on the same texts to an answer, pure.
 
-Only losses are judged, as ``tasks.judge.decide`` judges those of an update: PASS when the bound of
-every domain lies within the margin, FAIL when a loss beyond it is shown, corrected over the
-domains, else AMBIGUOUS. A gain is told and not demanded.
+Losses and answers are judged as ``tasks.judge.decide`` judges those of an update: PASS when the
+bound of every domain and task lies within the margin, FAIL when a loss beyond it is shown,
+corrected over all of them, or B does not write any more, else AMBIGUOUS. A gain is told and not
+demanded.
 """
 
 from collections.abc import Sequence
@@ -10,16 +11,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.judge.decide import decide
+from tasks.judge.health import Health
+from tasks.judge.reasons import task_doubt, task_violation
 from tasks.judge.verdict import (
     CheckConfig,
     DocumentScore,
     DomainRow,
-    Health,
     Outcome,
     SliceScores,
+    TaskRow,
+    TaskScores,
 )
 
 Unit = Literal["nats per token", "nats per byte"]
+_WELL = Health(finite=True)
 Meaning = Literal["better", "worse", "within the margin", "cannot tell"]
 
 
@@ -76,9 +81,21 @@ class Comparison:
     alpha: float
     resamples: int
     rows: tuple[ComparedDomain, ...]
+    task_rows: tuple[TaskRow, ...] = ()
+    """Right and wrong answers; the candidate is B."""
+    health: Health = _WELL
+    """How both continue the same openings; the candidate is B, the champion A."""
 
 
-def compare(slices: Sequence[ScoredSlice], config: CheckConfig, *, a: str, b: str) -> Comparison:
+def compare(
+    slices: Sequence[ScoredSlice],
+    config: CheckConfig,
+    *,
+    a: str,
+    b: str,
+    health: Health = _WELL,
+    tasks: Sequence[TaskScores] = (),
+) -> Comparison:
     """Judge B against A, domain by domain; slices of one domain are taken together.
 
     Models that cut every document into as many tokens are compared per token. Others are compared
@@ -86,16 +103,19 @@ def compare(slices: Sequence[ScoredSlice], config: CheckConfig, *, a: str, b: st
     per token of A, turned into bytes by how many bytes a token of A has in that domain.
 
     Args:
-        slices: At least one, each with at least one document.
-        config: ``max_loss_nats`` and ``alpha`` are used.
+        slices: At least one unless there are tasks, each with at least one document.
+        config: Its margins of old text and of tasks, and ``alpha``, are used.
         a: Name of the model in use.
         b: Name of the model that is to replace it.
+        health: How both write.
+        tasks: Both models' answers to the same items; the candidate is B.
 
     Raises:
-        ValueError: There is no slice, or the models were scored on other documents.
+        ValueError: There is nothing to compare on, or the models were scored on other documents or
+            asked other items.
     """
-    if not slices:
-        raise ValueError("there is no held-out text to compare models on: name some")
+    if not slices and not tasks:
+        raise ValueError("there is no held-out text and no task to compare models on: name some")
     report = decide(
         [
             SliceScores(
@@ -109,9 +129,10 @@ def compare(slices: Sequence[ScoredSlice], config: CheckConfig, *, a: str, b: st
             for item in slices
         ],
         config,
-        health=Health(finite=True),
+        health=health,
         candidate=b,
         champion=a,
+        tasks=tasks,
     )
     is_per_token = all(
         ours.targets == theirs.targets
@@ -123,7 +144,9 @@ def compare(slices: Sequence[ScoredSlice], config: CheckConfig, *, a: str, b: st
         for row in report.rows
     )
     # decide() would ask for a gain as well; what it found of the losses is all that counts here.
-    passed = all(row.passed for row in report.rows)
+    asked = [row for row in report.task_rows if row.margin is not None]
+    required = [row.passed for row in (*report.rows, *asked)]
+    passed = all(required) and bool(required)
     verdict = "FAIL" if report.verdict == "FAIL" else "PASS" if passed else "AMBIGUOUS"
     comparison = Comparison(
         verdict=verdict,
@@ -135,6 +158,8 @@ def compare(slices: Sequence[ScoredSlice], config: CheckConfig, *, a: str, b: st
         alpha=config.alpha,
         resamples=report.resamples,
         rows=rows,
+        task_rows=report.task_rows,
+        health=health,
     )
     return replace(comparison, reason=_reason(comparison))
 
@@ -184,26 +209,46 @@ def _meaning(row: DomainRow) -> Meaning:
 
 def _reason(found: Comparison) -> str:
     """Why, and what B gained."""
-    by_meaning = {
-        meaning: [row for row in found.rows if row.meaning == meaning]
-        for meaning in ("better", "worse", "cannot tell")
-    }
-    worse, unclear = by_meaning["worse"], by_meaning["cannot tell"]
+    worse = [row for row in found.rows if row.meaning == "worse"]
+    unclear = [row for row in found.rows if row.meaning == "cannot tell"]
+    violated = [row for row in found.task_rows if row.violated]
+    guarded = [row for row in found.task_rows if row.margin is not None]
+    said: list[str] = []
+    if found.health.problem:
+        said.append(f"B does not write as A does: {found.health.problem}.")
     if worse:
         losses = ", ".join(_loss(row) for row in worse)
-        said = f"B is worse than A by more than the margin on {losses}."
-    elif unclear:
-        doubts = ", ".join(_doubt(row) for row in unclear)
-        said = f"The text does not decide whether B keeps within the margin on {doubts}."
-    else:
+        said.append(f"B is worse than A by more than the margin on {losses}.")
+    said += [task_violation(row, found.alpha) for row in violated]
+    if not said:
+        if unclear:
+            doubts = ", ".join(_doubt(row) for row in unclear)
+            said.append(f"The text does not decide whether B keeps within the margin on {doubts}.")
+        said += [task_doubt(row) for row in guarded if not row.passed]
+    if not said:
+        said += _kept(found, guarded)
+    better = ", ".join(row.domain for row in found.rows if row.meaning == "better")
+    said.append(f"B is {f'better on {better}' if better else 'not shown to be better on any'}.")
+    return " ".join(said)
+
+
+def _kept(found: Comparison, guarded: Sequence[TaskRow]) -> list[str]:
+    """What B is shown to have kept, or that nothing could show it."""
+    said: list[str] = []
+    if found.rows:
         highest = max(row.upper_bound for row in found.rows if row.upper_bound is not None)
         domains = "the domain" if len(found.rows) == 1 else f"each of the {len(found.rows)} domains"
-        said = (
+        said.append(
             f"B's loss on {domains} is at most the margin above A's "
             f"(highest bound {_signed(highest)} {found.unit}, {1 - found.alpha:.0%} confident)."
         )
-    gained = ", ".join(row.domain for row in by_meaning["better"])
-    return f"{said} B is {f'better on {gained}' if gained else 'not shown to be better on any'}."
+    if guarded:
+        lowest = min(row.lower_bound for row in guarded if row.lower_bound is not None)
+        tasks = "the task" if len(guarded) == 1 else f"each of the {len(guarded)} tasks"
+        said.append(
+            f"B's accuracy on {tasks} is at most the margin below A's (lowest bound {lowest:+.1%})."
+        )
+    return said or ["No task can tell A from a guess, and there is no text: give --text."]
 
 
 def _loss(row: ComparedDomain) -> str:

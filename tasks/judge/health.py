@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_PERPLEXITY_RATIO = 100.0
-"""Two orders of magnitude, 4.6 nats per token: what forgets is judged in full, what collapsed is
-not."""
+"""Two orders of magnitude, 4.6 nats per token."""
 LOOPING = 0.8
 """A continuation of which at least this share of 4-grams was there before says the same again."""
 _NEARLY_ALL = 0.9
@@ -59,10 +58,16 @@ class Canary:
     passages: int
     """Of all slices together."""
     slices: tuple[CanarySlice, ...]
+    new_change: float | None = None
+    """Candidate minus champion on the passages of new text, nats per token; None without any."""
 
     @property
     def problem(self) -> str:
-        """What is wrong, in words; "" when nothing is. An average would hide a single slice."""
+        """What is wrong, in words; "" when nothing is. An average would hide a single slice.
+
+        A model that learned the new text has not collapsed, however much it forgot: what that is
+        worth the whole judgement says, and a remedy may repair it.
+        """
         broken = [item.slice for item in self.slices if item.candidate_nats_per_token is None]
         if broken:
             return f"the candidate's loss on {broken[0]} is not a finite number"
@@ -71,15 +76,15 @@ class Canary:
             for item in self.slices
             if (item.perplexity_ratio or 0.0) > self.max_perplexity_ratio
         ]
-        if not exploded:
+        if not exploded or (self.new_change is not None and self.new_change < 0):
             return ""
         worst = max(exploded, key=lambda item: (item.perplexity_ratio or 0.0, item.slice))
         others = f", and {len(exploded) - 1} more" if len(exploded) > 1 else ""
         return (
             f"the candidate has collapsed on {worst.slice}{others}: "
             f"{worst.candidate_nats_per_token:.2f} nats per token, {worst.perplexity_ratio:,.0f} "
-            f"times the champion's perplexity, at most {self.max_perplexity_ratio:g} times is "
-            "looked at further"
+            f"times the champion's perplexity (above {self.max_perplexity_ratio:g} it counts as "
+            "collapsed), and has not learned the new data"
         )
 
 

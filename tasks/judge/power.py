@@ -24,7 +24,8 @@ def detectable_effect(
     Args:
         targets_by_cluster: Scored tokens of each cluster; clusters without any do not count.
         spread: Assumed standard deviation, over clusters, of a cluster's difference of two models,
-            in nats per token; 0 or more.
+            in nats per token; 0 or more. Measured on other clusters, it is best weighted by the
+            squares of their targets, as their part in the error is: large ones differ less.
         alpha: Level of the one-sided bound. Where Holm's correction counts, for a FAIL, the level
             divided by the number of tests.
 

@@ -49,8 +49,9 @@ class CheckConfig:
     """Level of each one-sided bound, and of all evidence for a FAIL together."""
     max_perplexity_ratio: Annotated[float, Bounds(gt=1)] = MAX_PERPLEXITY_RATIO
     """Perplexity on a few passages of any slice, as a multiple of that of the model in use, above
-    which a candidate has collapsed: it is refused at once, and nothing dearer is computed."""
-    judged_tokens: Annotated[int, Bounds(gt=0, unit="tokens")] = 1_000_000
+    which a candidate that has not learned the new data either has collapsed: it is refused at once,
+    and nothing dearer is computed."""
+    judged_tokens: Annotated[int, Bounds(ge=200_000, unit="tokens")] = 1_000_000
     """Held-out tokens that each model is scored on at most, of all old text together and again of
     all new text. Fewer are taken where they show far smaller changes than the margins."""
     accept_unguarded: bool = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from infra.progress import counted, duration
 from tasks.judge.health import Writing
 from tasks.judge.numbers import Numbers
-from tasks.judge.verdict import ALL_NEW, DomainRow, VerdictReport
+from tasks.judge.verdict import ALL_NEW, DomainRow, TaskRow, VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
 from training.goodput import Goodput
@@ -49,6 +49,7 @@ def card_of(
     lines = [
         CardLine(title="Better", texts=_named(better, report.config.alpha)),
         CardLine(title="Worse", texts=_named(worse, report.config.alpha)),
+        *([CardLine(title="Tasks", texts=_tasks(report))] if report.task_rows else []),
         CardLine(title="How sure", texts=(_how_sure(report),)),
     ]
     if plan is not None:
@@ -74,17 +75,21 @@ def change_of(row: DomainRow, alpha: float) -> str:
         change = f"{before:.3f} to {now:.3f} nats/token ({signed(row.difference)})"
     if row.margin is None:
         return f"{name}, {change}"
-    asked = "required" if row.test == "gain" else "tolerated"
-    bound = "no bound"
+    asked = f"up to {row.margin:.3f} worse is tolerated"
+    if row.test == "gain":
+        asked = f"more than {-row.margin:.3f} better is required"
+    bound = "not bounded"
     if row.upper_bound is not None:
-        bound = f"{1 - alpha:.0%} sure of at most {signed(row.upper_bound)}"
-    return f"{name}, {change}, {bound}; {asked}: {signed(row.margin)}"
+        most = f"at most {row.upper_bound:.3f} worse"
+        least = f"at least {-row.upper_bound:.3f} better"
+        bound = f"{1 - alpha:.0%} sure of {least if row.upper_bound < 0 else most}"
+    return f"{name}, {change}, {bound}; {asked}"
 
 
 def signed(value: float) -> str:
     """Three decimals with their sign; what rounds to 0 has none."""
     text = f"{value:+.3f}"
-    return text[1:] if float(text) == 0 else text
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def _change(row: DomainRow) -> float:
@@ -103,6 +108,29 @@ def _named(rows: Sequence[DomainRow], alpha: float) -> tuple[str, ...]:
     if len(rows) > _FEW:
         named.append(f"and {len(rows) - _FEW} more, by {signed(_change(rows[_FEW]))} at most")
     return tuple(named)
+
+
+def _tasks(report: VerdictReport) -> tuple[str, ...]:
+    """What fell most first."""
+    rows = [row for row in report.task_rows if row.difference is not None]
+    rows.sort(key=lambda row: (not row.violated, row.difference, row.task))
+    told = [_task(row) for row in rows[:_FEW]]
+    if len(rows) > _FEW:
+        told.append(f"and {len(rows) - _FEW} more")
+    return tuple(told) or ("no item was scored",)
+
+
+def _task(row: TaskRow) -> str:
+    assert row.candidate_accuracy is not None  # there is one where there is a difference
+    assert row.champion_accuracy is not None
+    state = ""
+    if row.margin is not None:
+        state = ", a fall beyond what is tolerated" if row.violated else ""
+        state = state or ("" if row.passed else ", not shown to be kept")
+    return (
+        f"{row.task}, {row.champion_accuracy:.1%} to {row.candidate_accuracy:.1%} right, "
+        f"{row.negative_flips:,} of {row.items:,} right before and wrong now{state}"
+    )
 
 
 def _how_sure(report: VerdictReport) -> str:
@@ -151,9 +179,13 @@ def _cost(plan: UpdatePlan, goodput: Goodput | None) -> str:
     if goodput is None:
         return tokens
     return (
-        f"{tokens} in {duration(goodput.wall_seconds)}, {goodput.productive_share:.0%} of it in "
+        f"{tokens} in {_minutes(goodput.wall_seconds)}, {goodput.productive_share:.0%} of it in "
         "steps that count"
     )
+
+
+def _minutes(seconds: float) -> str:
+    return duration(seconds) + (" min" if seconds < 3600 else "")
 
 
 def _unguarded(report: VerdictReport, plan: UpdatePlan | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from tasks.judge.health import Writing
 from tasks.judge.numbers import Numbers
-from tasks.judge.verdict import ALL_NEW, DomainRow, VerdictReport
+from tasks.judge.verdict import ALL_NEW, DomainRow, TaskRow, VerdictReport
 from tasks.scoring.forgetting import ForgettingMatrix
 from training.metrics import (
     CALIBRATION,
@@ -15,6 +15,7 @@ from training.metrics import (
     DRIFT,
     EVAL,
     EVAL_NEW,
+    EVAL_TASK,
     FORGETTING,
     GAIN,
     GAIN_BOUND,
@@ -37,6 +38,7 @@ def figures_of(report: VerdictReport) -> dict[str, float]:
     found = [
         *_losses(report.rows),
         *_bounds(report.rows),
+        *_tasks(report.task_rows),
         *_health(report),
         *_beside(numbers),
     ]
@@ -58,6 +60,17 @@ def tables_of(report: VerdictReport, matrix: ForgettingMatrix) -> dict[str, str]
                 for row in matrix.rows
             ]
         )
+    if report.task_rows:
+        # The examples are a table of their own.
+        rows = [asdict(row) for row in report.task_rows]
+        tables["tasks"] = _table(
+            [{name: value for name, value in row.items() if name != "examples"} for row in rows]
+        )
+    flips = [
+        {"task": row.task, **asdict(flip)} for row in report.task_rows for flip in row.examples
+    ]
+    if flips:
+        tables["flips"] = _table(flips)
     if numbers.drift is not None:
         tables["drift"] = _table(
             [
@@ -105,6 +118,12 @@ def _bounds(rows: Sequence[DomainRow]) -> _Figures:
     # One that is not bounded at all is the worst, and no number.
     if all(row.upper_bound is not None for row in losses):
         yield WORST_BOUND, _largest([row.upper_bound for row in losses])
+
+
+def _tasks(rows: Sequence[TaskRow]) -> _Figures:
+    for row in rows:
+        yield f"{EVAL_TASK}/{row.task}/accuracy", row.candidate_accuracy
+        yield f"{EVAL_TASK}/{row.task}/negative_flips", float(row.negative_flips)
 
 
 def _health(report: VerdictReport) -> _Figures:

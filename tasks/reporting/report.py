@@ -6,7 +6,6 @@ and ``data-value``, its full precision. The template engine escapes all text: na
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,30 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from storage.snapshots import SnapshotManifest
+from tasks.judge.health import CanarySlice
+from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
-from tasks.reporting.charts import Curve, interval_chart, line_chart
+from tasks.reporting.card import card_of
+from tasks.reporting.charts import interval_chart
+from tasks.reporting.matrix import cells_of
+from tasks.reporting.sign_charts import drift_chart, reliability_chart
+from tasks.reporting.training_view import curves_of, mixture_of
 from tasks.scoring.forgetting import ForgettingMatrix
-from training.config import TrainPlan
-from training.data.order import Order
 from training.goodput import Goodput
-from training.metrics import LOSS, LR, TOKENS_SEEN
-from training.schedule import lr_at
 
 _TEMPLATE = "report.html.jinja"
-_PLAN_POINTS = 400
+_WRITING_ROWS = (
+    ("Repeated 2-grams", "rep_2", ".1%"),
+    ("Repeated 4-grams", "rep_4", ".1%"),
+    ("Repeated 8-grams", "rep_8", ".1%"),
+    ("Continuations that are loops", "looping_share", ".0%"),
+    ("Came to the end of the text", "end_share", ".0%"),
+    ("Empty", "empty_share", ".0%"),
+    ("Mean tokens", "mean_tokens", ".1f"),
+)
+"""Title, field of ``Writing`` and how it is shown."""
 _MEANING = {
     "PASS": "The candidate is better on the new data and has kept the old: it becomes the champion "
     "without further ado, and one command takes that back.",
@@ -60,27 +70,6 @@ class ReportInput:
     """What a person should know of the data: rejects, sources without a file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _MixtureRow:
-    """One stream of the mixture as planned and as drawn."""
-
-    name: str
-    is_replay: bool
-    requested_share: float
-    samples: int
-    realised_share: float
-    passes: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A field of the matrix: a loss and how much worse it is than the best of its column."""
-
-    value: float | None
-    heat: int
-    """0 for the best, up to 5 for a loss of more than twice what one update may lose."""
-
-
 def render(page: ReportInput) -> str:
     """The page as HTML. Pure: the same input gives the same bytes."""
     environment = Environment(
@@ -91,6 +80,7 @@ def render(page: ReportInput) -> str:
         lstrip_blocks=True,
     )
     rows = page.verdict.rows
+    numbers = page.verdict.numbers or Numbers()
     return environment.get_template(_TEMPLATE).render(
         figure=_figure,
         data=_data,
@@ -99,15 +89,22 @@ def render(page: ReportInput) -> str:
         verdict=page.verdict,
         meaning=_MEANING[page.verdict.verdict],
         schedule=describe_schedule(page.plan.train.schedule),
-        mixture=_mixture(page.plan),
-        matrix=_matrix(page.matrix, page.verdict.config.max_loss_nats),
+        card=card_of(page.verdict, page.plan, domains=_domains(page), goodput=page.goodput),
+        guards=([page.plan.gain] if page.plan.gain else []) + list(page.plan.guards),
+        numbers=numbers,
+        canary_worst=_worst_of_canary(page.verdict),
+        writing_rows=_WRITING_ROWS,
+        reliability_chart=reliability_chart(numbers.calibration, numbers.champion_calibration),
+        drift_chart=drift_chart(numbers.drift.by_layer if numbers.drift else {}),
+        mixture=mixture_of(page.plan),
+        matrix=cells_of(page.matrix, page.verdict.config.max_loss_nats),
         gain_chart=interval_chart(
             "Gain on the new data", [row for row in rows if row.role == "new"]
         ),
         loss_chart=interval_chart(
             "Change on old domains", [row for row in rows if row.role == "old"]
         ),
-        curves=_curves(page.metrics, page.plan.train),
+        curves=curves_of(page.metrics, page.plan.train),
         actions=_actions(page.verdict),
     )
 
@@ -128,44 +125,17 @@ def _data(value: float, form: str = ",") -> Markup:
     return Markup('<span data-value="{}">{}</span>').format(json.dumps(value), format(value, form))
 
 
-def _mixture(plan: UpdatePlan) -> list[_MixtureRow]:
-    train = plan.train
-    drawn = Order(train.mixture, train.global_batch_samples).counts_before(train.num_steps).tolist()
-    return [
-        _MixtureRow(
-            name=stream.name,
-            is_replay=stream.is_replay,
-            requested_share=stream.parts / train.mixture.total_parts,
-            samples=count,
-            realised_share=count / max(1, sum(drawn)),
-            passes=count / max(1, stream.samples),
-        )
-        for stream, count in zip(train.mixture.streams, drawn, strict=True)
-    ]
+def _domains(page: ReportInput) -> list[str]:
+    """Of the new data, each once."""
+    found = (piece.domain for snapshot in page.snapshots for piece in snapshot.domains)
+    return list(dict.fromkeys(found))
 
 
-def _matrix(matrix: ForgettingMatrix, allowed: float) -> list[list[_Cell]]:
-    """Cells by row, coloured by how far each is above the best of its column."""
-    columns = [
-        [row.nats_per_token[index] for row in matrix.rows] for index in range(len(matrix.slices))
-    ]
-    best = [
-        min((value for value in column if value is not None), default=math.nan)
-        for column in columns
-    ]
-    return [
-        [
-            _cell(value, lowest, allowed)
-            for value, lowest in zip(row.nats_per_token, best, strict=True)
-        ]
-        for row in matrix.rows
-    ]
-
-
-def _cell(value: float | None, lowest: float, allowed: float) -> _Cell:
-    steps = (0.0, 0.25, 0.5, 1.0, 2.0)
-    heat = 0 if value is None else sum(value - lowest > step * allowed for step in steps)
-    return _Cell(value, heat)
+def _worst_of_canary(verdict: VerdictReport) -> CanarySlice | None:
+    """The slice with the highest ratio; None without any."""
+    canary = verdict.health.canary
+    found = [item for item in canary.slices if item.perplexity_ratio is not None] if canary else []
+    return max(found, key=lambda item: item.perplexity_ratio or 0.0, default=None)
 
 
 def _actions(verdict: VerdictReport) -> list[tuple[str, str]]:
@@ -180,37 +150,3 @@ def _actions(verdict: VerdictReport) -> list[tuple[str, str]]:
         ("Turn it down", f'perennial reject {verdict.candidate} --reason "..."'),
         ("Go back afterwards", 'perennial rollback --reason "..."'),
     ]
-
-
-def _curves(metrics: Sequence[Mapping[str, Any]], train: TrainPlan) -> list[tuple[str, Markup]]:
-    """Titles and charts over tokens seen: loss, loss by domain, learning rate; those there are."""
-    names = sorted({name for step in metrics for name in step if name.startswith(f"{LOSS}/")})
-    domains = [_curve(metrics, name, name.removeprefix(f"{LOSS}/")) for name in names]
-    charts = [
-        ("Training loss, nats per token", line_chart("Training loss", [_curve(metrics, LOSS)])),
-        ("Training loss by domain, nats per token", line_chart("Loss by domain", domains)),
-        ("Learning rate", line_chart("Learning rate", _rates(metrics, train), height=170)),
-    ]
-    return [(title, chart) for title, chart in charts if chart]
-
-
-def _rates(metrics: Sequence[Mapping[str, Any]], train: TrainPlan) -> list[Curve]:
-    """The learning rate as planned, and as taken; batches that were passed over add no tokens."""
-    taken = _curve(metrics, LR, "taken")
-    if not taken.points:
-        return []
-    batch = train.global_batch_tokens
-    planned = [
-        (float(step * batch), lr_at(step * batch, train.schedule))
-        for step in range(1, train.num_steps + 1, max(1, train.num_steps // _PLAN_POINTS))
-    ]
-    return [Curve(name="planned", points=tuple(planned)), taken]
-
-
-def _curve(metrics: Sequence[Mapping[str, Any]], metric: str, name: str = "") -> Curve:
-    points = [
-        (float(step[TOKENS_SEEN]), float(step[metric]))
-        for step in metrics
-        if step.get(metric) is not None and math.isfinite(float(step[metric]))
-    ]
-    return Curve(name=name, points=tuple(points))

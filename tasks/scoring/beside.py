@@ -1,5 +1,6 @@
 """The numbers beside a verdict that scoring alone does not give: forgetting, drift, the gap."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ from tasks.scoring.scores import forgetting_matrix
 from tasks.scoring.stability import stability_gaps
 from training.config import TrainPlan
 from training.drift import drift_between
+
+logger = logging.getLogger(__name__)
 
 
 def numbers_beside(
@@ -67,6 +70,8 @@ def numbers_beside(
         candidate=record.version,
         champion=record.parent,
     )
+    if copies is not None and copies.warning:
+        logger.warning(copies.warning)
     return replace(
         scored,
         forgetting=forgetting_of(

@@ -223,8 +223,22 @@ def canary_of(
                 perplexity_ratio=ratio,
             )
         )
-    passages = sum(len(sample.documents) for sample in samples)
-    return Canary(max_perplexity_ratio=limit, passages=passages, slices=tuple(slices))
+    return Canary(
+        max_perplexity_ratio=limit,
+        passages=sum(len(sample.documents) for sample in samples),
+        slices=tuple(slices),
+        new_change=_change(samples, ours, theirs, "new"),
+    )
+
+
+def _change(
+    samples: Sequence[Sample], ours: TokenRecord, theirs: TokenRecord | None, role: Role
+) -> float | None:
+    """Candidate minus champion over all passages of ``role``; None where it is not known."""
+    parts = [part for part in _by_slice(samples, ours, theirs) if part[0].role == role]
+    candidate = _mean([nats for _, found, _ in parts for nats in found])
+    champion = _mean([nats for _, _, found in parts for nats in found])
+    return None if candidate is None or champion is None else candidate - champion
 
 
 def _by_slice(

@@ -35,8 +35,6 @@ from tasks.scoring.compute import Desk, Place, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.scores import Record, record_of
 
-_MAX_ACCURACY_LOSS = 0.05
-"""Largest tolerated fall on a task, as a share of its items."""
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -145,7 +143,7 @@ def check(
         champion=champion,
         head=head,
         trained=trained_on(head, new_snapshots),
-        max_accuracy_loss=_MAX_ACCURACY_LOSS,
+        max_accuracy_loss=(config or CheckConfig()).max_accuracy_loss,
     )
     return CheckResult(
         slices=slices,

@@ -1,4 +1,4 @@
-"""Score two models, of a lineage or of anybody, on the same held-out texts. Changes nothing."""
+"""Score two models, of a lineage or of anybody, on the same texts and tasks. Changes nothing."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,11 +12,16 @@ from storage.layout import Layout
 from storage.objects import ObjectStore
 from tasks.import_base import identity_of_directory
 from tasks.judge.compare import Comparison, ScoredSlice, compare
+from tasks.judge.health import Health
 from tasks.judge.verdict import CheckConfig, DocumentScore
+from tasks.scoring.canary import Sample, WritingRecord, passages_a_slice, passages_of
+from tasks.scoring.compare_tasks import GivenTask, answered
 from tasks.scoring.held_out import HeldOut, SuiteText, spelling
 from tasks.scoring.scores import record_of
+from training.items.score import ItemScore
 
 if TYPE_CHECKING:
+    from training.causal_model import CausalModel
     from training.tokenizer import Tokenizer
 
 _LONGEST_WINDOW = 2048
@@ -64,10 +69,11 @@ def compare_models(
     texts: Sequence[HeldOut],
     config: CheckConfig,
     *,
+    tasks: Sequence[GivenTask] = (),
     store: ObjectStore | None = None,
     layout: Layout | None = None,
 ) -> Comparison:
-    """Score both on ``texts`` and judge whether B may replace A; safe to retry.
+    """Score both on ``texts`` and ``tasks`` and judge whether B may replace A; safe to retry.
 
     The same model twice is scored once, so that it differs by exactly 0 from itself. One model is
     in memory at a time, on a GPU when there is one, in float32.
@@ -75,8 +81,9 @@ def compare_models(
     Args:
         a: The model in use.
         b: The model that is to replace it.
-        texts: At least one.
-        config: Margin and level.
+        texts: At least one, unless there are tasks.
+        config: Margins and level.
+        tasks: Questions that both are asked.
         store: Where scores of the lineage's versions are on record, which are then used.
         layout: Of that lineage.
 
@@ -97,13 +104,34 @@ def compare_models(
         return record.scores(units, depth) if record.has(units, depth) else None
 
     _refuse_unknown(a, b, texts)
-    scores_a = _score(a, texts, window, partial(recorded, a))
-    scores_b = scores_a if _is_same(a, b) else _score(b, texts, window, partial(recorded, b))
-    slices = [
-        ScoredSlice(domain=text.domain, a=ours, b=theirs)
-        for text, ours, theirs in zip(texts, scores_a, scores_b, strict=True)
-    ]
-    return compare(slices, config, a=a.name, b=b.name)
+    seen_a = _see(a, texts, tasks, window, partial(recorded, a))
+    seen_b = seen_a if _is_same(a, b) else _see(b, texts, tasks, window, partial(recorded, b))
+    return compare(
+        [
+            ScoredSlice(domain=text.domain, a=ours, b=theirs)
+            for text, ours, theirs in zip(texts, seen_a.scores, seen_b.scores, strict=True)
+        ],
+        config,
+        a=a.name,
+        b=b.name,
+        health=_health(seen_a.writes, seen_b.writes),
+        tasks=[
+            answered(task, ours, theirs)
+            for task, ours, theirs in zip(tasks, seen_a.answers, seen_b.answers, strict=True)
+        ],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one model makes of everything."""
+
+    scores: list[_Scores]
+    """By text."""
+    answers: list[tuple[ItemScore, ...]]
+    """By task."""
+    writes: WritingRecord | None
+    """How it continues openings of the texts; None without a text."""
 
 
 def _refuse_unknown(a: Contender, b: Contender, texts: Sequence[HeldOut]) -> None:
@@ -151,21 +179,84 @@ def _window(contender: Contender) -> int:
     return min(_LONGEST_WINDOW, model_config_of(fields, path).max_position_embeddings)
 
 
-def _score(
-    contender: Contender, texts: Sequence[HeldOut], window: int, recorded: _Recorded
-) -> list[_Scores]:
-    """The scores of every text, in order; the model is loaded only when some are not on record."""
-    found = [recorded(text) for text in texts]
-    if all(scores is not None for scores in found):
-        return [scores for scores in found if scores is not None]
+def _see(
+    contender: Contender,
+    texts: Sequence[HeldOut],
+    tasks: Sequence[GivenTask],
+    window: int,
+    recorded: _Recorded,
+) -> _Seen:
     import torch  # noqa: PLC0415  heavy
 
-    from training.evaluate import score_documents  # noqa: PLC0415  torch
+    from training.items.score_items import score_items  # noqa: PLC0415  torch
     from training.model_files import load_model  # noqa: PLC0415  torch
     from training.tokenizer import load_tokenizer  # noqa: PLC0415  imports tokenizers
 
     tokenizer = load_tokenizer(contender.directory)
     model = load_model(contender.directory).to("cuda" if torch.cuda.is_available() else "cpu")
+    scores = _score(contender, model, tokenizer, texts, window, recorded)
+    answers: list[tuple[ItemScore, ...]] = []
+    with Progress(f"ask {contender.name}", sum(len(task.items) for task in tasks), "items") as told:
+        done = 0
+        for task in tasks:
+            told.update(done, task.name)
+            answers.append(tuple(score_items(model, tokenizer, task.items, window_tokens=window)))
+            done += len(task.items)
+        told.update(done)
+    return _Seen(scores, answers, _writing(contender, model, tokenizer, texts))
+
+
+def _writing(
+    contender: Contender,
+    model: "CausalModel",
+    tokenizer: "Tokenizer",
+    texts: Sequence[HeldOut],
+) -> WritingRecord | None:
+    """How the model continues the openings of a few documents of every text."""
+    from tasks.scoring.measure import look_at_writing  # noqa: PLC0415  torch
+
+    if not texts:
+        return None
+    samples = [
+        Sample(
+            slice=text.domain,
+            domain=text.domain,
+            snapshot="",
+            role="old",
+            is_guarded=True,
+            documents=tuple(passages_of(text.cut(tokenizer), passages_a_slice(len(texts)))),
+        )
+        for text in texts
+    ]
+    return look_at_writing(model, samples, contender.name, tokenizer.end_id)
+
+
+def _health(a: WritingRecord | None, b: WritingRecord | None) -> Health:
+    """Whether B still writes, beside A on the same openings."""
+    if a is None or b is None:
+        return Health(finite=True)
+    return Health(
+        finite=b.finite,
+        probes=b.probes,
+        empty=b.empty,
+        distinct_token_share=b.distinct_token_share,
+        candidate=b.writing,
+        champion=a.writing,
+    )
+
+
+def _score(
+    contender: Contender,
+    model: "CausalModel",
+    tokenizer: "Tokenizer",
+    texts: Sequence[HeldOut],
+    window: int,
+    recorded: _Recorded,
+) -> list[_Scores]:
+    """The scores of every text, in order; only those are computed that are not on record."""
+    from training.evaluate import score_documents  # noqa: PLC0415  torch
+
+    found = [recorded(text) for text in texts]
     cut = [[] if done else text.cut(tokenizer) for text, done in zip(texts, found, strict=True)]
     total = sum(len(row.tokens) - 1 for rows in cut for row in rows)
     before = 0

@@ -1,9 +1,9 @@
 """What guards the gate: old slices pooled to at most 20 guards, and how much of each is scored.
 
 Noise decides both. Slices too small to show a loss of the margin are pooled with their neighbours
-in time, and of every guard as many clusters are scored as it takes, up to a share of a budget that
-does not grow with the number of updates. Pools only ever merge, and a sample only ever shrinks as
-slices are added, so that what is scored tonight is mostly on record already. Pure.
+in time, and so are more pools than a budget can make sharp, which does not grow with the number of
+updates. Pools merge, and the sample of a slice shrinks as others are added, so that what is scored
+tonight is mostly on record already. Pure.
 """
 
 import math
@@ -50,6 +50,7 @@ class OldSlice:
     refresh: int
     """Which of the lineage's snapshots it is from, counted from 1."""
     clusters: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class Pool:
     """Oldest first."""
     is_guarded: bool
     """False for what is beyond ``MAX_GUARDS``: it informs."""
+    max_tokens: int
+    """Of the budget."""
 
 
 @dataclass(slots=True)
@@ -94,44 +97,64 @@ class Sizes:
 
 
 def pool(
-    slices: Sequence[OldSlice], spreads: Mapping[str, float], margin: float
+    slices: Sequence[OldSlice],
+    *,
+    spreads: Mapping[str, float],
+    margin: float,
+    max_tokens: int,
 ) -> tuple[Pool, ...]:
     """Old slices in at most ``MAX_GUARDS`` guards, and what is beyond them.
 
     The slices enter one after the other, as they once came. One that comes while the newest pool of
     its domain is too small to show half of the margin joins that pool. When there are too many
-    pools, the domain that has most of them merges its two smallest neighbours. A newest pool that
-    is still too small is judged with the one before it.
+    pools, or the budget is too small for all to show as much, the domain that has most of them
+    merges its two smallest neighbours. A newest pool that is still too small is judged with the one
+    before it.
 
     Args:
         slices: Oldest first.
         spreads: Between-cluster standard deviation by domain, nats per token; else the prior.
         margin: Largest tolerated loss, nats per token.
+        max_tokens: The budget: targets that are scored of all pools together.
     """
+    needs = _Needs(spreads, margin)
     pools: dict[str, list[list[OldSlice]]] = {}
     for item in slices:
         of_domain = pools.setdefault(item.domain, [])
-        if of_domain and _is_small(of_domain[-1], spreads, margin):
+        if of_domain and needs.is_small(of_domain[-1]):
             of_domain[-1].append(item)
         else:
             of_domain.append([item])
-        _merge_down(pools)
+        _merge_down(pools, needs, max_tokens)
     for of_domain in pools.values():
-        if len(of_domain) > 1 and _is_small(of_domain[-1], spreads, margin):
+        if len(of_domain) > 1 and needs.is_small(of_domain[-1]):
             last = of_domain.pop()
             of_domain[-1] = of_domain[-1] + last
-    by_size = sorted(pools, key=lambda domain: (-sum(map(_clusters, pools[domain])), domain))
-    guarded = set(by_size[:MAX_GUARDS])
-    return tuple(
-        Pool(
-            label=_label(domain, members, is_alone=len(pools[domain]) == 1),
-            domain=domain,
-            slices=tuple(item.name for item in members),
-            is_guarded=domain in guarded,
-        )
-        for domain in sorted(pools)
-        for members in pools[domain]
-    )
+    return _shared_out(pools, needs, max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What it takes to show half of the margin."""
+
+    spreads: Mapping[str, float]
+    margin: float
+
+    def is_small(self, members: Sequence[OldSlice]) -> bool:
+        return _clusters(members) < self._enough(members)
+
+    def tokens(self, members: Sequence[OldSlice]) -> float:
+        """Targets that are to be scored, all when there are too few."""
+        held_out = sum(item.tokens for item in members)
+        share = self._enough(members) / max(1, _clusters(members))
+        return held_out * min(1.0, share)
+
+    def _enough(self, members: Sequence[OldSlice]) -> float:
+        """Clusters."""
+        if self.margin == 0:
+            return math.inf
+        spread = self.spreads.get(members[0].domain, PRIOR_SPREAD)
+        return _UNEVEN * (_BOUND * spread / (_POOL_TO * self.margin)) ** 2
 
 
 def sample(
@@ -203,19 +226,15 @@ def spread_of(pairs: Iterable[tuple[Sequence[DocumentScore], Sequence[DocumentSc
     return 2 ** (math.ceil(2 * math.log2(spread)) / 2)
 
 
-def _is_small(members: Sequence[OldSlice], spreads: Mapping[str, float], margin: float) -> bool:
-    spread = spreads.get(members[0].domain, PRIOR_SPREAD)
-    error = spread * math.sqrt(_UNEVEN / max(1, _clusters(members)))
-    return _BOUND * error > _POOL_TO * margin
-
-
 def _clusters(members: Iterable[OldSlice]) -> int:
     return sum(item.clusters for item in members)
 
 
-def _merge_down(pools: dict[str, list[list[OldSlice]]]) -> None:
-    """Merge until there are at most ``MAX_GUARDS`` pools, or one of every domain."""
-    while sum(map(len, pools.values())) > MAX_GUARDS:
+def _merge_down(pools: dict[str, list[list[OldSlice]]], needs: _Needs, max_tokens: int) -> None:
+    """Merge until number and budget are kept, or there is one pool of every domain."""
+    while sum(map(len, pools.values())) > MAX_GUARDS or max_tokens < sum(
+        needs.tokens(members) for of_domain in pools.values() for members in of_domain
+    ):
         domain = max(sorted(pools), key=lambda domain: len(pools[domain]))
         of_domain = pools[domain]
         if len(of_domain) == 1:
@@ -225,6 +244,32 @@ def _merge_down(pools: dict[str, list[list[OldSlice]]]) -> None:
             key=lambda at: _clusters(of_domain[at]) + _clusters(of_domain[at + 1]),
         )
         of_domain[at : at + 2] = [of_domain[at] + of_domain[at + 1]]
+
+
+def _shared_out(
+    pools: Mapping[str, list[list[OldSlice]]], needs: _Needs, max_tokens: int
+) -> tuple[Pool, ...]:
+    """The domains with most clusters guard, by shares of what they need; the others inform."""
+    by_size = sorted(pools, key=lambda domain: (-sum(map(_clusters, pools[domain])), domain))
+    guarded, others = set(by_size[:MAX_GUARDS]), by_size[MAX_GUARDS:]
+    # All that informs has together as much as one guard would on average.
+    aside = max_tokens // MAX_GUARDS if others else 0
+    needed = math.fsum(needs.tokens(members) for domain in guarded for members in pools[domain])
+    return tuple(
+        Pool(
+            label=_label(domain, members, is_alone=len(pools[domain]) == 1),
+            domain=domain,
+            slices=tuple(item.name for item in members),
+            is_guarded=domain in guarded,
+            max_tokens=(
+                int((max_tokens - aside) * needs.tokens(members) / max(1.0, needed))
+                if domain in guarded
+                else aside // len(others)
+            ),
+        )
+        for domain in sorted(pools)
+        for members in pools[domain]
+    )
 
 
 def _label(domain: str, members: Sequence[OldSlice], *, is_alone: bool) -> str:

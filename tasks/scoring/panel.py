@@ -13,15 +13,7 @@ from storage.layout import Layout
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest, SuiteSlice
 from tasks.judge.verdict import ALL_NEW, CheckConfig, DocumentScore, Role
-from tasks.scoring.guards import (
-    MAX_GUARDS,
-    PRIOR_SPREAD,
-    OldSlice,
-    Pool,
-    pool,
-    sample,
-    spread_of,
-)
+from tasks.scoring.guards import PRIOR_SPREAD, OldSlice, Pool, pool, sample, spread_of
 from tasks.scoring.scores import Record, record_of
 from tasks.scoring.units import SliceUnits, item_key, read_units, stored_units
 from training.data.holdout_folder import ScoringUnit
@@ -131,14 +123,14 @@ def panel_of(
     chooser = _Chooser(store, layout, work_dir, keep, items, {})
     spreads = _spreads(store, layout, head, list(items.values()))
     old = _old_slices(head, [item for item in items.values() if roles[item.snapshot] == "old"])
-    pools = pool(old, spreads, config.max_loss_nats)
+    pools = pool(old, spreads=spreads, margin=config.max_loss_nats, max_tokens=config.judged_tokens)
     chosen: dict[str, tuple[int, Pool | None]] = {}
     guards: list[Guard] = []
     for found in pools:
         guard, depths = chooser.choose(
             found.label,
             found.slices,
-            budget=_share(config.judged_tokens, pools, found),
+            budget=found.max_tokens,
             spread=spreads.get(found.domain, PRIOR_SPREAD),
             margin=config.max_loss_nats,
             alpha=config.alpha,
@@ -239,15 +231,6 @@ class _Chooser:
         return guard, depths
 
 
-def _share(tokens: int, pools: Sequence[Pool], found: Pool) -> int:
-    """Of the budget; all that informs has together what one guard has at least."""
-    guarded = sum(item.is_guarded for item in pools)
-    if found.is_guarded:
-        # What is kept back would have to be taken away when the first domain too many comes.
-        return tokens // max(1, guarded)
-    return tokens // MAX_GUARDS // (len(pools) - guarded)
-
-
 def _old_slices(head: Head, items: Sequence[SuiteSlice]) -> list[OldSlice]:
     """Oldest first, as they came."""
     refresh = {record.id: number for number, record in enumerate(head.snapshots, start=1)}
@@ -258,6 +241,7 @@ def _old_slices(head: Head, items: Sequence[SuiteSlice]) -> list[OldSlice]:
                 domain=item.domain,
                 refresh=refresh[item.snapshot],
                 clusters=item.clusters,
+                tokens=item.tokens,
             )
             for item in items
         ),

@@ -15,16 +15,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.judge.power import detectable_effect
 from tasks.judge.verdict import EarlierScores, Test, VerdictReport
 from tests.benchmarks.judge_scores import paired_scores
 from tests.benchmarks.judge_trials import (
     CONFIG,
     Clusters,
+    answered,
     at_the_gain_margin,
     at_the_loss_margin,
     centred,
@@ -35,7 +38,6 @@ from tests.benchmarks.judge_trials import (
     scores,
     slice_of,
     some_of,
-    spreads_away,
     sure_gain,
 )
 
@@ -53,6 +55,7 @@ def main() -> None:
         "margins": print_margins,
         "drawn": print_drawn,
         "power": print_power,
+        "answers": print_answers,
         "refused": print_refused,
         "nights": print_nights,
     }
@@ -137,9 +140,9 @@ def print_margins(options: argparse.Namespace, found: _Scores) -> None:
 
 def print_drawn(options: argparse.Namespace, found: _Scores) -> None:
     """Clusters drawn from the pool with their own signs, which keeps the skew of the effects."""
-    for label, model, domain in (("prose", "mixed", "prose"), ("code", "mixed", "code")):
+    for model, domain in product(("mixed", "forgetful"), ("prose", "code")):
         pool = centred(found[model][domain])
-        print(f"\nDifferences on {label}:")
+        print(f"\nDifferences of `{model}` on {domain}:")
         _print_rates(options, ["loss at the margin"], partial(drawn_from, pool))
 
 
@@ -176,35 +179,84 @@ def _is_above(bound: float | None, margin: float | None) -> bool:
 
 def print_power(options: argparse.Namespace, found: _Scores) -> None:
     """Losses as far from the margin as the judge says that it could see four times in five."""
-    pool = centred(found["mixed"]["prose"])
     print(
-        "\n| clusters | largest cluster | smallest detectable effect | upper bound, spreads away "
-        "| in one of ten | trials | shown kept | shown broken | FAIL |"
+        "\n| text | clusters | largest cluster | promised | shown kept | promised beyond | FAIL "
+        "| planned | shown kept |"
     )
-    print("| ---: " * 9 + "|")
-    for count in options.clusters:
-        random = np.random.default_rng([count, 7])
-        trials = max(1, options.flips // 4)
-        largest, effects, distances = np.empty((3, trials))
-        seen: Counter[str] = Counter()
-        for trial in range(trials):
-            clusters = some_of(pool, count, random)
-            promised = row_of(at_the_loss_margin(clusters.flipped(random), 0.0), "loss")
-            effect = promised.smallest_detectable_effect or math.inf
-            kept = at_the_loss_margin(clusters.flipped(random), LOSS - effect)
-            broken = at_the_loss_margin(clusters.flipped(random), LOSS + effect)
-            seen["kept"] += row_of(kept, "loss").passed
-            seen["broken"] += _is_above(row_of(broken, "loss").lower_bound, LOSS)
-            seen["FAIL"] += broken.verdict == "FAIL"
-            largest[trial] = clusters.targets.max() / clusters.targets.sum()
-            effects[trial], distances[trial] = effect, spreads_away(promised)
-        rates = " | ".join(f"{seen[name] / trials:.3f}" for name in ("kept", "broken", "FAIL"))
-        print(
-            f"| {count} | {np.median(largest):.0%} | {np.median(effects):.4f} "
-            f"| {np.median(distances):.2f} | {np.quantile(distances, 0.9):.2f} "
-            f"| {trials} | {rates} |",
-            flush=True,
-        )
+    print("| --- |" + " ---: |" * 8)
+    for domain in ("prose", "code"):
+        pool = centred(found["mixed"][domain])
+        # Weighted as the error of a ratio of sums is: large clusters differ less.
+        spread = math.sqrt(float((pool.differences**2).sum() / (pool.targets**2).sum()))
+        for count in options.clusters:
+            random = np.random.default_rng([count, 7])
+            trials = max(1, options.flips // 4)
+            largest, within, beyond, plans = np.empty((4, trials))
+            seen: Counter[str] = Counter()
+            for trial in range(trials):
+                clusters = some_of(pool, count, random)
+                promised = row_of(at_the_loss_margin(clusters.flipped(random), 0.0), "loss")
+                largest[trial] = clusters.targets.max() / clusters.targets.sum()
+                within[trial] = promised.smallest_detectable_effect or math.inf
+                beyond[trial] = promised.smallest_detectable_violation or math.inf
+                sizes = [int(size) for size in clusters.targets]
+                plans[trial] = detectable_effect(sizes, spread, CONFIG.alpha) or math.inf
+                seen["within"] += _is_kept(clusters.flipped(random), within[trial])
+                seen["planned"] += _is_kept(clusters.flipped(random), plans[trial])
+                broken = at_the_loss_margin(clusters.flipped(random), LOSS + beyond[trial])
+                seen["FAIL"] += broken.verdict == "FAIL"
+            print(
+                f"| {domain} | {count} | {np.median(largest):.0%} | {np.median(within):.4f} "
+                f"| {seen['within'] / trials:.3f} | {np.median(beyond):.4f} "
+                f"| {seen['FAIL'] / trials:.3f} | {np.median(plans):.4f} "
+                f"| {seen['planned'] / trials:.3f} |",
+                flush=True,
+            )
+
+
+def _is_kept(clusters: Clusters, effect: float) -> bool:
+    return row_of(at_the_loss_margin(clusters, LOSS - effect), "loss").passed
+
+
+def print_answers(options: argparse.Namespace, _: _Scores) -> None:
+    """Right and wrong answers: at the margin, within it and beyond it, with known shares."""
+    margin, flips = CONFIG.max_accuracy_loss, CONFIG.max_negative_flips
+    print(
+        "\n| items | clusters | models differ on | true change | kept | broken, uncorrected "
+        "| promised | negative flips | shown too many | bound below the truth |"
+    )
+    print("| ---: " * 10 + "|")
+    for items, clusters in ((100, 100), (300, 300), (1000, 1000), (1000, 50)):
+        for differ, change in (
+            (0.1, -margin),
+            (0.3, -margin),
+            (0.1, 0.0),
+            (0.1, -2 * margin),
+            (2 * flips, 0.0),
+        ):
+            random = np.random.default_rng([items, clusters, 17])
+            shares = (differ + change) / 2, (differ - change) / 2
+            seen: Counter[str] = Counter()
+            effects: list[float] = []
+            for _trial in range(options.flips):
+                row = answered(items, clusters, shares, random)
+                seen["kept"] += row.passed
+                seen["broken"] += row.upper_bound is not None and row.upper_bound < -margin
+                seen["flips"] += _is_shown(row.p_flips_violated)
+                upper = row.negative_flips_upper
+                seen["below"] += upper is not None and upper < shares[1]
+                effects.append(row.smallest_detectable_effect or math.inf)
+            rates = {key: seen[key] / options.flips for key in ("kept", "broken", "flips", "below")}
+            print(
+                f"| {items} | {clusters} | {differ:.0%} | {change:+.0%} | {rates['kept']:.4f} "
+                f"| {rates['broken']:.4f} | {np.median(effects):.3f} | {shares[1]:.1%} "
+                f"| {rates['flips']:.4f} | {rates['below']:.4f} |",
+                flush=True,
+            )
+
+
+def _is_shown(p_value: float | None) -> bool:
+    return p_value is not None and p_value <= CONFIG.alpha
 
 
 def print_refused(options: argparse.Namespace, found: _Scores) -> None:

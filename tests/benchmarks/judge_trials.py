@@ -4,9 +4,7 @@ Every verdict comes from ``tasks.judge.decide.decide`` with its own number of re
 sums the documents of a cluster before anything else, so a cluster is one document here.
 """
 
-import math
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +17,8 @@ from tasks.judge.decide import (
     VerdictReport,
     decide,
 )
-from tasks.judge.verdict import DomainRow, Role, Test
+from tasks.judge.verdict import DomainRow, Role, TaskRow, TaskScores, Test
+from training.items.score import ItemScore
 
 CONFIG = CheckConfig()
 HEALTHY = Health(finite=True)
@@ -130,11 +129,40 @@ def at_the_gain_margin(clusters: Clusters, true_gain: float) -> VerdictReport:
     return judged(slice_of(clusters.moved(-true_gain), "new", "new"))
 
 
-def spreads_away(row: DomainRow) -> float:
-    """The upper bound above the estimate, in standard deviations of the resampled estimates."""
-    if row.upper_bound is None or row.difference is None or not row.smallest_detectable_effect:
-        return math.inf
-    normal = NormalDist()
-    # The judge reports the spread only as part of the smallest detectable effect, at 80% power.
-    quantiles = normal.inv_cdf(1 - CONFIG.alpha) + normal.inv_cdf(0.8)
-    return (row.upper_bound - row.difference) * quantiles / row.smallest_detectable_effect
+def answered(
+    items: int,
+    clusters: int,
+    shares: tuple[float, float],
+    random: np.random.Generator,
+) -> TaskRow:
+    """The row of a task whose items flip by chance, all items of a cluster alike.
+
+    Args:
+        items: All together, a multiple of the clusters.
+        clusters: As many as items: each stands alone.
+        shares: True shares of positive and of negative flips.
+        random: What decides.
+    """
+    flips = random.choice((1, -1, 0), p=(*shares, 1 - sum(shares)), size=clusters)
+    known = random.random(clusters) < 0.6
+    before, now = (
+        tuple(
+            ItemScore(
+                item=f"i{index}",
+                cluster=f"c{index % clusters}",
+                is_correct=bool(known[index % clusters])
+                if flips[index % clusters] == 0
+                else bool(flips[index % clusters] == right_if),
+                answer="",
+                nats=float(is_new),
+                targets=1,
+            )
+            for index in range(items)
+        )
+        for is_new, right_if in ((False, -1), (True, 1))
+    )
+    task = TaskScores(task="t", candidate=now, champion=before)
+    report = decide(
+        [sure_gain()], CONFIG, health=HEALTHY, candidate="2-b", champion="1-a", tasks=[task]
+    )
+    return report.task_rows[0]

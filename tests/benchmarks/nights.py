@@ -64,7 +64,7 @@ def main() -> None:
     run.add_argument("--corpus", type=corpus_of, action="append", help="DOMAIN=FILE[@FIRST_NIGHT]")
     run.add_argument("--nights", type=int, default=30)
     run.add_argument("--until", type=int, help="stop after this night; the dealing stays the same")
-    run.add_argument("--chars", type=int, default=120_000, help="of a domain and night")
+    run.add_argument("--chars", type=int, default=100_000, help="of a domain and night")
     run.add_argument(
         "--base", type=Path, help="folder of the command 'base'; from nothing if empty"
     )
@@ -73,7 +73,7 @@ def main() -> None:
     base = commands.add_parser("base", help="train the model that another lineage imports")
     base.add_argument("folder", type=Path)
     base.add_argument("--text", type=Path, action="append", required=True)
-    base.add_argument("--chars", type=int, default=8_000_000)
+    base.add_argument("--chars", type=int, default=5_000_000)
     _common(base)
     base.set_defaults(command=train_base)
     table = commands.add_parser("table", help="Markdown tables of runs")
@@ -126,7 +126,7 @@ def _deliver(home: Path, night: int) -> dict[str, int]:
 def train_base(options: argparse.Namespace) -> None:
     """Train a base model, by a lineage of its own whose only update this is."""
     home = options.folder.resolve()
-    split_base(options.text, home / "text", chars=options.chars, reference_share=0.2)
+    split_base(options.text, home / "text", chars=options.chars, reference_share=0.6)
     folders = sorted((home / "text" / "base").iterdir())
     sources = "".join(
         SOURCE.format(name=path.name, uri=path, domain=path.name.replace("_", "-"))

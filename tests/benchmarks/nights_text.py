@@ -11,6 +11,10 @@ from typing import Any
 
 from tasks.harvest import harvest_part
 
+DOCUMENT_CHARS = 1_200
+"""Of a document no more is used, so that a night that two cores can train has as many documents as
+its holdout needs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
@@ -70,7 +74,10 @@ def _harvested(domain: str, nights: int, chars: int) -> Iterable[list[dict[str, 
                 return
             with gzip.open(path, "rt", encoding="utf-8") as lines:
                 rows = [json.loads(line) for line in lines]
-            yield [{**row, "cluster": row["module"], "date": ""} for row in rows]
+            yield [
+                {**row, "text": row["text"][:DOCUMENT_CHARS], "cluster": row["module"], "date": ""}
+                for row in rows
+            ]
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:
@@ -82,7 +89,7 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
             documents.append(
                 {
                     "id": row["source"],
-                    "text": row["text"],
+                    "text": row["text"][:DOCUMENT_CHARS],
                     # repository@commit:path#piece: the pieces of one file belong together.
                     "cluster": row["source"].rpartition("#")[0] or row["source"],
                     "date": str(row.get("date") or row.get("year") or "9999"),
@@ -109,19 +116,31 @@ def thinned(documents: Sequence[dict[str, Any]], chars: int) -> list[tuple[float
 def split_base(paths: Sequence[Path], folder: Path, *, chars: int, reference_share: float) -> None:
     """Write ``folder/base`` and ``folder/reference``: text of a base model and text like it.
 
-    Every so many clusters go to the reference, which the base never sees.
+    That share of the clusters goes to the reference, which the base never sees.
+
+    Args:
+        paths: Corpora, of which all have as much text in the base.
+        folder: Is made, unless it exists.
+        chars: Of the base, about; of the reference half as many.
+        reference_share: Of the clusters, from 0 to 1.
     """
     if folder.exists():
         return
-    every = round(1 / reference_share)
     for path in paths:
-        documents = [row for _, row in thinned(read_documents(path), chars // len(paths))]
-        clusters = {row["cluster"]: i for i, row in enumerate(documents)}
-        place = {name: i % every == 0 for i, name in enumerate(clusters)}
-        for side, is_reference in (("base", False), ("reference", True)):
-            rows = [row for row in documents if place[row["cluster"]] is is_reference]
+        documents = read_documents(path)
+        names = list(dict.fromkeys(row["cluster"] for row in documents))
+        # Every so many, as far as possible: neighbours in a corpus are alike.
+        chosen = {
+            name
+            for i, name in enumerate(names)
+            if int((i + 1) * reference_share) > int(i * reference_share)
+        }
+        for side, is_reference, size in (("base", False, chars), ("reference", True, chars // 2)):
+            rows = [row for row in documents if (row["cluster"] in chosen) is is_reference]
             target = folder.with_suffix(".unfinished") / side
-            write_documents(target / path.name.replace(".jsonl.gz", "") / "all.jsonl.gz", rows)
+            name = path.name.removesuffix(".jsonl.gz")
+            kept = (row for _, row in thinned(rows, size // len(paths)))
+            write_documents(target / name / "all.jsonl.gz", kept)
     folder.with_suffix(".unfinished").rename(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,10 @@ from tests.flows.test_review import newest
 from tests.support.commands import Commands
 from tests.support.lineages import TEXTS, hub_directory
 from tests.support.tiny_lineage import TinyLineage
+from training.items.item import Item
+from training.items.score_items import score_items
+from training.model_files import load_model
+from training.tokenizer import load_tokenizer
 
 NOWHERE = {
     "PREFECT_API_URL": "http://127.0.0.1:9/api",
@@ -48,6 +53,33 @@ def spoiled(model: Path, directory: Path) -> Path:
     return directory
 
 
+def quiz_of(model: Path) -> list[str]:
+    """Lines of a task of which ``model`` has all items right: right is what it holds likelier."""
+    words = sorted({word for text in TEXTS for word in text.split()})
+    drawn = random.Random(5)
+    items = [
+        Item(
+            id=str(number),
+            cluster=str(number),
+            kind="multiple_choice",
+            context=" ".join(drawn.sample(words, 4)),
+            choices=tuple(f" {word}" for word in drawn.sample(words, 4)),
+        )
+        for number in range(120)
+    ]
+    scores = score_items(load_model(model), load_tokenizer(model), items, window_tokens=64)
+    return [
+        json.dumps(
+            {
+                "query": item.context,
+                "choices": [choice.strip() for choice in item.choices],
+                "gold": item.choices.index(score.answer),
+            }
+        )
+        for item, score in zip(items, scores, strict=True)
+    ]
+
+
 def test_a_directory_may_replace_itself(base: Path, alone: Commands) -> None:
     ended = alone.run("check", base, base, "--text", base.parent / "texts", "--json")
     assert ended.code == 0, ended.err
@@ -71,6 +103,23 @@ def test_the_exit_code_and_the_table_say_whether_it_may_be_replaced(
     assert allowed.code == 0, allowed.out
 
 
+def test_questions_alone_decide_when_they_tell_the_models_apart(
+    base: Path, alone: Commands
+) -> None:
+    questions = base.parent / "questions.jsonl"
+    # Whatever the model itself holds likelier counts as right: it has all of them right.
+    questions.write_text("\n".join(quiz_of(base)))
+    same = alone.run("check", base, base, "--task", f"multiple_choice:{questions}", "--json")
+    assert same.code == 0, same.err
+    (row,) = same.json["details"]["task_rows"]
+    assert (row["task"], row["items"], row["champion_accuracy"]) == ("questions", 120, 1.0)
+    assert (row["difference"], row["negative_flips"], row["passed"]) == (0.0, 0, True)
+    other = hub_directory(base.parent / "other", seed=4)
+    refused = alone.run("check", base, other, "--task", f"multiple_choice:{questions}")
+    assert refused.code == 3, refused.out
+    assert "Task questions: accuracy is" in refused.out
+
+
 def test_one_document_does_not_decide(base: Path, alone: Commands) -> None:
     worse = spoiled(base, base.parent / "worse")
     ended = alone.run("check", base, worse, "--text", base.parent / "texts" / "1.txt", "--json")
@@ -82,6 +131,7 @@ def test_json_says_everything(base: Path, alone: Commands) -> None:
     assert {"kind", "message", "lineage", "details", "warnings"} <= set(ended.json)
     assert set(ended.json["details"]) == {
         "verdict", "reason", "a", "b", "unit", "max_loss_nats", "alpha", "resamples", "rows",
+        "task_rows", "health",
     }  # fmt: skip
     assert set(ended.json["details"]["rows"][0]) == {
         "domain", "documents", "clusters", "text_bytes", "a_loss", "b_loss", "a_bits_per_byte",
@@ -96,7 +146,10 @@ def test_json_says_everything(base: Path, alone: Commands) -> None:
         (("./nowhere", "base"), 1, "there is no model directory at nowhere"),
         (("base", "texts"), 1, "texts has no config.json"),
         (("base", "7"), 1, "7 is no directory, and without a lineage there are no versions"),
-        (("base", "base"), 1, "there is no text to judge on"),
+        (("base", "base"), 1, "there is nothing to judge on"),
+        (("base", "base", "--task", "quiz:q.jsonl"), 1, "expected KIND:PATH with one of the kinds"),
+        (("base", "base", "--task", "cloze:q.jsonl"), 1, "q.jsonl"),
+        (("base", "base", "--task", "perplexity:t.jsonl"), 1, "give them by --text"),
         (("base", "base", "--text", "none.txt"), 1, "found no text in none.txt"),
         (("base", "base", "--text", "1=texts", "--text", "texts/1.txt"), 1, "the domain 1 twice"),
         (("base", "base", "nowhere.yaml"), 2, "no lineage file at nowhere.yaml"),
@@ -105,6 +158,7 @@ def test_json_says_everything(base: Path, alone: Commands) -> None:
 def test_what_cannot_be_compared_is_refused_in_one_sentence(
     arguments: tuple[str, ...], code: int, message: str, base: Path, alone: Commands
 ) -> None:
+    (base.parent / "t.jsonl").write_text('{"text": "A river."}')
     ended = alone.run("check", *arguments, prepare=partial(os.chdir, base.parent))
     assert ended.code == code, ended.err
     assert message in ended.error

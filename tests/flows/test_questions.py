@@ -185,6 +185,14 @@ def test_a_crashed_question_goes_on_though_another_was_asked_since(
 
     asyncio.run(look_after())
     assert state_of(client, second) == ("SCHEDULED", "Resuming")
+    # Taken for crashed though it waits: open again, with the same form.
+    suspend(client, second, 7)
+    client.set_flow_run_state(second.id, Crashed(message="no heartbeat"), force=True)
+    asyncio.run(look_after())
+    assert state_of(client, second) == ("PAUSED", "Suspended")
+    state = client.read_flow_run(second.id).state
+    assert state.state_details.run_input_keyset == keyset_from_base_key("suspended-head-7-0")
+    assert state.state_details.pause_reschedule
 
 
 def test_without_a_service_that_asks_nobody_is_asked(client: Any, ground: Ground) -> None:

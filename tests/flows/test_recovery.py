@@ -5,7 +5,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect import State
 from prefect.client.schemas.objects import StateType
-from prefect.states import AwaitingRetry, Cancelling, Crashed, Pending, Running, Scheduled
+from prefect.states import (
+    AwaitingRetry,
+    Cancelling,
+    Crashed,
+    Pending,
+    Running,
+    Scheduled,
+    Suspended,
+)
 from prefect.utilities.callables import parameter_schema
 
 from flows.recovery import RESUMING, RESUMPTIONS, end_of_stuck, next_state, refusal
@@ -56,6 +64,19 @@ def test_a_person_who_retries_gives_all_attempts_back() -> None:
 def test_crashes_of_another_day_do_not_count() -> None:
     states = history(*crash(RESUMPTIONS + 1), minutes_apart=25 * 60)
     assert next_state(states, NOW).name == RESUMING
+
+
+def test_a_question_that_is_taken_for_a_crash_is_open_again_without_a_process() -> None:
+    asked: State = Suspended(pause_key="k", message="waits for a person")
+    asked.state_details.run_input_keyset = {"schema": "s", "response": "r", "description": "d"}
+    for earlier in ((), crash(RESUMPTIONS + 1)):
+        state = next_state(history(*earlier, Running(), asked, CRASHED), NOW)
+        assert (state.type, state.name, state.message) == (asked.type, asked.name, asked.message)
+        assert state.state_details.run_input_keyset == asked.state_details.run_input_keyset
+        assert state.state_details.pause_timeout is None
+    # One that was answered, and crashed while it did what it was told, goes on like any other.
+    answered = history(asked, Scheduled(name=RESUMING), Running(), CRASHED)
+    assert next_state(answered, NOW).name == RESUMING
 
 
 @pytest.mark.parametrize(

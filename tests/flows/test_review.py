@@ -10,13 +10,18 @@ import pytest
 from storage.head import Head, history, read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
-from tests.support.commands import Commands
+from tests.support.commands import Commands, pause_at, wait_for
 from tests.support.mlflow_tables import alias_of
 from tests.support.tiny_lineage import TinyLineage, source
 
 LAYOUT = Layout("tiny")
 NOTHING = "nothing to do"
-LENIENT = {"max_loss_nats": 50, "max_cumulative_loss_nats": 50}
+LENIENT = {
+    "max_loss_nats": 50,
+    "max_cumulative_loss_nats": 50,
+    "max_perplexity_ratio": 1e30,
+}
+"""Nothing old is guarded, however much of it is forgotten."""
 
 
 def newest(commands: Commands) -> Head:
@@ -163,7 +168,7 @@ def asked_twice(
     commands = Commands(folder / "home")
     for domain in ("ledger", "prose"):
         lineage.add(domain, 2)
-        ended = commands.run("update", lineage.file, "--json")
+        ended = commands.run("update", lineage.file, "--json", timeout_seconds=240)
         assert (ended.code, ended.json["kind"]) == (4, "awaiting"), ended.err
         assert "a person decides: perennial promote" in ended.json["message"]
     return lineage, commands
@@ -269,6 +274,31 @@ def test_what_passes_when_it_is_judged_again_by_itself_is_published(
     assert (head.champion, head.action) == (third.version, "rejudge")
     assert {record.state for record in head.snapshots} == {"learned"}
     assert alias_of(asked.home, "tiny") == "3"
+
+
+def test_an_update_whose_champion_moved_while_it_was_trained_is_judged_against_the_new_one(
+    asked_twice: tuple[TinyLineage, Commands], asked: Commands, tmp_path: Path
+) -> None:
+    lineage, _ = asked_twice
+    # FAIL against either champion, so that it does not matter by how much it is better.
+    ask_always(lineage, check={**LENIENT, "min_gain_nats": 50})
+    added = lineage.add("ledger", 3)
+    reached, release = tmp_path / "reached", tmp_path / "release"
+    started = asked.start(
+        "update",
+        lineage.file,
+        "--json",
+        prepare=pause_at("flows.update_judging.commit_verdict", reached, release),
+    )
+    wait_for(reached, timeout_seconds=120)
+    assert asked.run("promote", "3", "--reason", "it was good", lineage.file).code == 0
+    release.touch()
+    ended = started.wait(120)
+    added.unlink()
+    assert (ended.code, ended.json["kind"]) == (3, "FAIL"), ended.err
+    third, fourth = newest(asked).versions[2:]
+    assert (fourth.decision, fourth.parent) == ("refused", third.version)
+    assert fourth.snapshots == (newest(asked).snapshots[-1].id,)
 
 
 def test_decisions_on_a_lineage_without_state_say_what_to_run_first(

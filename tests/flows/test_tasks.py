@@ -37,7 +37,7 @@ def test_every_task_is_in_the_verdict_with_what_guards_nothing_and_why(
     pairs = [
         # The words of a sentence in their order and in another: what knows the grammar can tell.
         {"sentence_good": good, "sentence_bad": " ".join(rng.sample(good.split(), 8))}
-        for good in (prose(rng).split(". ")[0] for _ in range(1200))
+        for good in (prose(rng).split(". ")[0] for _ in range(2000))
         if len(good.split()) >= 8
     ]
     guesses = [
@@ -66,6 +66,10 @@ def test_every_task_is_in_the_verdict_with_what_guards_nothing_and_why(
     assert report.health.problem == ""
     text = next(row for row in report.rows if row.domain == "task texts")
     assert (text.role, text.test, text.documents) == ("old", "loss", 60)
+    tasks = {row.task: row for row in report.task_rows}
+    assert (tasks["grammar"].margin, tasks["grammar"].why_unguarded) == (0.05, "")
+    assert tasks["guesses"].margin is None
+    assert tasks["guesses"].why_unguarded.startswith("at chance level: the champion has ")
     assert report.numbers is not None
     assert report.numbers.copies is None or not report.numbers.copies.warning
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the integration tests need beside .venv, where it may.
+# Installs what the integration tests need beside .venv: Debian packages, where it may, and axe.
 # What is missing is an error here and not a skipped test later.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,4 +18,19 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "[integration] installing ${missing[*]}"
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# The checker of accessibility, a script that Chromium is given; no part of Perennial.
+AXE_VERSION=4.14.1
+AXE=.venv/share/axe-core
+if ! grep -qs "\"version\": \"$AXE_VERSION\"" "$AXE/node_modules/axe-core/package.json"; then
+  if ! command -v npm >/dev/null; then
+    if [ "$(id -u)" != 0 ]; then
+      echo "The integration tests need npm to install axe-core: sudo apt-get install --no-install-recommends npm" >&2
+      exit 1
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null
+  fi
+  echo "[integration] installing axe-core $AXE_VERSION"
+  npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix "$AXE" "axe-core@$AXE_VERSION"
 fi

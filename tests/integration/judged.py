@@ -11,8 +11,11 @@ from flows.mirror import metric_points
 from infra.settings import Settings
 from storage.head import Head, read_head
 from storage.layout import Layout
+from storage.manifest import load
 from storage.objects import open_store
-from tasks.reporting.page import report_key
+from tasks.judge.verdict import VerdictReport
+from tasks.reporting.figures import figures_of
+from tasks.reporting.page import report_key, verdict_key
 from tests.integration.servers.gateway import Gateway
 from tests.integration.servers.mlflow_faults import Fault, FaultyMlflow
 from tests.integration.servers.mlflow_server import MlflowServer
@@ -90,6 +93,8 @@ def assert_mlflow_shows(ground: Ground, server: MlflowServer) -> None:
         assert account is not None
         last = rows[-1][STEP]
         expected += [(f"goodput/{name}", last, spent) for name, spent in account.figures().items()]
+        verdict = load(ground.store, verdict_key(LAYOUT, record.update), VerdictReport)
+        expected += [(name, last, value) for name, value in figures_of(verdict).items()]
     expected.sort()
     assert points_of(server.database, "tiny") == expected
     assert runs_of(server.database, "tiny") == ["FINISHED"] * len(head.versions)

@@ -32,7 +32,7 @@ def reviewer(browser: Browser, mlflow_server: MlflowServer) -> Iterator[BrowserC
 def open_version(reviewer: BrowserContext, server: MlflowServer, number: int) -> Page:
     page = reviewer.new_page()
     page.goto(f"{server.uri}/#/models/tiny/versions/{number}")
-    expect(page.get_by_text("What went in")).to_be_visible()
+    expect(page.get_by_text("Data in")).to_be_visible()
     # MLflow opens its assistant's panel at the first visit; it stays closed afterwards.
     page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").click()
     return page
@@ -60,6 +60,7 @@ def test_a_reviewer_reads_the_verdict_opens_the_report_and_follows_the_parent(
     parent = opened.value
     expect(parent.get_by_role("heading", name="Version 1")).to_be_visible()
     expect(parent.get_by_text("PASS: published.")).to_be_visible()
+    expect(parent.get_by_role("link", name="Child 3-")).to_be_visible()
 
 
 def test_a_refused_version_says_what_got_worse(

@@ -1,3 +1,4 @@
+import json
 import math
 import subprocess
 import sys
@@ -179,6 +180,60 @@ def test_the_report_hangs_on_the_run(tracking_uri: str, lineage: str, tmp_path: 
     registry.log_report(run, "<p>new</p>")
     pages = [path.read_text() for path in (tmp_path / "artifacts").rglob("report.html")]
     assert pages == ["<p>new</p>"]
+
+
+def test_what_hangs_beside_the_report_is_attached_with_it_and_once(
+    tracking_uri: str, lineage: str, tmp_path: Path
+) -> None:
+    run = open_run(tracking_uri, lineage, tmp_path)
+    asked: list[str] = []
+
+    def beside() -> registry.Attached:
+        asked.append("now")
+        point = MetricPoint(key="verdict/gain", step=8, value=0.25, timestamp_ms=1000)
+        table = '{"columns": ["a"], "data": [[1]]}'
+        files = {"tables/one.json": table, "picture.svg": "<svg/>"}
+        return registry.Attached(files=files, points=(point,))
+
+    registry.log_report(run, "<p>page</p>", beside=beside)
+    digest = registry.list_runs(tracking_uri, lineage=lineage)["u1"].report_digest
+    registry.log_report(run, "<p>page</p>", beside=beside, known_digest=digest)
+    assert asked == ["now"]
+    # Killed before the digest was set, everything is attached again.
+    registry.log_report(run, "<p>page</p>", beside=beside)
+    shown = client_of(tracking_uri).get_run(run.run_id).data
+    assert shown.metrics["verdict/gain"] == 0.25
+    assert len(client_of(tracking_uri).get_metric_history(run.run_id, "verdict/gain")) == 1
+    assert json.loads(shown.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "tables/one.json", "type": "table"}
+    ]
+    assert [path.name for path in (tmp_path / "artifacts").rglob("*.svg")] == ["picture.svg"]
+
+
+def test_a_parent_links_to_a_child_that_came_later(
+    tracking_uri: str, lineage: str, store: LocalObjects
+) -> None:
+    layout = Layout(lineage)
+    asked: list[tuple[str, set[str]]] = []
+
+    def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
+        asked.append((version, set(numbers)))
+        known = ", ".join(sorted(numbers))
+        return VersionPage(source=f"s3://b/models/{version}", description=known)
+
+    for count in (1, 2):
+        records = [record(number) for number in range(1, count + 1)]
+        head = head_of(lineage, *records, champion=records[-1].version)
+        registry.project(store, layout, head, tracking_uri, page)
+    assert asked[-1] == ("1-aaaaaaaa", {"1-aaaaaaaa", "2-aaaaaaaa"})
+    described = {
+        version.tags["perennial.version"]: version.description
+        for version in client_of(tracking_uri).search_model_versions(f"name='{lineage}'")
+    }
+    assert described["1-aaaaaaaa"] == "1-aaaaaaaa, 2-aaaaaaaa"
+    count = len(asked)
+    registry.project(store, layout, head, tracking_uri, page)
+    assert len(asked) == count + 2
 
 
 def test_registering_twice_is_one_version(

@@ -6,6 +6,7 @@ import pytest
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord
 from storage.transitions import (
+    compared_today,
     promote,
     refuse,
     reject,
@@ -439,12 +440,15 @@ def test_nothing_is_published_without_a_replay_version(chain: Chain) -> None:
         with_verdict(chain.head, record, replay=None, by="me")
 
 
-def test_a_repair_and_the_failure_that_it_repairs_are_one_head() -> None:
+@pytest.mark.parametrize(
+    ("verdict", "decision"), [("FAIL", "refused"), ("AMBIGUOUS", "superseded")]
+)
+def test_a_repair_and_what_it_repairs_are_one_head(verdict: str, decision: str) -> None:
     chain = Chain()
     chain.refresh("s1")
     champion = chain.judge(1, "PASS", "s1")
     chain.refresh("s2")
-    failed = version_record(2, "FAIL", snapshots=("s2",), parent=champion.version)
+    failed = version_record(2, verdict, snapshots=("s2",), parent=champion.version)
     merged = replace(
         version_record(3, "PASS", snapshots=("s2",), parent=champion.version),
         trunk=None,
@@ -455,7 +459,7 @@ def test_a_repair_and_the_failure_that_it_repairs_are_one_head() -> None:
     head = chain.add(with_verdict(before, merged, replay="replay-3", by="me", failed=failed))
     assert chain.decisions() == {
         champion.version: "published",
-        failed.version: "refused",
+        failed.version: decision,
         merged.version: "published",
     }
     assert (head.champion, head.trunk, head.replay) == (merged.version, None, "replay-3")
@@ -465,3 +469,12 @@ def test_a_repair_and_the_failure_that_it_repairs_are_one_head() -> None:
     back = rollback(head, chain.read, by="me", reason="worse")
     assert (back.champion, back.trunk) == (champion.version, champion.trunk)
     assert {snapshot.id: snapshot.state for snapshot in back.snapshots}["s2"] == "held"
+
+
+def test_an_update_whose_data_was_learned_meanwhile_has_nothing_to_be_judged_on(
+    chain: Chain,
+) -> None:
+    trained = version_record(3, "PASS", snapshots=["s2"], parent=chain.head.champion)
+    chain.judge(2, "PASS", "s2")
+    with pytest.raises(HeadMovedError, match="all that 3-00000003 was trained on was learned by 2"):
+        compared_today(chain.head, trained)

@@ -26,6 +26,7 @@ from training.decoder.layers import (
     PreNormLayer,
     RMSNorm,
 )
+from training.decoder.packed import PackedDecoder, can_pack
 from training.decoder.sharding import fill
 from training.trees import LogitsOfTrees, Trees
 
@@ -114,8 +115,6 @@ class Decoder(nn.Module):
 
     def logits_of_trees(self) -> LogitsOfTrees:
         """For scoring with the weights of now, see ``CausalModel``."""
-        from training.decoder.packed import PackedDecoder, can_pack  # noqa: PLC0415  a circle
-
         return PackedDecoder(self).logits if can_pack(self) else self._logits_of_trees
 
     @torch.no_grad()

@@ -41,7 +41,8 @@ def can_pack(model: nn.Module) -> bool:
         for weight in weights
     )
     is_small = sum(weight.numel() for weight in weights) <= _MOST_WEIGHTS
-    return is_plain and is_small and torch.backends.mkldnn.is_available()
+    is_float32 = not torch.is_autocast_enabled("cpu")
+    return is_plain and is_small and is_float32 and torch.backends.mkldnn.is_available()
 
 
 class PackedDecoder:
@@ -79,7 +80,8 @@ class _PackedLinear:
     """Linear layers of the same input as one."""
 
     def __init__(self, *layers: tuple[Tensor, Tensor | None]) -> None:
-        weight = torch.cat([weight for weight, _ in layers])
+        weights = [weight.detach() for weight, _ in layers]
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
         biases = [bias for _, bias in layers if bias is not None]
         self._bias = torch.cat(biases) if biases else None
         self._weight = _mkldnn._reorder_linear_weight(weight, _USUAL_ROWS)

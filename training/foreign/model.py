@@ -7,7 +7,6 @@ an interrupted run can be continued exactly.
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class ForeignModel(nn.Module):
         self.network = network
         self.config = config
         self._is_packing_checked = False
+        self._takes_trees: bool | None = None
         self.eval()
         _freeze_unused(network)
 
@@ -86,10 +86,12 @@ class ForeignModel(nn.Module):
         rows = torch.arange(len(tokens), device=tokens.device)
         return self(tokens)[rows, lengths - 1].float()
 
-    @cached_property
+    @property
     def takes_trees(self) -> bool:
         """Found by trying, once."""
-        return takes_trees(self.network, self.config)
+        if self._takes_trees is None:
+            self._takes_trees = takes_trees(self.network, self.config)
+        return self._takes_trees
 
     def logits_of_trees(self) -> LogitsOfTrees:
         """See ``CausalModel``."""

@@ -69,7 +69,8 @@ def score_windows(
     total = sum(len(row.tokens) for row in rows)
     device = model.device.type
     autocast = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
-    logits_of = model.logits_of_trees()
+    with autocast:
+        logits_of = model.logits_of_trees()
     done = 0
     found: list[_Found] = []
     for batch in batches_of(rows, batch_tokens=batch_tokens):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.judge.compare import Comparison, ScoredSlice, compare
+from tasks.judge.health import Health, writing_of
 from tasks.judge.verdict import CheckConfig, DocumentScore
 
 CONFIG = CheckConfig(max_loss_nats=0.05)
@@ -42,6 +43,17 @@ def test_a_model_against_itself_differs_by_exactly_nothing() -> None:
     for row in found.rows:
         assert (row.change, row.lower_bound, row.upper_bound) == (0.0, 0.0, 0.0)
         assert row.meaning == "within the margin"
+
+
+def test_a_model_that_only_repeats_itself_is_refused_whatever_its_losses() -> None:
+    fluent = writing_of([list(range(40))] * 9, [False] * 9)
+    stuck = writing_of([[7] * 40] * 9, [False] * 9)
+    health = Health(finite=True, probes=9, candidate=stuck, champion=fluent)
+    found = compare([slice_of("web", 0.0, noise=0.0)], CONFIG, a="a", b="b", health=health)
+    assert (found.verdict, found.rows[0].change) == ("FAIL", 0.0)
+    assert "B does not write as A does: the candidate repeats itself" in found.reason
+    both = replace(health, champion=stuck)
+    assert compare([slice_of("web", 0.0)], CONFIG, a="a", b="b", health=both).verdict == "PASS"
 
 
 @pytest.mark.parametrize("seed", range(5))

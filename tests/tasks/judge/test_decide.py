@@ -268,6 +268,66 @@ def test_an_earlier_version_within_the_cumulative_margin_does_not_matter() -> No
     assert row_of(report, "web", "cumulative").margin == 0.1
 
 
+def against_earlier(*shifts: tuple[str, float]) -> DomainRow:
+    """The cumulative row of a candidate 0.02 above its champion, with versions by their shifts."""
+    old = part("web", "old", 0.02, seed=1)
+    earlier = tuple(
+        EarlierScores(version=name, scores=shifted(old.champion or (), shift, 5 + at))
+        for at, (name, shift) in enumerate(shifts)
+    )
+    slices = [part("news", "new", -0.1, seed=9), replace(old, earlier=earlier)]
+    report = decide(slices, CONFIG, health=HEALTHY, candidate="40-d", champion="39-c")
+    return row_of(report, "web", "cumulative")
+
+
+def test_versions_that_differ_by_chance_do_not_make_each_other_the_best() -> None:
+    assert against_earlier(*((f"{at}-v", 0.0) for at in range(1, 31))).against == "1-v"
+
+
+def test_a_version_that_is_shown_to_be_better_is_the_best_from_then_on() -> None:
+    row = against_earlier(("1-a", 0.0), ("2-b", -0.04), ("10-c", -0.01), ("11-d", -0.15))
+    assert row.against == "11-d"
+    assert row.violated
+    assert against_earlier(("1-a", 0.0), ("2-b", -0.04), ("10-c", -0.01)).against == "2-b"
+
+
+def test_slow_erosion_is_measured_from_where_it_began() -> None:
+    row = against_earlier(*((f"{at}-v", 0.02 * at - 0.14) for at in range(1, 7)))
+    assert row.against == "1-v"
+    assert row.violated
+
+
+def test_slices_that_the_best_version_never_saw_are_compared_with_the_first_that_did() -> None:
+    first, second = (part("web", "old", 0.0, seed=at, snapshot=f"s{at}") for at in (1, 20))
+    slices = [
+        part("news", "new", -0.1, seed=9),
+        replace(
+            first,
+            earlier=tuple(
+                EarlierScores(version=name, scores=first.champion or ()) for name in ("1-a", "2-b")
+            ),
+        ),
+        replace(
+            second,
+            earlier=(EarlierScores(version="2-b", scores=shifted(second.champion or (), -0.5, 3)),),
+        ),
+    ]
+    report = decide(slices, CONFIG, health=HEALTHY, candidate="4-d", champion="3-c")
+    row = row_of(report, "web", "cumulative")
+    assert row.targets == sum(score.targets for item in (first, second) for score in item.candidate)
+    assert row.violated
+
+
+def test_small_levels_and_many_tests_can_still_fail_a_loss() -> None:
+    """A level shared over six attempts and twenty domains: resamples enough for Holm's first."""
+    report = judge(
+        {f"d{at}": 0.0 for at in range(19)} | {"lost": 0.2}, config=replace(CONFIG, alpha=0.05 / 6)
+    )
+    assert report.verdict == "FAIL"
+    assert report.resamples * (0.05 / 6 / 21) >= 5 - 1e-9
+    assert row_of(report, "lost", "loss").violated
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     ("index", "who"),

@@ -95,6 +95,13 @@ def test_one_slice_that_explodes_is_named_however_good_the_others_are() -> None:
     assert canary(0.5, 1.0, 99.0).problem == ""
 
 
+def test_who_learned_the_new_text_has_not_collapsed() -> None:
+    assert replace(canary(1000.0), new_change=-0.01).problem == ""
+    assert replace(canary(1000.0), new_change=0.0).problem != ""
+    # A loss that is no number is, whatever was learned.
+    assert replace(canary(None), new_change=-1.0).problem != ""
+
+
 def test_the_worst_of_several_is_named() -> None:
     assert "on Dom1@s, and 1 more" in canary(200.0, 300.0, 1.0).problem
 

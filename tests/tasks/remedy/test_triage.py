@@ -62,13 +62,13 @@ def test_what_has_collapsed_but_computes_numbers_may_be_sound_halfway_back() -> 
 @pytest.mark.parametrize(
     ("report", "why"),
     [
-        (replace(failed(GAIN, LOSS), verdict="AMBIGUOUS"), "No remedy is called for"),
+        (replace(failed(GAIN, LOSS), verdict="PASS"), "No remedy is called for"),
         (replace(failed(GAIN, LOSS), champion=None), "no champion to be merged with"),
         (failed(GAIN, LOSS, health=Health(finite=False)), "is broken"),
         (failed(GAIN, LOSS, row("loss", violated=False, difference=None)), "is broken"),
         (failed(row("gain", violated=True), row("loss", violated=False)), "only gain less"),
     ],
-    ids=["not failed", "first version", "not finite", "no numbers", "no gain"],
+    ids=["passed", "first version", "not finite", "no numbers", "no gain"],
 )
 def test_what_no_remedy_can_help_gets_none_and_is_told(report: VerdictReport, why: str) -> None:
     attempts, reason = attempts_for(report, CONFIG)
@@ -80,3 +80,36 @@ def test_what_lost_and_gained_nothing_is_trained_more_gently_and_not_merged() ->
     report = failed(row("gain", violated=True), LOSS)
     assert attempts_for(report, CONFIG)[0] == (("lower_peak",),)
     assert attempts_for(report, replace(CONFIG, order=(("interpolation",),)))[0] == ()
+
+
+def in_doubt(*rows: DomainRow) -> VerdictReport:
+    return replace(failed(*rows), verdict="AMBIGUOUS")
+
+
+def test_a_likely_loss_beside_a_gain_is_repaired_before_a_person_is_asked() -> None:
+    gain = replace(GAIN, passed=True)
+    for test in ("loss", "cumulative"):
+        likely = row(test, violated=False, difference=0.04)
+        assert attempts_for(in_doubt(gain, likely), CONFIG)[0] == CONFIG.order
+
+
+@pytest.mark.parametrize(
+    ("report", "why"),
+    [
+        (in_doubt(GAIN, row("loss", violated=False, difference=0.04)), "would only gain less"),
+        (in_doubt(row("loss", violated=False, difference=0.04)), "would only gain less"),
+        (
+            in_doubt(
+                replace(GAIN, passed=True),
+                row("loss", violated=False, difference=0.02),
+                replace(row("loss", violated=False, difference=0.04), passed=True),
+            ),
+            "noise of few items",
+        ),
+    ],
+    ids=["gain in doubt", "nothing new held out", "noise"],
+)
+def test_other_doubts_are_left_to_a_person(report: VerdictReport, why: str) -> None:
+    attempts, reason = attempts_for(report, CONFIG)
+    assert attempts == ()
+    assert why in reason

@@ -1,22 +1,18 @@
 import json
-import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
 
-from storage.manifest import FileDigest, readable_json
-from storage.snapshots import DomainSlice, SnapshotManifest
-from tasks.judge.decide import CheckConfig, DocumentScore, Health, SliceScores, decide
-from tasks.judge.verdict import EarlierScores, VerdictReport
-from tasks.plan import UpdatePlan
-from tasks.reporting.charts import nice_ticks
-from tasks.reporting.report import ReportInput, render
-from tasks.scoring.forgetting import ForgettingMatrix, MatrixRow
-from training.config import Mixture, ModelConfig, Recipe, Schedule, Stream, TrainPlan
+from storage.manifest import readable_json, unseal
+from tasks.judge.numbers import Numbers
+from tasks.judge.verdict import Health, VerdictReport
+from tasks.reporting.report import render
+from tasks.reporting.svg import nice_ticks
+from tasks.scoring.forgetting import ForgettingMatrix
+from tests.support.example_report import VERDICTS, example
 from training.goodput import Goodput
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=https://example.com/x>"
@@ -45,228 +41,6 @@ class Page(HTMLParser):
         if self._open is not None:
             self.figures.append((*self._open, data))
             self._open = None
-
-
-def scores(
-    seed: int, shift: float, base: tuple[DocumentScore, ...] = ()
-) -> tuple[DocumentScore, ...]:
-    rng = np.random.default_rng(seed)
-    if base:
-        return tuple(
-            replace(row, nats=row.nats + row.targets * rng.normal(shift, 0.04)) for row in base
-        )
-    return tuple(
-        DocumentScore(f"d{n}", f"site{n % 45}", 800 * rng.normal(3.1 + shift, 0.2), 800, 3300)
-        for n in range(120)
-    )
-
-
-def slice_of(domain: str, role: Any, shift: float, seed: int) -> SliceScores:
-    champion = scores(seed, 0.1 * seed)
-    return SliceScores(
-        name=f"{domain}@a1b2c3d4e5f6",
-        domain=domain,
-        snapshot="a1b2c3d4e5f6",
-        role=role,
-        candidate=scores(seed + 1, shift, champion),
-        champion=champion,
-        earlier=(EarlierScores(version="1-0aa4", scores=scores(seed + 2, -0.01, champion)),)
-        if role == "old"
-        else (),
-    )
-
-
-def verdict_of(**shifts: float) -> VerdictReport:
-    slices = [slice_of("news-2026-11", "new", -0.14, 1), slice_of("code", "new", -0.09, 4)]
-    slices += [
-        slice_of(domain, "old", shift, 7 + 3 * index)
-        for index, (domain, shift) in enumerate(shifts.items())
-    ]
-    return decide(
-        slices,
-        CheckConfig(),
-        health=Health(finite=True, probes=4, empty=0, distinct_token_share=0.625),
-        candidate="3-c0ffee12",
-        champion="2-beefbeef",
-        suite="5a17e0000001",
-    )
-
-
-def plan_of(domain: str) -> UpdatePlan:
-    def stream(domain: str, snapshot: str, parts: int, *, is_replay: bool) -> Stream:
-        return Stream(
-            snapshot=snapshot,
-            domain=domain,
-            prefix=f"lineages/demo/snapshots/{snapshot}/{domain}/train",
-            parts=parts,
-            samples=1900,
-            available=2400,
-            is_replay=is_replay,
-        )
-
-    recipe = Recipe(seq_len=512, global_batch_samples=16)
-    schedule = Schedule(
-        kind="cosine",
-        eta_max=1e-3,
-        eta_min=1e-4,
-        eta_const=5e-4,
-        warmup_tokens=80_000,
-        cooldown_tokens=0,
-        decay_tokens=0,
-        total_tokens=1_638_400,
-    )
-    train = TrainPlan(
-        lineage="demo",
-        update="c0ffee1234567890",
-        checkpoint_prefix="lineages/demo/updates/c0ffee1234567890/checkpoints",
-        initial="lineages/demo/updates/beefbeef00000000/checkpoints/step-400",
-        model=ModelConfig(
-            vocab_size=4096,
-            hidden_size=64,
-            num_layers=2,
-            num_heads=4,
-            num_kv_heads=2,
-            intermediate_size=128,
-        ),
-        start_id=0,
-        end_id=0,
-        mixture=Mixture(
-            streams=(
-                stream(domain, "f00df00df00d", 2048, is_replay=False),
-                stream("code", "f00df00df00d", 1024, is_replay=False),
-                stream("web-en", "a1b2c3d4e5f6", 683, is_replay=True),
-                stream("books", "a1b2c3d4e5f6", 341, is_replay=True),
-            ),
-            seed=0,
-        ),
-        schedule=schedule,
-        optimizer=recipe.optimizer,
-        seq_len=512,
-        global_batch_samples=16,
-        micro_batch_size=8,
-        num_steps=200,
-        precision="bf16",
-        seed=0,
-        checkpoint_every_steps=100,
-        trunk_step=200,
-    )
-    return UpdatePlan(
-        id="c0ffee1234567890",
-        version="3-c0ffee12",
-        lineage="demo",
-        champion="2-beefbeef",
-        trunk="lineages/demo/updates/beefbeef00000000/checkpoints/step-400",
-        snapshots=("f00df00df00d",),
-        new_tokens=1_221_013,
-        replay="0b0b0b0b0b0b",
-        replay_share_requested=0.25,
-        replay_share=0.25,
-        suite="5a17e0000001",
-        recipe=recipe,
-        train=train,
-    )
-
-
-def snapshot_of(*domains: str) -> SnapshotManifest:
-    return SnapshotManifest(
-        id="f00df00df00d",
-        lineage="demo",
-        identity="f00df00df00d" + "0" * 52,
-        content="0" * 64,
-        role="new",
-        minted_at="2026-11-20T02:00:00Z",
-        tokenizer="lineages/demo/tokenizers/abc",
-        vocab_size=4096,
-        start_id=0,
-        end_id=0,
-        seq_len=512,
-        token_dtype="uint16",
-        domains=tuple(
-            DomainSlice(
-                domain=domain,
-                train_samples=1900,
-                train_tokens=972_133,
-                train_documents=1204,
-                holdout_documents=120,
-                holdout_clusters=45,
-                holdout_tokens=96_240,
-                source_names=("feeds",),
-                licences=("CC-BY-4.0",),
-            )
-            for domain in domains
-        ),
-        documents_read=1400,
-        documents_dropped={"duplicate": 76},
-        lines_rejected={},
-        files=(FileDigest("unigram.bin", 32768, "0" * 64),),
-    )
-
-
-def metrics_of(domain: str) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    steps: list[dict[str, Any]] = []
-    for step in range(1, 201):
-        loss = 2.9 + 0.6 * math.exp(-step / 40) + 0.03 * rng.normal()
-        rate = 1e-3 * min(1.0, step / 10) * (0.55 + 0.45 * math.cos(math.pi * step / 200))
-        steps.append(
-            {
-                "step": step,
-                "tokens_seen": step * 8192,
-                "train/loss": loss,
-                "train/lr": rate,
-                f"train/loss/{domain}": loss + 0.1 if step % 7 else None,
-                "train/loss/web-en": loss - 0.3 + 0.02 * rng.normal(),
-                "train/loss/code": loss - 0.9 + 0.02 * rng.normal(),
-            }
-        )
-    return steps
-
-
-def example(verdict: VerdictReport, *, domain: str = "news-2026-11") -> ReportInput:
-    slices = (
-        "web-en@a1b2c3d4e5f6",
-        "books@a1b2c3d4e5f6",
-        "code@f00df00df00d",
-        f"{domain}@f00df00df00d",
-    )
-    return ReportInput(
-        plan=plan_of(domain),
-        verdict=verdict,
-        matrix=ForgettingMatrix(
-            slices=slices,
-            rows=(
-                MatrixRow(
-                    version="1-0aa4",
-                    decision="published",
-                    is_champion=False,
-                    nats_per_token=(3.412, 3.804, None, None),
-                ),
-                MatrixRow(
-                    version="2-beefbeef",
-                    decision="published",
-                    is_champion=True,
-                    nats_per_token=(3.398, 3.821, 2.94, 3.51),
-                ),
-                MatrixRow(
-                    version="3-c0ffee12",
-                    decision="awaiting",
-                    is_champion=False,
-                    nats_per_token=(3.441, 3.822, 2.851, 3.377),
-                ),
-            ),
-        ),
-        snapshots=(snapshot_of(domain, "code"),),
-        metrics=metrics_of(domain),
-        code_version="0.1.0",
-        written_at="2026-11-20T03:12:44Z",
-    )
-
-
-VERDICTS = {
-    "PASS": verdict_of(web=0.01, books=-0.02),
-    "AMBIGUOUS": verdict_of(web=0.048, books=-0.02),
-    "FAIL": verdict_of(web=0.12, books=-0.02),
-}
 
 
 def look_up(document: Any, key: str) -> Any:
@@ -308,14 +82,96 @@ def test_the_sections_come_in_the_reviewers_order() -> None:
     text = render(example(VERDICTS["AMBIGUOUS"]))
     headings = re.findall(r'<h2 id="[a-z-]+">([^<]+)</h2>', text)
     assert headings == [
-        "What changed",
+        "What to do",
         "Before and after",
         "Forgetting",
+        "Health",
+        "What changed",
         "Mixture",
         "Training",
-        "What to do",
+        "Time",
     ]
-    assert text.index('class="banner AMBIGUOUS"') < text.index("What changed")
+    assert text.index('class="banner AMBIGUOUS"') < text.index('<dl class="card">')
+    assert text.index('<dl class="card">') < text.index("What to do</h2>")
+
+
+def test_the_card_says_it_all_before_the_first_chart() -> None:
+    text = render(example(VERDICTS["FAIL"]))
+    card = Page(text[: text.index("What to do</h2>")]).text
+    titles = re.findall(r"<dt>([^<]+)</dt>", text)
+    assert titles == [
+        "Better",
+        "Worse",
+        "Tasks",
+        "How sure",
+        "Data in",
+        "Recipe",
+        "Cost",
+        "Unguarded",
+        "Other signs",
+    ]
+    assert re.search(
+        r"new data, [\d.]+ to [\d.]+ nats/token \(.0\.1\d+\), 95% sure of at least 0\.1\d+ better; "
+        r"more than 0\.020 better is required",
+        card,
+    )
+    assert re.search(r"old web, .*95% sure of at most 0\.1\d+ worse; up to 0\.050 worse", card)
+    assert "1.2M new tokens of news-2026-11, code (f00df00df00d), 25.0% replay" in card
+    assert "1.6M tokens trained in 16:25 min, 94% of it in steps that count" in card
+    assert "poems: 3 clusters are too few" in card
+
+
+def test_answers_that_flipped_are_counted_bounded_and_shown() -> None:
+    text = render(example(VERDICTS["FAIL"]))
+    shown = " ".join(Page(text).text.split())
+    assert "arc_easy, 60.0% to 52.0% right, 44 of 400 right before and wrong now" in shown
+    assert "a fall beyond what is tolerated" in shown
+    assert "right before and is wrong now, 2 of 44" in shown
+    assert "the sun and all of its planets" in shown
+    assert "at chance level when it was frozen" in shown
+    assert '<h2 id="tasks">' not in render(example(VERDICTS["AMBIGUOUS"]))
+
+
+def test_what_was_tried_to_repair_it_is_there_only_when_something_was() -> None:
+    text = Page(render(example(VERDICTS["FAIL"]))).text
+    assert "interpolation, weight 0.4" in text
+    assert "more replay" in text
+    assert "collapsed: 9.12 nats per token on books" in text
+    assert '<h2 id="remedies">' not in render(example(VERDICTS["PASS"]))
+    repair = replace(VERDICTS["PASS"], remedy_of="2-deadbeef")
+    assert "This candidate repairs 2-deadbeef" in Page(render(example(repair))).text
+
+
+def test_a_verdict_from_before_the_numbers_is_shown_without_them() -> None:
+    old = json.loads(readable_json(VERDICTS["FAIL"]))
+    for name in ("numbers", "remedies", "remedy_of", "task_rows", "sha256"):
+        del old[name]
+    for name in ("candidate", "champion", "canary"):
+        del old["health"][name]
+    del old["config"]["max_perplexity_ratio"]
+    loaded = unseal(readable_json(old), "verdict.json", VerdictReport)
+    page = Page(render(replace(example(loaded), goodput=None)))
+    assert "distinct tokens 62%" in " ".join(page.text.split())
+    assert "Stability gap" not in page.text
+    assert {attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg"} == {
+        "Gain on the new data",
+        "Change on old domains",
+        "Training loss",
+        "Loss by domain",
+        "Learning rate",
+    }
+
+
+def test_a_candidate_that_collapsed_says_so_and_what_was_looked_at() -> None:
+    verdict = VERDICTS["FAIL"]
+    canary = verdict.health.canary
+    assert canary is not None
+    worst = replace(canary.slices[0], candidate_nats_per_token=9.9, perplexity_ratio=657.0)
+    broken = Health(finite=True, canary=replace(canary, slices=(worst, *canary.slices[1:])))
+    text = Page(render(example(replace(verdict, health=broken, numbers=Numbers())))).text
+    assert "the candidate has collapsed on web-en@a1b2c3d4e5f6: 9.90 nats per token" in text
+    assert "The checks stopped early" in text
+    assert "How it continues" not in text
 
 
 def outside_references(text: str) -> list[str]:
@@ -362,7 +218,7 @@ def test_every_table_names_its_columns_or_rows() -> None:
     headers = [attributes for tag, attributes in page.tags if tag == "th"]
     assert all(attributes["scope"] in ("col", "row") for attributes in headers)
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) == 5
+    assert len(charts) == 7
     assert all(found["role"] == "img" and found["aria-label"] for found in charts)
 
 
@@ -391,7 +247,9 @@ def test_what_is_unknown_is_said_and_not_drawn() -> None:
         for row in VERDICTS["FAIL"].rows
     )
     page = example(replace(VERDICTS["FAIL"], rows=rows))
-    text = render(replace(page, metrics=(), matrix=ForgettingMatrix(slices=(), rows=())))
+    without = replace(page.verdict, numbers=None)
+    empty = ForgettingMatrix(slices=(), rows=())
+    text = render(replace(page, verdict=without, metrics=(), matrix=empty))
     assert "n/a" in text
     assert '<h2 id="training">' not in text
     assert '<h2 id="matrix-title">' not in text
@@ -427,7 +285,7 @@ def test_what_to_know_of_the_data_is_on_the_page_and_only_then() -> None:
 
 def test_where_the_time_of_the_training_went_is_on_the_page_when_that_was_kept() -> None:
     page = example(VERDICTS["PASS"])
-    assert '<h2 id="time">' not in render(page)
+    assert '<h2 id="time">' not in render(replace(page, goodput=None))
     account = Goodput(
         productive_seconds=930.5,
         start_seconds=20.0,

@@ -122,18 +122,23 @@ GOOD = record({"books": 2.0, "code": 1.0, "news": 3.0})
 
 
 def test_a_slice_that_explodes_is_named_and_the_mean_hides_nothing() -> None:
-    bad = record({"books": 1.5, "code": 6.5, "news": 2.0})
+    bad = record({"books": 1.5, "code": 6.5, "news": 3.0})
     canary = canary_of(SAMPLES, bad, GOOD, 100.0)
     assert [item.perplexity_ratio for item in canary.slices] == pytest.approx(
-        [math.exp(-0.5), math.exp(5.5), math.exp(-1.0)]
+        [math.exp(-0.5), math.exp(5.5), 1.0]
     )
     assert "collapsed on code@s: 6.50 nats per token, 245 times" in canary.problem
     assert canary.passages == 30
 
 
 def test_forgetting_is_not_collapse() -> None:
-    forgetful = record({"books": 5.0, "code": 4.0, "news": 1.0})
-    assert canary_of(SAMPLES, forgetful, GOOD, 100.0).problem == ""
+    forgetful = record({"books": 9.0, "code": 9.0, "news": 2.9})
+    canary = canary_of(SAMPLES, forgetful, GOOD, 100.0)
+    assert canary.new_change == pytest.approx(-0.1)
+    assert canary.problem == ""
+    # The same old losses without the gain that they were lost for.
+    useless = record({"books": 9.0, "code": 9.0, "news": 3.1})
+    assert "collapsed on code@s, and 1 more" in canary_of(SAMPLES, useless, GOOD, 100.0).problem
 
 
 def test_a_loss_beyond_all_numbers_is_named() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.judge.power import detectable_effect
@@ -26,10 +26,25 @@ MARGIN = 0.05
 def history(nights: int, domains: Mapping[str, int]) -> list[OldSlice]:
     """A slice of every domain a night, with so many clusters."""
     return [
-        OldSlice(name=f"{domain}@{night}", domain=domain, refresh=night, clusters=clusters)
+        OldSlice(
+            name=f"{domain}@{night}",
+            domain=domain,
+            refresh=night,
+            clusters=clusters,
+            tokens=100 * clusters,
+        )
         for night in range(1, nights + 1)
         for domain, clusters in domains.items()
     ]
+
+
+def pooled(
+    slices: Sequence[OldSlice],
+    *,
+    max_tokens: int = 10**9,
+    spreads: Mapping[str, float] | None = None,
+) -> tuple[Pool, ...]:
+    return pool(slices, spreads=spreads or {}, margin=MARGIN, max_tokens=max_tokens)
 
 
 def labels(pools: Sequence[Pool]) -> list[str]:
@@ -40,15 +55,22 @@ _histories = st.lists(
     st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 900)), min_size=1, max_size=80
 ).map(
     lambda rows: [
-        OldSlice(name=f"{domain}@{night}", domain=domain, refresh=night, clusters=clusters)
+        OldSlice(
+            name=f"{domain}@{night}",
+            domain=domain,
+            refresh=night,
+            clusters=clusters,
+            tokens=100 * clusters,
+        )
         for night, (domain, clusters) in enumerate(rows, start=1)
     ]
 )
 
 
+@settings(max_examples=30, deadline=None)
 @given(slices=_histories)
 def test_every_slice_is_in_one_pool_of_neighbours_of_its_domain(slices: list[OldSlice]) -> None:
-    pools = pool(slices, {}, MARGIN)
+    pools = pooled(slices)
     assert sorted(name for found in pools for name in found.slices) == sorted(
         item.name for item in slices
     )
@@ -59,9 +81,10 @@ def test_every_slice_is_in_one_pool_of_neighbours_of_its_domain(slices: list[Old
         assert in_time == [item.name for item in slices if item.domain == domain]
 
 
+@settings(max_examples=30, deadline=None)
 @given(slices=_histories)
 def test_a_domain_of_several_pools_has_only_sharp_ones(slices: list[OldSlice]) -> None:
-    pools = pool(slices, {}, MARGIN)
+    pools = pooled(slices)
     clusters = {item.name: item.clusters for item in slices}
     for found in pools:
         if found.label != found.domain:
@@ -71,12 +94,13 @@ def test_a_domain_of_several_pools_has_only_sharp_ones(slices: list[OldSlice]) -
             assert effect <= MARGIN
 
 
+@settings(max_examples=30, deadline=None)
 @given(slices=_histories, more=st.integers(1, 10))
 def test_pools_that_were_separate_merge_and_are_never_split(
     slices: list[OldSlice], more: int
 ) -> None:
     # But for the newest of a domain, which may wait in its neighbour until it is large enough.
-    before, after = (pool(part, {}, MARGIN) for part in (slices[:-more], slices))
+    before, after = (pooled(part) for part in (slices[:-more], slices))
     where = {name: found.label for found in after for name in found.slices}
     for domain in {found.domain for found in before}:
         for found in [one for one in before if one.domain == domain][:-1]:
@@ -84,25 +108,25 @@ def test_pools_that_were_separate_merge_and_are_never_split(
 
 
 def test_large_slices_guard_alone_and_are_named_after_their_refresh() -> None:
-    assert labels(pool(history(3, {"web": 900}), {}, MARGIN)) == [
+    assert labels(pooled(history(3, {"web": 900}))) == [
         "web refresh 1",
         "web refresh 2",
         "web refresh 3",
     ]
-    assert labels(pool(history(1, {"web": 900}), {}, MARGIN)) == ["web"]
+    assert labels(pooled(history(1, {"web": 900}))) == ["web"]
 
 
 def test_small_slices_are_pooled_with_their_neighbours_in_time() -> None:
-    assert labels(pool(history(10, {"web": 100}), {}, MARGIN)) == [
+    assert labels(pooled(history(10, {"web": 100}))) == [
         "web refreshes 1-4",
         "web refreshes 5-10",
     ]
     # Known to be quiet, a hundred clusters are enough.
-    assert len(pool(history(10, {"web": 100}), {"web": 0.07}, MARGIN)) == 10
+    assert len(pooled(history(10, {"web": 100}), spreads={"web": 0.07})) == 10
 
 
 def test_domains_share_the_guards_fairly() -> None:
-    pools = pool(history(30, {"code": 900, "news": 900, "web": 900}), {}, MARGIN)
+    pools = pooled(history(30, {"code": 900, "news": 900, "web": 900}))
     counts = {
         domain: sum(found.domain == domain for found in pools) for domain in ("code", "news", "web")
     }
@@ -110,9 +134,31 @@ def test_domains_share_the_guards_fairly() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+@settings(max_examples=30, deadline=None)
+@given(slices=_histories, max_tokens=st.integers(1000, 200_000))
+def test_the_shares_keep_the_budget_and_all_that_can_be_sharp_is(
+    slices: list[OldSlice], max_tokens: int
+) -> None:
+    pools = pooled(slices, max_tokens=max_tokens)
+    assert sum(found.max_tokens for found in pools) <= max_tokens
+    # Sizes are even here, so the share of a pool is a number of clusters of 100 tokens.
+    for found in pools:
+        if found.label != found.domain:
+            effect = detectable_effect([1] * (found.max_tokens // 100), PRIOR_SPREAD, 0.05)
+            assert effect is not None
+            assert effect <= MARGIN
+
+
+def test_a_small_budget_makes_few_sharp_guards_rather_than_many_blunt_ones() -> None:
+    slices = history(30, {"web": 900})
+    assert len(pooled(slices)) == MAX_GUARDS
+    # It takes 365 clusters of 100 tokens to show half of the margin.
+    assert len(pooled(slices, max_tokens=200_000)) == 5
+
+
 def test_of_too_many_domains_the_smallest_inform() -> None:
     domains = {f"d{number:02}": 500 + number for number in range(25)}
-    pools = pool(history(2, domains), {}, MARGIN)
+    pools = pooled(history(2, domains))
     assert [found.label for found in pools if not found.is_guarded] == [
         f"d{number:02}" for number in range(5)
     ]
@@ -132,6 +178,7 @@ def units_of(name: str) -> list[ScoringUnit]:
     return [unit(name, index) for index in range(20)]
 
 
+@settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 40), more=st.integers(1, 40))
 def test_with_slices_more_each_other_one_keeps_at_most_what_it_had(count: int, more: int) -> None:
     names = [f"web@{number}" for number in range(count + more)]
@@ -142,6 +189,7 @@ def test_with_slices_more_each_other_one_keeps_at_most_what_it_had(count: int, m
     assert all(many.get(name, 0) <= few.get(name, 0) for name in names[:count])
 
 
+@settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 60), max_tokens=st.integers(5_000, 300_000))
 def test_a_sample_keeps_its_budget(count: int, max_tokens: int) -> None:
     names = [f"web@{number}" for number in range(count)]

@@ -38,7 +38,9 @@ def test_every_target_is_predicted_once_from_its_window_alone(
             assert not row.is_tree
     for number, (_, tokens, targets, _) in enumerate(windows):
         first = len(tokens) - targets
-        assert found[number] == [(list(tokens[:at]), tokens[at]) for at in range(first, len(tokens))]
+        assert found[number] == [
+            (list(tokens[:at]), tokens[at]) for at in range(first, len(tokens))
+        ]
 
 
 @settings(max_examples=50, deadline=None)

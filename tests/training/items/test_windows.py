@@ -1,4 +1,6 @@
-"""The rules are those of lm-evaluation-harness; tests/benchmarks/bench_items.py compares numbers."""
+"""Rules of lm-evaluation-harness, with which tests/benchmarks/bench_items.py compares numbers."""
+
+from typing import Any
 
 import pytest
 
@@ -49,7 +51,9 @@ def test_what_does_not_fit_loses_the_beginning_of_its_context() -> None:
     assert window.targets == 2
 
 
-def test_a_continuation_longer_than_the_window_is_scored_once_with_all_the_context_there_is() -> None:
+def test_a_continuation_longer_than_the_window_is_scored_once_with_all_the_context_there_is() -> (
+    None
+):
     found = windows("", "abcdefghfeg", window=4)
     tokens = ids("abc", "d", "e", "f", "g", "h", "f", "e", "g")
     assert [window.targets for window in found] == [4, 4, 1]
@@ -91,7 +95,9 @@ def test_a_choice_may_have_a_context_of_its_own() -> None:
         ({"max_new_tokens": 0}, "item i: max_new_tokens is 0"),
     ],
 )
-def test_an_item_that_makes_no_sense_is_refused_by_name(changes: dict, message: str) -> None:
-    fields: dict = {"id": "i", "cluster": "c", "kind": "multiple_choice", "context": "a"}
+def test_an_item_that_makes_no_sense_is_refused_by_name(
+    changes: dict[str, Any], message: str
+) -> None:
+    fields: dict[str, Any] = {"kind": "multiple_choice", "context": "a", "choices": ("b", "c")}
     with pytest.raises(ValueError, match=message):
-        Item(**{**fields, "choices": ("b", "c"), **changes})
+        Item(id="i", cluster="c", **(fields | changes))
