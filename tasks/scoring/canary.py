@@ -110,6 +110,8 @@ class Looker:
     model: "Callable[[str], CausalModel]"
     end_id: int
     """Token that ends a document."""
+    seq_len: int
+    """At which the models were trained; nobody is asked to write on beyond it."""
     samples: tuple[Sample, ...]
     max_perplexity_ratio: float
 
@@ -155,7 +157,11 @@ class Looker:
             "writing",
             WritingRecord,
             lambda weights: look_at_writing(
-                self.model(version), self.samples, weights, self.end_id
+                self.model(version),
+                self.samples,
+                weights,
+                end_id=self.end_id,
+                seq_len=self.seq_len,
             ),
         )
 
@@ -186,13 +192,17 @@ def passages_a_slice(slices: int) -> int:
     return max(1, _PASSAGES // max(1, slices))
 
 
-def passages_of(documents: Sequence[HoldoutDocument], count: int) -> list[HoldoutDocument]:
-    """The first tokens of ``count`` documents, by the hash of their names: the same every time."""
+def passages_of(
+    documents: Sequence[HoldoutDocument], count: int, *, seq_len: int
+) -> list[HoldoutDocument]:
+    """The first tokens of ``count`` documents, by the hash of their names: the same every time.
+
+    None has more inputs than ``seq_len``, beyond which a model was never trained.
+    """
+    inputs = min(_PASSAGE_TOKENS, seq_len)
     chosen = sorted(documents, key=lambda row: hashlib.sha256(row.document.encode()).digest())
     return [
-        HoldoutDocument(
-            row.document, row.cluster, row.tokens[: _PASSAGE_TOKENS + 1], row.text_bytes
-        )
+        HoldoutDocument(row.document, row.cluster, row.tokens[: inputs + 1], row.text_bytes)
         for row in chosen[:count]
     ]
 

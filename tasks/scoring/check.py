@@ -176,7 +176,8 @@ def _first_look(
     chosen = panel.slices[spread_over(len(panel.slices))]
     if not chosen:
         return FirstLook(health=Health(finite=True), slices=())
-    count = passages_a_slice(len(chosen))
+    folder = desk.folder(chosen[0].item)
+    count, seq_len = passages_a_slice(len(chosen)), folder.seq_len
     samples = tuple(
         Sample(
             slice=judged.item.name,
@@ -184,7 +185,7 @@ def _first_look(
             snapshot=judged.item.snapshot,
             role=judged.role,
             is_guarded=judged.is_guarded,
-            documents=tuple(passages_of(desk.scored_documents(judged), count)),
+            documents=tuple(passages_of(desk.scored_documents(judged), count, seq_len=seq_len)),
         )
         for judged in chosen
     )
@@ -192,7 +193,8 @@ def _first_look(
         store=desk.store,
         layout=desk.layout,
         model=desk.model,
-        end_id=desk.folder(chosen[0].item).end_id,
+        end_id=folder.end_id,
+        seq_len=seq_len,
         samples=samples,
         max_perplexity_ratio=config.max_perplexity_ratio,
     )

@@ -60,20 +60,22 @@ def look_at_tokens(model: CausalModel, samples: Sequence[Sample], weights: str) 
 
 
 def look_at_writing(
-    model: CausalModel, samples: Sequence[Sample], weights: str, end_id: int
+    model: CausalModel, samples: Sequence[Sample], weights: str, *, end_id: int, seq_len: int
 ) -> WritingRecord:
     """Continue openings of the samples greedily, and look at what comes out."""
     passages = [tokens for sample in samples for tokens in sample.passages]
     # Never the whole document: after its end there is nothing to continue.
-    openings = [tokens[:-1][:_PREFIX_TOKENS].tolist() for tokens in passages]
+    prefix = min(_PREFIX_TOKENS, seq_len // 2)
+    new_tokens = min(_NEW_TOKENS, seq_len - prefix)
+    openings = [tokens[:-1][:prefix].tolist() for tokens in passages]
     prompts = openings[:: -(-len(openings) // _PROBES)]
-    written = generate(model, prompts, max_new_tokens=_NEW_TOKENS, end_id=end_id)
+    written = generate(model, prompts, max_new_tokens=new_tokens, end_id=end_id)
     shares = [len(set(tokens)) / len(tokens) for tokens in written if tokens]
     return WritingRecord(
         weights=weights,
         sample=sample_hash(samples),
         # What was not cut off had come to its end.
-        writing=writing_of(written, [len(tokens) < _NEW_TOKENS for tokens in written]),
+        writing=writing_of(written, [len(tokens) < new_tokens for tokens in written]),
         probes=len(written),
         empty=sum(not tokens for tokens in written),
         distinct_token_share=sum(shares) / len(shares) if shares else None,
