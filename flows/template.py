@@ -100,6 +100,9 @@ check:
   max_loss_nats: 0.05          # largest tolerated loss on any old domain, nats per token
   min_gain_nats: 0.02          # smallest gain on the new data that is worth publishing
 
+# tasks:                       # questions with right answers; also lm-evaluation-harness YAML
+#   - {{name: quiz, uri: quiz.jsonl, kind: multiple_choice}}
+
 # remedy: {{order: []}}          # to try nothing when a candidate has forgotten too much
 
 review:

@@ -47,8 +47,8 @@ def describe_outlook(plan: UpdatePlan) -> list[str]:
     if guarded:
         tokens = sum(guard.tokens for guard in guarded)
         lines.append(
-            f"guarded by {len(guarded)} old slices of at most {MAX_GUARDS}, {tokens:,} tokens, "
-            f"each of which may lose {guarded[0].margin:g} nats per token"
+            f"guarded by old text, {len(guarded)} of at most {MAX_GUARDS} guards, {tokens:,} "
+            f"tokens, each of which may lose {guarded[0].margin:g} nats per token"
         )
         lines += [f"  {_sized(guard)}" for guard in guarded]
     return [*lines, *(f"not guarded: {told}" for told in plan.unguarded)]

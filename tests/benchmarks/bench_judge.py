@@ -186,8 +186,6 @@ def print_power(options: argparse.Namespace, found: _Scores) -> None:
     print("| --- |" + " ---: |" * 8)
     for domain in ("prose", "code"):
         pool = centred(found["mixed"][domain])
-        # Weighted as the error of a ratio of sums is: large clusters differ less.
-        spread = math.sqrt(float((pool.differences**2).sum() / (pool.targets**2).sum()))
         for count in options.clusters:
             random = np.random.default_rng([count, 7])
             trials = max(1, options.flips // 4)
@@ -200,6 +198,10 @@ def print_power(options: argparse.Namespace, found: _Scores) -> None:
                 within[trial] = promised.smallest_detectable_effect or math.inf
                 beyond[trial] = promised.smallest_detectable_violation or math.inf
                 sizes = [int(size) for size in clusters.targets]
+                # As an earlier pair of versions shows it on these clusters, whatever its signs,
+                # weighted as the error of a ratio of sums is: large clusters differ less.
+                weight = float((clusters.targets**2).sum())
+                spread = math.sqrt(float((clusters.differences**2).sum()) / weight)
                 plans[trial] = detectable_effect(sizes, spread, CONFIG.alpha) or math.inf
                 seen["within"] += _is_kept(clusters.flipped(random), within[trial])
                 seen["planned"] += _is_kept(clusters.flipped(random), plans[trial])

@@ -20,8 +20,9 @@ import torch
 
 from tasks.judge.verdict import CheckConfig
 from tasks.scoring.panel import Panel
+from tasks.scoring.scores import read_record, write_part
 from tests.benchmarks.workload import CHECKPOINT_MODEL, MODEL
-from tests.support.holdout_nights import Nights
+from tests.support.holdout_nights import LAYOUT, Nights
 from training.config import ModelConfig
 from training.data.holdout import HoldoutDocument
 from training.data.holdout_folder import HoldoutFolder
@@ -73,7 +74,8 @@ def _print_nights(arguments: argparse.Namespace) -> int:
         f"tokens each a night; at most {config.judged_tokens:,} of old and of new text"
     )
     print(f"{'night':>6}{'slices':>8}{'guards':>8}{'old tokens':>12}{'new tokens':>12}", end="")
-    print(f"{'champion lacks':>16}{'scored':>12}{'largest effect':>16}{'choosing, s':>13}")
+    print(f"{'champion lacks':>16}{'scored':>12}{'largest effect':>16}{'choosing, s':>13}", end="")
+    print(f"{'records, s':>12}")
     known: set[str] = set()
     dearest = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +90,7 @@ def _print_nights(arguments: argparse.Namespace) -> int:
             started_at = time.perf_counter()
             panel = nights.panel(config)
             seconds = time.perf_counter() - started_at
+            records = _read_and_grow(nights, night, panel)
             sizes = _sizes(panel)
             lacks = sum(size for unit, size in sizes.items() if unit not in known)
             # Tonight's candidate is tomorrow's champion.
@@ -95,18 +98,38 @@ def _print_nights(arguments: argparse.Namespace) -> int:
             scored = panel.tokens + (lacks if night > 1 else 0)
             dearest = max(dearest, scored)
             if night in SHOWN or night == arguments.nights:
-                _print_night(night, panel, lacks if night > 1 else 0, scored, seconds)
+                _print_night(night, panel, lacks if night > 1 else 0, scored, seconds, records)
     return dearest
 
 
-def _print_night(night: int, panel: Panel, lacks: int, scored: int, seconds: float) -> None:
+def _read_and_grow(nights: Nights, night: int, panel: Panel) -> float:
+    """Read the scores of all earlier versions, in seconds; then put tonight's on record."""
+    started_at = time.perf_counter()
+    for earlier in range(1, night):
+        record = read_record(nights.store, LAYOUT, f"{earlier:064x}"[::-1])
+        for item in panel.slices:
+            if record.has(item.units, item.depth):
+                record.scores(item.units, item.depth)
+    seconds = time.perf_counter() - started_at
+    scored = {
+        item.units.id_of(index): [1.0] * len(unit.documents)
+        for item in panel.slices
+        for index, unit in enumerate(item.scored)
+    }
+    write_part(nights.store, LAYOUT, f"{night:064x}"[::-1], scored)
+    return seconds
+
+
+def _print_night(
+    night: int, panel: Panel, lacks: int, scored: int, seconds: float, records: float
+) -> None:
     old = sum(item.tokens for item in panel.slices if item.role == "old")
     effects = [guard.detectable or float("inf") for guard in panel.guards]
     largest = f"{max(effects):.3f}" if effects else "-"
     slices = sum(len(guard.slices) for guard in panel.guards)
     print(
         f"{night:>6}{slices:>8}{len(panel.guards):>8}{old:>12,}{panel.tokens - old:>12,}"
-        f"{lacks:>16,}{scored:>12,}{largest:>16}{seconds:>13.2f}"
+        f"{lacks:>16,}{scored:>12,}{largest:>16}{seconds:>13.2f}{records:>12.2f}"
     )
 
 

@@ -306,6 +306,8 @@ def lineage(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "tokens": options.steps * batch,
             "checkpoint_every_tokens": max(1, options.steps // 8) * batch,
         },
+        # A first version of a few steps is not what is asked here.
+        "check": {"first_version_gain_nats": 0.0},
         "remedy": {"order": []},
         "compute": {
             "num_workers": 0,

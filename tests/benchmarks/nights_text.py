@@ -121,7 +121,7 @@ def split_base(paths: Sequence[Path], folder: Path, *, chars: int, reference_sha
     Args:
         paths: Corpora, of which all have as much text in the base.
         folder: Is made, unless it exists.
-        chars: Of the base, about; of the reference half as many.
+        chars: Of the base, about; of the reference an eighth as many.
         reference_share: Of the clusters, from 0 to 1.
     """
     if folder.exists():
@@ -135,7 +135,7 @@ def split_base(paths: Sequence[Path], folder: Path, *, chars: int, reference_sha
             for i, name in enumerate(names)
             if int((i + 1) * reference_share) > int(i * reference_share)
         }
-        for side, is_reference, size in (("base", False, chars), ("reference", True, chars // 2)):
+        for side, is_reference, size in (("base", False, chars), ("reference", True, chars // 8)):
             rows = [row for row in documents if (row["cluster"] in chosen) is is_reference]
             target = folder.with_suffix(".unfinished") / side
             name = path.name.removesuffix(".jsonl.gz")

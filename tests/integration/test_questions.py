@@ -82,7 +82,7 @@ def question_about(serving: Serving, number: int, *, attempt: int = 0) -> dict[s
         assert len(asking) <= 1, "one question a version"
         return next((run for run in asking if is_suspended(run)), None)
 
-    return serving.wait_for(suspended, 120, f"the question about {name}")
+    return serving.wait_for(suspended, 300, f"the question about {name}")
 
 
 def answer(serving: Serving, run: str, **values: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def test_an_answer_is_heard_though_all_servers_are_killed_before_and_after_it(
     prefect.kill()
     prefect.start()
     serving.start()
-    ended = serving.end_of(run["id"], seconds=120)
+    ended = serving.end_of(run["id"], seconds=300)
     assert (ended["type"], ended["name"]) == ("COMPLETED", "Done"), ended
     head = serving.head("demo")
     assert head.champion == asked.version
@@ -130,7 +130,7 @@ def test_a_question_ends_itself_when_the_decision_is_made_by_command(serving: Se
     decided = version(serving, 3).version
     command = [sys.executable, "-m", "flows.cli", "reject", "3", "--reason", "too late"]
     subprocess.run(
-        [*command, serving.file("demo")], env=serving.environment(), check=True, timeout=120
+        [*command, serving.file("demo")], env=serving.environment(), check=True, timeout=300
     )
     # Ended by the command, which knows no run: it looks for all questions.
     state = serving.run(run["id"])["state"]
@@ -203,7 +203,7 @@ def test_a_person_reads_the_question_and_fills_the_form(
     expect(form.get_by_text(complaint)).to_be_visible()
     camera.take(page, "question-again")
     fill(page, form, comment="the report shows no gain")
-    ended = serving.end_of(run["id"], seconds=120)
+    ended = serving.end_of(run["id"], seconds=300)
     assert (ended["type"], ended["name"]) == ("COMPLETED", "Done"), ended
     head = serving.head("demo")
     assert (head.action, head.by, head.reason) == ("reject", "Ann", "the report shows no gain")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,12 +7,14 @@ from storage.errors import AlreadyExistsError, CorruptError, NotFoundError
 from storage.local_objects import LocalObjects
 from storage.models import (
     ModelManifest,
+    digest_directory,
     fetch_model,
     is_published,
     publish_model,
     read_model_manifest,
     upload_files,
     verify_directory,
+    weights_hash,
 )
 
 PREFIX = "lineages/demo/models/1-aaaaaaaa"
@@ -82,3 +85,17 @@ def test_a_prefix_holds_one_model_for_ever(tmp_path: Path) -> None:
     other = uploaded(store, tmp_path / "other", weights=b"others!")
     with pytest.raises(AlreadyExistsError, match=r"manifest\.json already exists"):
         publish_model(store, PREFIX, other)
+
+
+def test_models_with_the_same_weights_have_one_hash_whatever_else_lies_beside_them(
+    tmp_path: Path,
+) -> None:
+    store = LocalObjects(tmp_path / "store")
+    plain = uploaded(store, tmp_path / "plain")
+    (tmp_path / "described").mkdir()
+    (tmp_path / "described" / "MLmodel").write_bytes(b"another version")
+    beside = digest_directory(tmp_path / "described")
+    described = replace(plain, files=(*plain.files, *beside), version="2-bbbbbbbb")
+    assert weights_hash(described) == weights_hash(plain)
+    other = uploaded(store, tmp_path / "other", weights=b"others")
+    assert weights_hash(other) != weights_hash(plain)

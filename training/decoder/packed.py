@@ -130,7 +130,11 @@ class _Queries(NamedTuple):
     """``int64[M]`` among the N tokens of the batch; None: all."""
     places: _Places
     bias: Tensor | None
-    """``float32[B, 1, Q, T]`` that is added to the scores; None is plain causal attention."""
+    """``float32[B, 1, Q - trunk, T]`` that is added to the scores; None is plain causal
+    attention."""
+    trunk: int = 0
+    """So many of the first are a single path in every row, for which attention is plainly causal:
+    half as many pairs as with a bias."""
 
 
 class _Batch:
@@ -153,9 +157,14 @@ class _Batch:
         """Every token attends."""
         if window not in self._all_queries:
             length = self.keys.length
-            is_causal = self._trees.ends is None and (window is None or window >= length)
-            bias = None if is_causal else self._bias(torch.arange(length)[None], window)
-            self._all_queries[window] = _Queries(None, self.keys, bias)
+            ends = self._trees.ends
+            # Nothing branches before the first subtree ends.
+            trunk = length if ends is None else int(ends.min())
+            if window is not None and window < trunk:
+                trunk = 0
+            rest = torch.arange(trunk, length)[None]
+            bias = None if trunk == length else self._bias(rest, window)
+            self._all_queries[window] = _Queries(None, self.keys, bias, trunk)
         return self._all_queries[window]
 
     def last_queries(self, window: int | None) -> _Queries:
@@ -217,11 +226,11 @@ class _PackedLayer:
         if self._attention.q_norm is not None and self._attention.k_norm is not None:
             query = normed_heads(query, self._attention.q_norm)
             key = normed_heads(key, self._attention.k_norm)
-        attended = attend(
+        attended = _attended(
             rotate(query, queries.places.tables),
             rotate(key, keys.tables),
             value.transpose(1, 2),
-            queries.bias,
+            queries,
         )
         return self._after(x_NC, queries.places.flat(attended))
 
@@ -235,3 +244,15 @@ class _PackedLayer:
 
     def _inner(self, x: Tensor) -> Tensor:
         return self._up.joined(x, self._gate(x, "swish"), "mul")
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, queries: _Queries) -> Tensor:
+    """``[B, Q, C]``."""
+    trunk = queries.trunk
+    parts: list[Tensor] = []
+    if trunk > 0:
+        first = (query[:, :, :trunk], key[:, :, :trunk], value[:, :, :trunk])
+        parts.append(attend(*first, None))
+    if queries.bias is not None:
+        parts.append(attend(query[:, :, trunk:], key, value, queries.bias))
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
