@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tasks.judge.decide import decide
-from tasks.judge.halves import half_of, half_of_slices
+from tasks.judge.halves import half_of_slices, selecting_clusters
 from tasks.judge.verdict import (
     CheckConfig,
     DocumentScore,
@@ -80,14 +80,16 @@ def read_selecting_half(
         CorruptError: A shard is damaged.
     """
     desk = Desk(family.store, family.layout, family.work_dir)
-    halves = half_of_slices(slices, "select")
+    selecting = selecting_clusters(slices)
+    # A domain that is too small to select anything is not asked for here, but judged.
+    halves = tuple(part for part in half_of_slices(slices, "select") if part.candidate)
     judged = {item.item.name: item for item in panel.slices}
     items = [judged[part.name] for part in halves]
     return SelectingHalf(
         slices=halves,
         folders=tuple(desk.folder(item.item) for item in items),
         documents=tuple(
-            tuple(row for row in desk.scored_documents(item) if half_of(row.cluster) == "select")
+            tuple(row for row in desk.scored_documents(item) if row.cluster in selecting)
             for item in items
         ),
     )

@@ -1,10 +1,11 @@
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.judge.decide import decide
-from tasks.judge.halves import half_of, half_of_slices, half_of_tasks
+from tasks.judge.halves import FEW_CLUSTERS, half_of, half_of_slices, half_of_tasks
 from tasks.judge.verdict import (
     CheckConfig,
     DocumentScore,
@@ -79,6 +80,30 @@ def test_a_guarded_domain_with_nothing_in_a_half_is_not_passed_there() -> None:
     assert report.verdict == "AMBIGUOUS"
     assert [row.passed for row in report.rows if row.test == "gain"] == [True]
     assert [row.passed for row in report.rows if row.test == "loss"] == [False]
+
+
+def test_a_small_old_domain_judges_as_a_whole_beside_a_large_one() -> None:
+    small = part([f"site-{n}" for n in range(FEW_CLUSTERS - 1)])
+    large = replace(part([f"work-{n}" for n in range(FEW_CLUSTERS)]), domain="books")
+    judging, large_judging = half_of_slices([small, large], "judge")
+    selecting, large_selecting = half_of_slices([small, large], "select")
+    assert judging == small
+    assert selecting.candidate == ()
+    assert 0 < len(large_selecting.candidate) < FEW_CLUSTERS
+    assert len(large_judging.candidate) == FEW_CLUSTERS - len(large_selecting.candidate)
+
+
+def test_a_cluster_that_selects_in_one_slice_judges_in_none() -> None:
+    sites = [f"site-{n}" for n in range(FEW_CLUSTERS - 1)]
+    small = part(sites)
+    fresh = replace(part(sites), role="new", domain="fresh")
+    large = replace(part([f"work-{n}" for n in range(FEW_CLUSTERS)]), domain="books")
+    halves = [half_of_slices([small, fresh, large], half) for half in ("select", "judge")]
+    selecting, judging = (
+        {score.cluster for item in half for score in item.candidate} for half in halves
+    )
+    assert not selecting & judging
+    assert any(site in selecting for site in sites)
 
 
 def test_items_of_tasks_are_split_by_the_same_rule() -> None:
