@@ -27,8 +27,10 @@ class RemedyConfig:
     models by the remedies that it lists, chooses one of them on half of the held-out items, and
     has it judged on the other half. All attempts share check.alpha evenly, so a longer list asks
     for clearer evidence. A retraining (``more_replay``, ``lower_peak``) stands alone."""
-    weights: tuple[Annotated[float, Bounds(gt=0, lt=1)], ...] = (0.2, 0.4, 0.6, 0.8)
-    """Shares of the candidate that merges are tried with; the champion has the rest."""
+    weights: tuple[Annotated[float, Bounds(gt=0, lt=1)], ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+    """Shares of the candidate that merges are tried with; the champion has the rest. What is lost
+    of the old grows faster with the share than what is gained of the new, so that after a violent
+    shift only a few hundredths keep both."""
     breadcrumbs_beta: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
     """``breadcrumbs``: share of every matrix, the least changed, that keeps the champion's
     value."""

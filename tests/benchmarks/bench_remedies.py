@@ -8,7 +8,7 @@
 For each seed a lineage learns the old text from nothing and then the new text, with the default
 margins and no remedy; then every remedy is tried by itself on that candidate, as an update would
 try it, whatever became of the others. Without files the shift is from installed prose to installed
-code. Run it with OMP_NUM_THREADS=1. What docs/results/remedies.md says was printed by this.
+code. Run it with OMP_NUM_THREADS=1.
 """
 # ruff: noqa: T201  a script that prints its tables
 
@@ -60,8 +60,8 @@ REMEDIES: tuple[Remedy, ...] = (
     "layerwise",
     *RETRAININGS,
 )
-CHARS_OF_A_WORK = 20_000
-"""And the rest of its last document: bounds are by work, and a few novels would give none."""
+CHARS_OF_A_WORK, CHARS_OF_A_DOCUMENT = 8_000, 4_000
+"""Of more only the beginning: bounds are by work, and a few whole novels would give none."""
 SEQ_LEN = 128
 MODEL = {
     "vocab_size": 1024,
@@ -350,8 +350,9 @@ def documents_of(path: Path, years: Sequence[int]) -> Iterator[dict[str, str]]:
             work = (row.get("source") or row.get("module") or row["id"]).partition("#")[0]
             if (years and row.get("year") not in years) or taken[work] >= CHARS_OF_A_WORK:
                 continue
-            taken[work] += len(row["text"])
-            yield {"text": row["text"], "work": work}
+            text = row["text"][:CHARS_OF_A_DOCUMENT]
+            taken[work] += len(text)
+            yield {"text": text, "work": work}
 
 
 def row_of(seed: int, attempt: RemedyAttempt) -> str:
