@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 _CANARY_DOCUMENTS = 8
 
+_LEAST_NOISE_NATS = 1e-6
+"""Of a model that differs in no document, and so has no noise."""
+
 _Scores = tuple[DocumentScore, ...]
 
 
@@ -100,8 +103,9 @@ def choose(
 ) -> Choice:
     """Make every model that ``remedies`` ask for, score it, and choose the best.
 
-    The best is the one whose worst upper bound lies furthest below its margin. One model is in
-    memory and on disk at a time. Safe to repeat: the same answer.
+    The best is the one that is likeliest to be shown to keep every margin: whose worst requirement
+    has the most room for its own noise. One model is in memory and on disk at a time. Safe to
+    repeat: the same answer.
 
     Args:
         family: Champion, candidate and what they are kept in.
@@ -236,9 +240,12 @@ def _is_met(row: DomainRow) -> bool:
 
 
 def _slack(row: DomainRow) -> float | None:
-    if row.upper_bound is None or row.margin is None:
+    """From 1 on the bound keeps the margin. In nats the noisiest old domain would decide alone, and
+    the least change, whose gain cannot be shown, would be the best."""
+    if row.upper_bound is None or row.margin is None or row.difference is None:
         return None
-    return row.margin - row.upper_bound
+    noise = max(row.upper_bound - row.difference, _LEAST_NOISE_NATS)
+    return (row.margin - row.difference) / noise
 
 
 def _told(point: RemedyPoint) -> str:
