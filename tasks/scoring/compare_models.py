@@ -203,7 +203,7 @@ def _see(
             answers.append(tuple(score_items(model, tokenizer, task.items, window_tokens=window)))
             done += len(task.items)
         told.update(done)
-    return _Seen(scores, answers, _writing(contender, model, tokenizer, texts))
+    return _Seen(scores, answers, _writing(contender, model, tokenizer, texts, window))
 
 
 def _writing(
@@ -211,12 +211,14 @@ def _writing(
     model: "CausalModel",
     tokenizer: "Tokenizer",
     texts: Sequence[HeldOut],
+    window: int,
 ) -> WritingRecord | None:
     """How the model continues the openings of a few documents of every text."""
     from tasks.scoring.measure import look_at_writing  # noqa: PLC0415  torch
 
     if not texts:
         return None
+    count = passages_a_slice(len(texts))
     samples = [
         Sample(
             slice=text.domain,
@@ -224,11 +226,11 @@ def _writing(
             snapshot="",
             role="old",
             is_guarded=True,
-            documents=tuple(passages_of(text.cut(tokenizer), passages_a_slice(len(texts)))),
+            documents=tuple(passages_of(text.cut(tokenizer), count, seq_len=window)),
         )
         for text in texts
     ]
-    return look_at_writing(model, samples, contender.name, tokenizer.end_id)
+    return look_at_writing(model, samples, contender.name, end_id=tokenizer.end_id, seq_len=window)
 
 
 def _health(a: WritingRecord | None, b: WritingRecord | None) -> Health:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the integration tests need beside .venv: Debian packages, where it may, and axe.
+# Installs what the integration tests need beside .venv: Debian packages, where it may, axe, and
+# lm-evaluation-harness.
 # What is missing is an error here and not a skipped test later.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -33,4 +34,14 @@ if ! grep -qs "\"version\": \"$AXE_VERSION\"" "$AXE/node_modules/axe-core/packag
   fi
   echo "[integration] installing axe-core $AXE_VERSION"
   npm install --silent --no-save --no-audit --no-fund --ignore-scripts --prefix "$AXE" "axe-core@$AXE_VERSION"
+fi
+
+# The peer of task definitions, in an environment of its own: it wants other versions than .venv has.
+LM_EVAL_VERSION=0.4.13
+LM_EVAL=.venv/share/lm-eval
+if [ "$(cat "$LM_EVAL/.installed" 2>/dev/null)" != "$LM_EVAL_VERSION" ]; then
+  echo "[integration] installing lm-eval $LM_EVAL_VERSION"
+  .venv/bin/python -m venv "$LM_EVAL"
+  "$LM_EVAL/bin/pip" install -q --disable-pip-version-check "lm-eval==$LM_EVAL_VERSION"
+  echo "$LM_EVAL_VERSION" > "$LM_EVAL/.installed"
 fi
