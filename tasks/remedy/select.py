@@ -220,7 +220,7 @@ def _weighed(
     tested = [row for row in report.rows if row.margin is not None]
     gains = [row.difference for row in tested if row.test == "gain"]
     losses = [row.difference for row in tested if row.test == "loss"]
-    chances = [_chance(row, config.alpha) for row in tested]
+    chances = [chance_to_pass(row, config.alpha) for row in tested]
     return replace(
         point,
         gain=gains[0] if gains else None,
@@ -237,7 +237,7 @@ def _is_met(row: DomainRow) -> bool:
     return row.difference < row.margin if row.test == "gain" else row.difference <= row.margin
 
 
-def _chance(row: DomainRow, alpha: float) -> float | None:
+def chance_to_pass(row: DomainRow, alpha: float) -> float | None:
     """Of a requirement to be shown on the other half, which has noise of its own; None: unknown.
 
     Not the distance of the bound from the margin: the noisiest old domain would decide alone, and
