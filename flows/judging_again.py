@@ -84,7 +84,7 @@ def judge_again(
                 lease,
                 report,
                 record,
-                html=render_report(ground, plan, (record,), report, ()),
+                html=render_report(ground, plan, (record,), report, (), always_ask=always_ask),
                 extend_replay=extend_replay(ground),
                 by=whoami(),
                 always_ask=always_ask,
