@@ -10,8 +10,8 @@ from flows.update_judging import Judged, judge_in_full, publish, record_of, rend
 from flows.update_steps import extend_replay
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord, read_head
+from storage.judging_again import compared_today, to_judge_again
 from storage.lease import Lease
-from storage.transitions import compared_today, to_judge_again
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import commit_verdict
 

@@ -240,8 +240,10 @@ def _is_met(row: DomainRow) -> bool:
 
 
 def _slack(row: DomainRow) -> float | None:
-    """From 1 on the bound keeps the margin. In nats the noisiest old domain would decide alone, and
-    the least change, whose gain cannot be shown, would be the best.
+    """Room for a requirement's own noise; from 1 on the bound keeps the margin.
+
+    In nats the noisiest old domain would decide alone, and the least change, whose gain cannot be
+    shown, would be the best.
     """
     if row.upper_bound is None or row.margin is None or row.difference is None:
         return None

@@ -13,7 +13,8 @@ from storage.models import ModelManifest, publish_model, weights_hash
 from storage.snapshots import mint
 from storage.suite import SuiteTask, publish_suite, suite_of, suite_with_tasks
 from storage.taken_over import TakenOverMark
-from storage.transitions import rollback, with_snapshot, with_verdict
+from storage.taking_back import rollback
+from storage.transitions import with_snapshot, with_verdict
 from tests.storage.building import (
     LAYOUT,
     first_head,
