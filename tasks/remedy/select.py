@@ -240,7 +240,7 @@ def _is_met(row: DomainRow) -> bool:
 
 
 def _slack(row: DomainRow) -> float | None:
-    """Room for a requirement's own noise; from 1 on the bound keeps the margin.
+    """How far the estimate is within its margin, in widths of its bound; from 1 on it is kept.
 
     In nats the noisiest old domain would decide alone, and the least change, whose gain cannot be
     shown, would be the best.
