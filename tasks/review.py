@@ -1,7 +1,7 @@
 """What a person decides about a lineage: promote, reject, rollback, unhold. All of it is on record.
 
 Each needs a reason and a name, commits one head, and is safe to run again after a crash: what is
-done already is found and said. MLflow is told afterwards, by ``tasks.publish.mirror``.
+done already is found and said. MLflow is told afterwards, by ``tasks.mirror``.
 """
 
 import logging
