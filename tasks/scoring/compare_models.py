@@ -14,9 +14,10 @@ from tasks.import_base import identity_of_directory
 from tasks.judge.compare import Comparison, ScoredSlice, compare
 from tasks.judge.health import Health
 from tasks.judge.verdict import CheckConfig, DocumentScore
-from tasks.scoring.canary import Sample, WritingRecord, passages_a_slice, passages_of
+from tasks.scoring.canary import WritingRecord
 from tasks.scoring.compare_tasks import GivenTask, answered
 from tasks.scoring.held_out import HeldOut, SuiteText, spelling
+from tasks.scoring.passages import Sample, passages_a_slice, passages_of
 from tasks.scoring.scores import record_of
 from training.items.score import ItemScore
 
