@@ -235,10 +235,9 @@ class RemedyPoint:
     """Model minus champion on all new data, nats per token: below 0 is better. None: unknown."""
     worst_loss: float | None
     """The largest difference on a guarded old domain, nats per token."""
-    slack: float | None
-    """Distance of the estimate from its margin over that of its upper bound, of the worst
-    requirement: below 1, some requirement is not shown to be met. The largest is chosen. None:
-    collapsed, or without a bound."""
+    chance: float | None
+    """Estimate of the probability that all requirements are shown to be met on the half that
+    judges. The largest is chosen. None: collapsed, or without a bound."""
     is_hopeful: bool = False
     """Every estimate, without its noise, keeps its margin: only such a model is judged."""
     problem: str = ""

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from tasks.judge.decide import decide
@@ -103,9 +104,8 @@ def choose(
 ) -> Choice:
     """Make every model that ``remedies`` ask for, score it, and choose the best.
 
-    The best is the one that is likeliest to be shown to keep every margin: whose worst requirement
-    has the most room for its own noise. One model is in memory and on disk at a time. Safe to
-    repeat: the same answer.
+    The best is the one that is likeliest to be shown to keep every margin. One model is in memory
+    and on disk at a time. Safe to repeat: the same answer.
 
     Args:
         family: Champion, candidate and what they are kept in.
@@ -130,7 +130,7 @@ def choose(
             logger.info(_told(point))
     best = max(
         (point for point in points if point.is_hopeful),
-        key=lambda point: -math.inf if point.slack is None else point.slack,
+        key=lambda point: -math.inf if point.chance is None else point.chance,
         default=None,
     )
     return Choice(tuple(points), best, scored_tokens)
@@ -161,7 +161,7 @@ def _tried(
 
 def _unscored(remedy: Remedy, settings: Settings, problem: str) -> RemedyPoint:
     return RemedyPoint(
-        remedy=remedy, settings=settings, gain=None, worst_loss=None, slack=None, problem=problem
+        remedy=remedy, settings=settings, gain=None, worst_loss=None, chance=None, problem=problem
     )
 
 
@@ -220,14 +220,12 @@ def _weighed(
     tested = [row for row in report.rows if row.margin is not None]
     gains = [row.difference for row in tested if row.test == "gain"]
     losses = [row.difference for row in tested if row.test == "loss"]
-    slacks = [_slack(row) for row in tested]
+    chances = [chance_to_pass(row, config.alpha) for row in tested]
     return replace(
         point,
         gain=gains[0] if gains else None,
         worst_loss=max((loss for loss in losses if loss is not None), default=None),
-        slack=min((slack for slack in slacks if slack is not None), default=None)
-        if None not in slacks
-        else None,
+        chance=_all_of(chances),
         is_hopeful=bool(gains) and all(_is_met(row) for row in tested),
     )
 
@@ -239,16 +237,25 @@ def _is_met(row: DomainRow) -> bool:
     return row.difference < row.margin if row.test == "gain" else row.difference <= row.margin
 
 
-def _slack(row: DomainRow) -> float | None:
-    """How far the estimate is within its margin, in widths of its bound; from 1 on it is kept.
+def chance_to_pass(row: DomainRow, alpha: float) -> float | None:
+    """Of a requirement to be shown on the other half, which has noise of its own; None: unknown.
 
-    In nats the noisiest old domain would decide alone, and the least change, whose gain cannot be
-    shown, would be the best.
+    Not the distance of the bound from the margin: the noisiest old domain would decide alone, and
+    the least change, whose gain cannot be shown, would be the best.
     """
     if row.upper_bound is None or row.margin is None or row.difference is None:
         return None
+    normal = NormalDist()
+    # The bound lies so many standard errors away, if it were exactly normal.
+    quantile = normal.inv_cdf(1 - alpha)
     noise = max(row.upper_bound - row.difference, _LEAST_NOISE_NATS)
-    return (row.margin - row.difference) / noise
+    room = (row.margin - row.difference) / noise - 1
+    return normal.cdf(quantile * room / math.sqrt(2))
+
+
+def _all_of(chances: Sequence[float | None]) -> float | None:
+    known = [chance for chance in chances if chance is not None]
+    return math.prod(known) if known and len(known) == len(chances) else None
 
 
 def _told(point: RemedyPoint) -> str:

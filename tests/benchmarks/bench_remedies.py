@@ -363,7 +363,7 @@ def row_of(seed: int, attempt: RemedyAttempt) -> str:
     old = max((loss for loss in losses if loss is not None), default=None)
     if attempt.verdict is None and attempt.points:
         best = max(
-            attempt.points, key=lambda point: -math.inf if point.slack is None else point.slack
+            attempt.points, key=lambda point: -math.inf if point.chance is None else point.chance
         )
         name = (name[0], "", ", ".join(f"{key} {value:g}" for key, value in best.settings.items()))
         gain, old = best.gain, best.worst_loss

@@ -157,7 +157,7 @@ def remedies_of() -> tuple[RemedyAttempt, ...]:
             settings={"weight": weight},
             gain=-0.14 * weight,
             worst_loss=0.13 * weight**2,
-            slack=0.05 - 0.15 * weight**2,
+            chance=1 - weight**2,
         )
         for weight in (0.2, 0.4, 0.6, 0.8)
     )
@@ -166,7 +166,7 @@ def remedies_of() -> tuple[RemedyAttempt, ...]:
         settings={"weight": 0.9},
         gain=None,
         worst_loss=None,
-        slack=None,
+        chance=None,
         problem="collapsed: 9.12 nats per token on books, 5.30 before",
     )
     merged = RemedyAttempt(
