@@ -134,6 +134,21 @@ def test_files_of_one_name_are_told_apart_and_none_is_asked_twice(
     assert [row["task"] for row in ended.json["details"]["task_rows"]] == ["quiz", "quiz-2"]
 
 
+def test_a_model_that_computes_no_numbers_is_refused_on_questions_that_guard_nothing(
+    base: Path, alone: Commands
+) -> None:
+    broken = base.parent / "broken"
+    shutil.copytree(base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    file = base.parent / "quiz.jsonl"
+    file.write_text('{"context": "river 1 runs", "continuation": "past"}')
+    ended = alone.run("check", base, broken, "--task", f"cloze:{file}", "--json")
+    assert ended.code == 3, ended.err
+    assert "logits are not finite numbers" in ended.json["message"]
+
+
 def test_a_margin_that_json_cannot_record_is_refused(base: Path, alone: Commands) -> None:
     ended = alone.run("check", base, base, "--text", "texts", "--max-loss-nats", "inf")
     assert ended.code == 2
