@@ -1,7 +1,9 @@
 """``perennial check A B``: may model B replace model A? Needs no server and changes nothing."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import cast, get_args
 
@@ -53,6 +55,11 @@ class Question:
             )
         if self.texts and self.pending:
             raise ValueError("--pending goes with the lineage's suite, not with --text")
+        if self.max_loss_nats is not None and not math.isfinite(self.max_loss_nats):
+            raise ValueError(
+                f"--max-loss-nats must be a finite number, got {self.max_loss_nats:g}: a margin "
+                "that allows everything is a large one, such as 1000"
+            )
         if self.cluster_field and not self.texts:
             raise ValueError("--cluster-field names a field of the files of --text: give both")
         if self.tasks and self.pending:
@@ -121,7 +128,7 @@ def _asked(
     """Texts and tasks to compare on, and what a person should know of them."""
     if question.texts or question.tasks:
         texts, warnings = read_texts(_sources(question)) if question.texts else ([], [])
-        return [*texts], read_given_tasks([_task(name) for name in question.tasks]), warnings
+        return [*texts], read_given_tasks(_tasks(question.tasks)), warnings
     if ground is None:
         raise ValueError(
             "there is nothing to judge on: give --text or --task, or --lineage for its suite"
@@ -139,18 +146,31 @@ def _asked(
     return [*suite_texts], read_suite_tasks(store, layout, suite), []
 
 
+def _tasks(given: tuple[str, ...]) -> list[TaskConfig]:
+    """The tasks, each once; files of one name in several directories are numbered."""
+    tasks: list[TaskConfig] = []
+    taken: set[str] = set()
+    for task in map(_task, dict.fromkeys(given)):
+        numbered = (f"{task.name[:58]}-{number}" for number in count(2))
+        name = next(name for name in chain([task.name], numbered) if name not in taken)
+        taken.add(name)
+        tasks.append(replace(task, name=name))
+    return tasks
+
+
 def _task(given: str) -> TaskConfig:
     """A task, named after its file, of the kind that stands before ":"."""
-    kind, found, path = given.partition(":")
+    kind, _, path = given.partition(":")
     kinds = get_args(TaskKind)
-    if not found or kind not in kinds:
+    if not path or kind not in kinds:
         raise ValueError(
             f"--task {given}: expected KIND:PATH with one of the kinds {', '.join(kinds)}, as in "
             "--task multiple_choice:questions.jsonl"
         )
     return TaskConfig(
         name=_name_of(path),
-        uri=str(Path(path).expanduser()),
+        # A path would lose a slash of "://", and the refusal of what is not local with it.
+        uri=path if "://" in path else str(Path(path).expanduser()),
         kind=cast("TaskKind", kind),
         max_items=_MOST_ITEMS,
     )
@@ -197,6 +217,11 @@ def _source(text: str, cluster_field: str) -> SourceConfig:
     domain, found, uri = text.partition("=")
     if not found or "/" in domain:
         uri, domain = text, _name_of(text)
+    if not uri:
+        raise ValueError(
+            f"--text {text!r} names no file: expected PATH or DOMAIN=PATH, as in "
+            "--text german=/texts"
+        )
     return SourceConfig(
         name=domain,
         uri=uri if "://" in uri else str(Path(uri).expanduser()),

@@ -10,8 +10,8 @@ from flows.update_judging import Judged, judge_in_full, publish, record_of, rend
 from flows.update_steps import extend_replay
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord, read_head
+from storage.judging_again import compared_today, to_judge_again
 from storage.lease import Lease
-from storage.transitions import compared_today, to_judge_again
 from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import commit_verdict
 
@@ -84,7 +84,7 @@ def judge_again(
                 lease,
                 report,
                 record,
-                html=render_report(ground, plan, (record,), report, ()),
+                html=render_report(ground, plan, (record,), report, (), always_ask=always_ask),
                 extend_replay=extend_replay(ground),
                 by=whoami(),
                 always_ask=always_ask,

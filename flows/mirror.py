@@ -15,8 +15,8 @@ from infra.credentials import first_line_of
 from storage import registry
 from storage.head import Head
 from storage.lease_record import is_held, read_lease
+from tasks.mirror import mirror
 from tasks.plan import UpdatePlan, load_plan
-from tasks.publish import mirror
 from tasks.train import MetricRelay, Metrics
 from training.errors import TrainingStoppedError
 from training.goodput import read_lives, settled

@@ -121,7 +121,14 @@ def _evidence_of(
     """``before`` are versions that are committed with it."""
     plan, report = judged.plan, judged.report
     record = record_of(plan, report)
-    html = render_report(ground, plan, (*before, record), report, warnings)
+    html = render_report(
+        ground,
+        plan,
+        (*before, record),
+        report,
+        warnings,
+        always_ask=ground.lineage.review.always,
+    )
     return Evidence(record=record, report=report, html=html)
 
 
@@ -237,8 +244,10 @@ def render_report(
     records: tuple[VersionRecord, ...],
     report: VerdictReport,
     warnings: tuple[str, ...],
+    *,
+    always_ask: bool,
 ) -> str:
-    """The page with the evidence of a verdict."""
+    """The page with the evidence of a verdict; with ``always_ask`` a PASS waits for a person."""
     # Not at the top: the page and its metrics are needed only when there is a verdict.
     from tasks.reporting.report import ReportInput, render  # noqa: PLC0415
     from training.metrics import read_metrics  # noqa: PLC0415
@@ -265,5 +274,6 @@ def render_report(
         code_version=code_version(),
         written_at=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=warnings,
+        always_ask=always_ask,
     )
     return render(page)

@@ -180,13 +180,9 @@ def _train_again(
     if isinstance(made, str):
         return replace(attempt, reason=made)
     needed = expected_seconds(ground.store, ground.layout, plan, made.total_tokens)
-    left = config.max_seconds - record.seconds
-    if needed > left:
-        return replace(
-            attempt,
-            reason=f"It would take about {duration(needed)}, and {duration(left)} are left of "
-            "remedy.max_seconds.",
-        )
+    too_long = _too_long(ground, record, needed)
+    if too_long:
+        return replace(attempt, reason=too_long)
     with told_how_it_ends(ground, made):
         checkpoint = checkpoint_of(train(ground, lease, made, on_behalf_of=plan.id))
         judging.export(ground, made, checkpoint)
@@ -212,6 +208,17 @@ def _rescuing_plan(ground: Ground, plan: UpdatePlan, rescue: RemedyAttempt) -> U
     if rescue.remedy in RETRAININGS:
         return load_plan(ground.store, ground.layout, rescue.update)
     return merged_plan(plan, rescue)
+
+
+def _too_long(ground: Ground, record: RemedyRecord, needed_seconds: float) -> str:
+    """Why a retraining is not begun; "" when there is time for it."""
+    left = ground.lineage.remedy.max_seconds - record.seconds
+    if needed_seconds <= left:
+        return ""
+    return (
+        f"It would take about {duration(needed_seconds)}, and {duration(left)} are left of "
+        "remedy.max_seconds."
+    )
 
 
 def _spent(ground: Ground, record: RemedyRecord) -> str:

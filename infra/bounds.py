@@ -5,6 +5,7 @@ the configuration classes are standard-library dataclasses, and pydantic finds t
 by name when ``flows/`` validates a YAML or builds a form.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,10 @@ FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """An interval and a unit. A number outside is refused with what is allowed."""
+    """An interval and a unit. A number outside is refused with what is allowed.
+
+    So is one that is not finite: JSON, which records it, has none.
+    """
 
     gt: float | None = None
     ge: float | None = None
@@ -37,6 +41,9 @@ class Bounds:
         """Return ``value``, or raise ValueError when it lies outside; ``None`` passes."""
         if value is None:
             return value
+        if isinstance(value, float) and not math.isfinite(value):
+            limits = self.describe()
+            raise ValueError(f"must be a number{f' {limits}' if limits else ''}, got {value:g}")
         inside = (
             (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)

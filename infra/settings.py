@@ -2,7 +2,7 @@
 
 What is here says *where* things run and never changes the weights that come out; that belongs in
 the lineage's YAML. Nothing else reads our variables; Ray's and MLflow's own are also set where
-they are started (``training/cluster/connection.py``, ``storage/tracking.py``).
+they are started (``training/cluster/connection.py``, ``storage/mlflow_client.py``).
 """
 
 import os

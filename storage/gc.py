@@ -61,23 +61,6 @@ def find_garbage(
     return [info for info in found if info.modified_at < oldest and not live.has(info.key)]
 
 
-def find_spare_checkpoints(store: ObjectStore, layout: Layout) -> list[ObjectInfo]:
-    """Checkpoints of judged updates, neither trunk nor permanent. Nothing resumes from them."""
-    heads = history(store, layout)
-    trunks = {head.trunk for head in heads if head.trunk}
-    trunks |= {version.trunk for version in _versions(heads) if version.trunk}
-    updates = sorted({version.update for version in _versions(heads)})
-    busy = needed_updates(store, layout)
-    found = [
-        info
-        for update in updates
-        if update not in busy
-        for info in store.list(layout.checkpoints(update))
-    ]
-    kept = trunks | _permanent(found)
-    return [info for info in found if not kept & set(_prefixes_of(info.key))]
-
-
 def delete_garbage(store: ObjectStore, garbage: Iterable[ObjectInfo]) -> int:
     """Remove what ``find_garbage`` found; returns the bytes freed. Safe to retry.
 

@@ -1,6 +1,7 @@
 """The chain of heads: immutable numbered states of a lineage. Creating the next one is the commit.
 
-Reading and writing the chain is here; what an event makes of a state is in ``transitions.py``.
+Reading and writing the chain is here; what an event makes of a state is in ``transitions.py``
+and ``taking_back.py``.
 """
 
 import json

@@ -19,7 +19,6 @@ from storage.mlflow_client import check_tracking, mlflow_client
 from storage.objects import ObjectStore
 from storage.tracking import (
     TAG,
-    Attached,
     FoundRun,
     MetricPoint,
     Run,
@@ -30,7 +29,6 @@ from storage.tracking import (
     log_figures,
     log_metrics,
     log_params,
-    log_report,
     logged_steps,
     newest_value,
     open_run,
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAMPION",
-    "Attached",
     "FoundRun",
     "MetricPoint",
     "Run",
@@ -57,7 +54,6 @@ __all__ = [
     "log_figures",
     "log_metrics",
     "log_params",
-    "log_report",
     "logged_steps",
     "newest_value",
     "open_run",

@@ -4,13 +4,9 @@ Runs are for people who want curves; nothing is decided by them. Everything here
 a call whose answer was lost is sent again, by MLflow's client or by the next command.
 """
 
-import hashlib
-import json
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from storage.mlflow_client import mlflow_client
@@ -26,12 +22,9 @@ TAG = "perennial."
 
 _UPDATE_TAG = f"{TAG}update"
 _LAST_STEP_TAG = f"{TAG}last_logged_step"
-_REPORT_TAG = f"{TAG}report"
 _REASON_TAG = f"{TAG}ended_because"
-# MLflow's own, by which its pages find what log_table writes; ours is text that is there already.
-_TABLES_TAG = "mlflow.loggedArtifacts"
-# Part of the report's digest: raise it when what hangs beside the report changes.
-_EVIDENCE_FORMAT = 2
+REPORT_TAG = f"{TAG}report"
+"""Digest of what ``storage.run_report`` has attached."""
 
 # MLflow's pages then show training runs, and not traces of applications.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -78,16 +71,6 @@ class MetricPoint:
     value: float
     timestamp_ms: int
     """Milliseconds since the epoch; a point sent twice with the same time is one row in MLflow."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """What hangs on a run beside its report."""
-
-    files: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Texts by their paths; MLflow shows those in ``tables/`` as tables."""
-    points: tuple[MetricPoint, ...] = ()
-    """Of the whole run."""
 
 
 def open_run(
@@ -147,7 +130,7 @@ def list_runs(tracking_uri: str, *, lineage: str, update: str | None = None) -> 
             ),
             status=run.info.status,
             last_logged_step=int(tags.get(_LAST_STEP_TAG, "-1")),
-            report_digest=tags.get(_REPORT_TAG, ""),
+            report_digest=tags.get(REPORT_TAG, ""),
             curves=frozenset(run.data.metrics),
         )
         listed.setdefault(tags[_UPDATE_TAG], found)
@@ -224,44 +207,6 @@ def newest_value(run: Run, key: str) -> float | None:
 def discard_run(run: Run) -> None:
     """Move the run to MLflow's trash; ``open_run`` then begins another. Safe to retry."""
     mlflow_client(run.tracking_uri).delete_run(run.run_id)
-
-
-def log_report(
-    run: Run,
-    html: str,
-    *,
-    known_digest: str = "",
-    beside: Callable[[], Attached] | None = None,
-) -> None:
-    """Attach ``report.html`` to the run, if it is not the page that hangs there already.
-
-    Safe to retry.
-
-    Args:
-        run: From ``open_run``.
-        html: The page.
-        known_digest: Of the page that hangs there, as ``FoundRun`` has it.
-        beside: What else hangs there, a function of the same evidence; asked for only when it is
-            attached.
-    """
-    digest = hashlib.sha256(f"{_EVIDENCE_FORMAT}{html}".encode()).hexdigest()
-    if known_digest == digest:
-        return
-    client = mlflow_client(run.tracking_uri)
-    more = Attached() if beside is None else beside()
-    if more.points:
-        log_figures(run, more.points)
-    files = {"report.html": html, **more.files}
-    with tempfile.TemporaryDirectory() as directory:
-        for name, text in files.items():
-            path = Path(directory) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        client.log_artifacts(run.run_id, directory)
-    tables = [{"path": name, "type": "table"} for name in files if name.startswith("tables/")]
-    if tables:
-        client.set_tag(run.run_id, _TABLES_TAG, json.dumps(tables))
-    client.set_tag(run.run_id, _REPORT_TAG, digest)
 
 
 def finish(

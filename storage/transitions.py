@@ -10,8 +10,9 @@
                                  refused
 
 A version, once judged, is published, refused or awaiting. One that awaits a person leaves that
-state by promote and reject, by another verdict when the champion has moved (``to_judge_again``,
-``with_verdict``), or as superseded, when another version is published that learned all its data.
+state by promote and reject, by another verdict when the champion has moved (``with_verdict`` of
+what ``storage.judging_again`` says), or as superseded, when another version is published that
+learned all its data. Rollback and unhold are in ``storage.taking_back``.
 
 Each returns the next head, or the very head it was given when the event is in it already, so that a
 retry through ``storage.head.commit_change`` commits nothing twice. A move that the state does not
@@ -19,20 +20,27 @@ allow is a ValueError that says what is possible; a state that moved under a lon
 HeadMovedError.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
-from typing import NoReturn
 
-from storage.errors import HeadMovedError
 from storage.head import (
     Decision,
     Head,
     SnapshotRecord,
     SnapshotRole,
-    SnapshotState,
     VersionRecord,
     next_head,
 )
+from storage.head_records import (
+    lease_token_of,
+    refuse_move,
+    snapshot_of,
+    version_of,
+    with_changed,
+    with_records,
+    with_state,
+)
+from storage.judging_again import check_unmoved
 
 
 def with_snapshot(
@@ -99,9 +107,9 @@ def with_imported(
         trunk=record.trunk,
         replay=replay,
         tokenizer=tokenizer,
-        snapshots=_moved(head, record.snapshots, "learned"),
+        snapshots=with_state(head, record.snapshots, "learned"),
         versions=(*head.versions, _published(head, record)),
-        lease_token=_token(head, lease_token),
+        lease_token=lease_token_of(head, lease_token),
     )
 
 
@@ -121,8 +129,9 @@ def with_verdict(
     PASS: its snapshots are learned, ``replay`` is the buffer that holds them, and champion and
     trunk (``record.trunk``) move. FAIL and AMBIGUOUS: nothing moves but the list of versions, and
     the snapshots stay pending. ``decision`` and the head numbers of ``record`` are set here. A
-    version that awaits a person may be judged again on a newer head, as ``to_judge_again`` has it.
-    With ``always_ask`` a PASS waits for a person as an AMBIGUOUS does.
+    version that awaits a person may be judged again on a newer head, as
+    ``storage.judging_again.to_judge_again`` has it. With ``always_ask`` a PASS waits for a person
+    as an AMBIGUOUS does.
 
     ``failed`` is the version that a PASS repairs: its own verdict is put on record in the same
     head, so that there is never the one without the other.
@@ -135,7 +144,7 @@ def with_verdict(
     if known is not None and known.decision != "awaiting":
         if (known.version, known.verdict) == (record.version, record.verdict):
             return head
-        _refuse(
+        refuse_move(
             f"judge update {record.update} again", f"it is {known.decision}", "start another update"
         )
     again = ("version", "verdict", "parent", "snapshots", "trunk")
@@ -149,7 +158,7 @@ def with_verdict(
             head,
             record,
             replay,
-            versions=_with(head, *before, _published(head, record)),
+            versions=with_records(head, *before, _published(head, record)),
             action=action,
             by=by,
             reason=reason,
@@ -161,76 +170,9 @@ def with_verdict(
         action=action,
         by=by,
         reason=reason,
-        versions=_with(head, *before, judged),
-        lease_token=_token(head, lease_token),
+        versions=with_records(head, *before, judged),
+        lease_token=lease_token_of(head, lease_token),
     )
-
-
-def check_unmoved(head: Head, record: VersionRecord) -> None:
-    """Whether a candidate can still be committed: same champion, and its snapshots still wait.
-
-    Raises:
-        HeadMovedError: Says what moved and what to do.
-    """
-    if head.champion != record.parent:
-        raise HeadMovedError(
-            f"{record.version} was compared with champion {record.parent}, but head {head.number} "
-            f"of {head.lineage} has champion {head.champion}; check it again or start an update"
-        )
-    states = {snapshot.id: snapshot.state for snapshot in head.snapshots}
-    for snapshot in record.snapshots:
-        if states.get(snapshot) != "pending":
-            raise HeadMovedError(
-                f"{record.version} was trained on snapshot {snapshot}, which is "
-                f"{states.get(snapshot, 'unknown')} in head {head.number} of {head.lineage}, "
-                "expected pending; start another update"
-            )
-
-
-def to_judge_again(head: Head, version: str) -> VersionRecord | None:
-    """What to judge a waiting version as, on this head; None when its verdict is about today.
-
-    Raises:
-        HeadMovedError: It cannot be published as the lineage is now; says why.
-        ValueError: No such version.
-    """
-    record = _version(head, version)
-    if record.decision != "awaiting" or record.parent == head.champion:
-        return None
-    return replace(compared_today(head, record), judged_on=head.number)
-
-
-def compared_today(head: Head, record: VersionRecord) -> VersionRecord:
-    """A version as it is to be judged on this head.
-
-    Against today's champion, and new is what nobody has learned meanwhile. A version that continues
-    from one that was rolled back would bring back what the rollback took away.
-
-    Raises:
-        HeadMovedError: It cannot be published as the lineage is now; says why.
-    """
-    version = record.version
-    parents = [known for known in head.versions if known.version == record.parent]
-    if any(parent.decision == "rolled_back" for parent in parents):
-        raise HeadMovedError(
-            f"{version} continues from {record.parent}, which was rolled back: promote that one "
-            "again first, or reject this one; the next update trains on its data again"
-        )
-    states = {snapshot.id: snapshot.state for snapshot in head.snapshots}
-    for snapshot in record.snapshots:
-        if states.get(snapshot) not in ("pending", "learned"):
-            raise HeadMovedError(
-                f"{version} was trained on snapshot {snapshot}, which is "
-                f"{states.get(snapshot, 'unknown')} in head {head.number} of {head.lineage}: "
-                "unhold it first, or reject this version"
-            )
-    waiting = tuple(known for known in record.snapshots if states[known] == "pending")
-    if record.snapshots and not waiting:
-        raise HeadMovedError(
-            f"all that {version} was trained on was learned by {head.champion} meanwhile, in head "
-            f"{head.number} of {head.lineage}: start another update"
-        )
-    return replace(record, parent=head.champion, snapshots=waiting)
 
 
 def promote(
@@ -250,15 +192,15 @@ def promote(
         HeadMovedError: It was compared with another champion than today's.
         ValueError: No such version, or it has been champion all along.
     """
-    record = _version(head, version)
+    record = version_of(head, version)
     if head.champion == version:
         return head
     if record.decision == "published":
-        _refuse(f"promote {version}", "it was published before", f"rollback to {version}")
+        refuse_move(f"promote {version}", "it was published before", f"rollback to {version}")
     held = {known.id for known in head.snapshots if known.state == "held"}
     if record.decision == "rolled_back":
         # The person who takes the rollback back decides over what it held as well.
-        freed = _moved(head, held & set(record.snapshots), "pending")
+        freed = with_state(head, held & set(record.snapshots), "pending")
         check_unmoved(replace(head, snapshots=freed), record)
     else:
         check_unmoved(head, record)
@@ -267,7 +209,7 @@ def promote(
         head,
         record,
         replay,
-        versions=_replaced(head, [told]),
+        versions=with_changed(head, [told]),
         action="promote",
         by=by,
         reason=reason,
@@ -277,95 +219,30 @@ def promote(
 
 def reject(head: Head, version: str, *, by: str, reason: str) -> Head:
     """A person decides against a version that awaits a decision; its snapshots stay pending."""
-    record = _version(head, version)
+    record = version_of(head, version)
     if record.decision == "rejected":
         return head
     if record.decision != "awaiting":
-        _refuse(
+        refuse_move(
             f"reject {version}",
             f"it is {record.decision}",
             "rollback" if head.champion == version else _awaiting(head),
         )
     rejected = replace(record, decision="rejected", reason=reason or record.reason)
     return next_head(
-        head, action="reject", by=by, reason=reason, versions=_replaced(head, [rejected])
-    )
-
-
-def rollback(
-    head: Head,
-    read: Callable[[int], Head],
-    *,
-    to: str | None = None,
-    by: str,
-    reason: str,
-    lease_token: int | None = None,
-) -> Head:
-    """Back to the state before the champion was published: champion, trunk and replay.
-
-    What it learned is held, and it is marked as rolled back. Suite and marks stay.
-
-    Args:
-        head: The newest head.
-        read: Finds an earlier head by its number (``storage.head.read_head_number``).
-        to: Version to go back to, over several publications if need be; None: the one before the
-            champion. Whoever may retry after a crash names it: without it a retry goes back
-            further.
-        by: Who.
-        reason: Why.
-        lease_token: Token of the writer's lease, if it holds one.
-    """
-    if head.champion is None:
-        _refuse("roll back", f"{head.lineage} has no champion", "update, or promote a version")
-    if to == head.champion:
-        return head
-    undone: list[VersionRecord] = []
-    before = head
-    while not undone or (to is not None and before.champion != to):
-        champion = _version(head, before.champion or "")
-        # A champion's record always names the head that published it; head 0 is before the first.
-        number = (champion.published_on_head or 1) - 1
-        earlier = read(number) if number else None
-        if earlier is None or earlier.champion is None:
-            options = [record.parent for record in undone if record.parent is not None]
-            _refuse(
-                f"roll back to {to or 'an earlier version'}",
-                f"no such version was champion before {head.champion}",
-                f"rollback to {' or '.join(options)}" if options else "update",
-            )
-        undone.append(champion)
-        before = earlier
-    return _rolled_back(head, before, undone, by=by, reason=reason, lease_token=lease_token)
-
-
-def unhold(head: Head, snapshot: str, *, by: str, reason: str) -> Head:
-    """Let the next update train on a snapshot that a rollback held."""
-    record = _snapshot(head, snapshot)
-    if record.state == "pending":
-        return head
-    if record.state != "held":
-        held = [known.id for known in head.snapshots if known.state == "held"]
-        _refuse(
-            f"unhold {snapshot}",
-            f"it is {record.state}",
-            f"unhold {' or '.join(held)}" if held else "nothing, no snapshot is held",
-        )
-    return next_head(
-        head,
-        action="unhold",
-        by=by,
-        reason=reason,
-        snapshots=_moved(head, [snapshot], "pending"),
+        head, action="reject", by=by, reason=reason, versions=with_changed(head, [rejected])
     )
 
 
 def refuse(head: Head, snapshot: str, *, suite: str | None, by: str, reason: str) -> Head:
     """A data gate refuses a snapshot; ``suite`` is the version without its holdout. Marks stay."""
-    record = _snapshot(head, snapshot)
+    record = snapshot_of(head, snapshot)
     if record.state == "refused":
         return head
     if record.state == "learned":
-        _refuse(f"refuse {snapshot}", "it is learned", "rollback of the version that learned it")
+        refuse_move(
+            f"refuse {snapshot}", "it is learned", "rollback of the version that learned it"
+        )
     refused = tuple(
         replace(known, state="refused", reason=reason) if known.id == snapshot else known
         for known in head.snapshots
@@ -394,7 +271,7 @@ def _publish(
             f"cannot publish {record.version} without a replay version that holds its snapshots; "
             "make one with storage.replay.next_replay"
         )
-    snapshots = _moved(head, record.snapshots, "learned")
+    snapshots = with_state(head, record.snapshots, "learned")
     learned = {known.id for known in snapshots if known.state == "learned"}
     return next_head(
         head,
@@ -406,7 +283,7 @@ def _publish(
         replay=replay,
         snapshots=snapshots,
         versions=tuple(_superseded(known, learned, record) for known in versions),
-        lease_token=_token(head, lease_token),
+        lease_token=lease_token_of(head, lease_token),
     )
 
 
@@ -421,38 +298,6 @@ def _superseded(
     )
 
 
-def _rolled_back(
-    head: Head,
-    before: Head,
-    undone: list[VersionRecord],
-    *,
-    by: str,
-    reason: str,
-    lease_token: int | None,
-) -> Head:
-    kept = {known.id for known in before.snapshots if known.state == "learned"}
-    names = ", ".join(record.version for record in undone)
-    held = tuple(
-        replace(known, state="held", reason=f"learned by {names}, rolled back: {reason}")
-        if known.state == "learned" and known.role == "new" and known.id not in kept
-        else known
-        for known in head.snapshots
-    )
-    marked = [replace(record, decision="rolled_back", reason=reason) for record in undone]
-    return next_head(
-        head,
-        action="rollback",
-        by=by,
-        reason=reason,
-        champion=before.champion,
-        trunk=before.trunk,
-        replay=before.replay,
-        snapshots=held,
-        versions=_replaced(head, marked),
-        lease_token=_token(head, lease_token),
-    )
-
-
 def _published(head: Head, record: VersionRecord) -> VersionRecord:
     number = head.number + 1
     return replace(record, decision="published", on_head=number, published_on_head=number)
@@ -463,61 +308,8 @@ def _unpublished(head: Head, record: VersionRecord) -> VersionRecord:
     return replace(record, decision=decision, on_head=head.number + 1, published_on_head=None)
 
 
-def _moved(
-    head: Head, snapshots: Collection[str], state: SnapshotState
-) -> tuple[SnapshotRecord, ...]:
-    """The head's snapshots with some of them in ``state``."""
-    known = {record.id for record in head.snapshots}
-    for snapshot in snapshots:
-        if snapshot not in known:
-            raise _unknown("snapshot", snapshot, known, head)
-    return tuple(
-        replace(record, state=state, reason="") if record.id in snapshots else record
-        for record in head.snapshots
-    )
-
-
-def _with(head: Head, *records: VersionRecord) -> tuple[VersionRecord, ...]:
-    """The head's versions with ``records``; one that was judged before keeps its place."""
-    changed = {record.update: record for record in records}
-    kept = tuple(changed.pop(known.update, known) for known in head.versions)
-    return (*kept, *changed.values())
-
-
-def _replaced(head: Head, records: list[VersionRecord]) -> tuple[VersionRecord, ...]:
-    changed = {record.version: record for record in records}
-    return tuple(changed.get(record.version, record) for record in head.versions)
-
-
-def _token(head: Head, lease_token: int | None) -> int:
-    return head.lease_token if lease_token is None else lease_token
-
-
-def _version(head: Head, version: str) -> VersionRecord:
-    for record in head.versions:
-        if record.version == version:
-            return record
-    raise _unknown("version", version, [record.version for record in head.versions], head)
-
-
-def _snapshot(head: Head, snapshot: str) -> SnapshotRecord:
-    for record in head.snapshots:
-        if record.id == snapshot:
-            return record
-    raise _unknown("snapshot", snapshot, [record.id for record in head.snapshots], head)
-
-
-def _unknown(what: str, name: str, known: Collection[str], head: Head) -> ValueError:
-    listed = ", ".join(known) or "none yet"
-    return ValueError(f"{head.lineage} has no {what} {name!r}; it has {listed}")
-
-
 def _awaiting(head: Head) -> str:
     awaiting = [known.version for known in head.versions if known.decision == "awaiting"]
     return (
         f"reject {' or '.join(awaiting)}" if awaiting else "nothing, no version awaits a decision"
     )
-
-
-def _refuse(move: str, found: str, possible: str) -> NoReturn:
-    raise ValueError(f"cannot {move}: {found}; what is possible: {possible}")

@@ -1,11 +1,11 @@
-"""Publish a judged candidate: export it, check the export, commit the verdict, show it in MLflow.
+"""Publish a judged candidate: export it, check the export, commit the verdict with its evidence.
 
 The order is what makes a crash harmless: the model's manifest, then the evidence, then the head.
-MLflow comes last and is only a picture of the head.
+MLflow comes last (``tasks.mirror``) and is only a picture of the head.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,22 +16,12 @@ from storage.lease import Lease
 from storage.manifest import readable_json
 from storage.models import fetch_model, is_published, read_model_manifest
 from storage.objects import ObjectStore
-from storage.registry import (
-    FoundRun,
-    Run,
-    VersionPage,
-    finish,
-    list_runs,
-    open_run,
-    project,
-)
 from storage.replay import next_replay, publish_replay, read_replay
 from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
 from tasks.judge.verdict import VerdictReport
 from tasks.model_export import export_model, load_trained
-from tasks.reporting.attached import attach, report_of
-from tasks.reporting.page import Decided, decisions_of, report_key, verdict_key, version_page
+from tasks.reporting.page import report_key, verdict_key
 from training.config import TrainPlan
 
 ExtendReplay = Callable[[Head, tuple[str, ...]], str]
@@ -202,58 +192,6 @@ def commit_verdict(
     return head
 
 
-def mirror(
-    store: ObjectStore, layout: Layout, head: Head, tracking_uri: str, *, artifact_location: str
-) -> None:
-    """Show the head in MLflow: versions, tags, pages, alias and reports; repairs what differs.
-
-    Takes seconds, of which most is importing MLflow: ask ``storage.registry.is_projected`` first
-    where there may be nothing to do. Safe to retry.
-
-    Args:
-        store: Where everything of the lineage lies.
-        layout: Of the lineage.
-        head: The newest head.
-        tracking_uri: MLflow's tracking server and registry.
-        artifact_location: URI under which a new experiment keeps its artifacts; empty to let an
-            MLflow server choose.
-    """
-    found = list_runs(tracking_uri, lineage=layout.lineage)
-    decided = decisions_of(store, layout)
-
-    def opened(update: str) -> Run:
-        return open_run(
-            tracking_uri, lineage=layout.lineage, update=update, artifact_location=artifact_location
-        )
-
-    runs = {
-        record.version: _reported_run(
-            store,
-            layout,
-            head,
-            record,
-            decided.get(record.version, ()),
-            found.get(record.update),
-            opened,
-        )
-        for record in head.versions
-    }
-    records = {record.version: record for record in head.versions}
-
-    def page(version: str, numbers: Mapping[str, int]) -> VersionPage:
-        return version_page(
-            store,
-            layout,
-            head,
-            records[version],
-            decided.get(version, ()),
-            run=runs[version],
-            numbers=numbers,
-        )
-
-    project(store, layout, head, tracking_uri, page)
-
-
 def _refuse_transient(checkpoint_prefix: str, plan: TrainPlan) -> None:
     """Nothing is judged while its rate is re-warmed: every old loss is high there for a while.
 
@@ -266,29 +204,6 @@ def _refuse_transient(checkpoint_prefix: str, plan: TrainPlan) -> None:
             f"{plan.num_steps}, found step {step}, inside it: train to the end, or cool down from "
             f"there with 'perennial update --branch-from {plan.update}/step-{step}'"
         )
-
-
-def _reported_run(
-    store: ObjectStore,
-    layout: Layout,
-    head: Head,
-    record: VersionRecord,
-    decided: Sequence[Decided],
-    found: FoundRun | None,
-    opened: Callable[[str], Run],
-) -> Run | None:
-    """The run of the version's update, ended, with its evidence; None when it has neither."""
-    html = report_of(store, layout, record)
-    if html is None:
-        return found.run if found else None
-    if found is not None and found.status == "FINISHED":
-        attach(store, layout, head, record, found.run, html, decided, found=found)
-        return found.run
-    # An update that has a verdict has ended well, whatever became of its run on the way.
-    run = opened(record.update)
-    attach(store, layout, head, record, run, html, decided, found=found)
-    finish(run)
-    return run
 
 
 def _write_all_evidence(store: ObjectStore, layout: Layout, evidence: Evidence) -> None:

@@ -1,7 +1,7 @@
 """What a person decides about a lineage: promote, reject, rollback, unhold. All of it is on record.
 
 Each needs a reason and a name, commits one head, and is safe to run again after a crash: what is
-done already is found and said. MLflow is told afterwards, by ``tasks.publish.mirror``.
+done already is found and said. MLflow is told afterwards, by ``tasks.mirror``.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from storage import transitions
+from storage import taking_back, transitions
 from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord, commit_change, read_head, read_head_number
 from storage.layout import Layout
@@ -112,7 +112,7 @@ def rollback(
         if to is None and (moved.action, moved.by, moved.reason) == ("rollback", by, reason):
             return head
         read = partial(read_head_number, store, layout)
-        changed = transitions.rollback(head, read, to=to, by=by, reason=reason)
+        changed = taking_back.rollback(head, read, to=to, by=by, reason=reason)
         if changed.champion is not None:
             _check_exported(store, layout, changed.champion)
         return changed
@@ -140,7 +140,7 @@ def unhold(store: ObjectStore, layout: Layout, snapshot: str, *, by: str, reason
     """
     _check_told(by, reason)
     _, head = _commit(
-        store, layout, partial(transitions.unhold, snapshot=snapshot, by=by, reason=reason)
+        store, layout, partial(taking_back.unhold, snapshot=snapshot, by=by, reason=reason)
     )
     return _reviewed(head, f"{snapshot} is pending again: the next update trains on it")
 

@@ -1,6 +1,7 @@
 """Rows of a task's local data files, each with the place that an error names."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import unquote
 from tasks.line_stream import Compression, DamagedStreamError, decompress, split_lines
 
 _MAX_LINE_BYTES = 10_000_000
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gz", ".zst": "zst"}
 
 
@@ -77,6 +79,12 @@ def _parsed(path: Path, line: int, raw: bytes | None) -> list[Row]:
         raise ValueError(
             f"{path}:{line}: is not JSON ({error}); expected one object a line, in UTF-8"
         ) from error
+    # An escape of JSON can name half of a character, which no tokenizer and no store takes.
+    if _HALF_CHARACTER.search(raw) and not _is_unicode(value):
+        raise ValueError(
+            f"{path}:{line}: holds half of a surrogate pair, which is no character; write the text "
+            "again from its source"
+        )
     elements = value if isinstance(value, list) else [value]
     for element in elements:
         if not isinstance(element, dict):
@@ -86,3 +94,12 @@ def _parsed(path: Path, line: int, raw: bytes | None) -> list[Row]:
             )
     first = 1 if isinstance(value, list) else line
     return [Row(path, first + place, element) for place, element in enumerate(elements)]
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether all texts within ``value`` can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

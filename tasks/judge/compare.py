@@ -227,7 +227,9 @@ def _reason(found: Comparison) -> str:
         said += [task_doubt(row) for row in guarded if not row.passed]
     if not said:
         said += _kept(found, guarded)
-    better = ", ".join(row.domain for row in found.rows if row.meaning == "better")
+    gained = [row.domain for row in found.rows if row.meaning == "better"]
+    gained += [row.task for row in found.task_rows if (row.lower_bound or 0.0) > 0]
+    better = ", ".join(gained)
     said.append(f"B is {f'better on {better}' if better else 'not shown to be better on any'}.")
     return " ".join(said)
 

@@ -35,7 +35,7 @@ class CheckConfig:
     max_cumulative_loss_nats: Annotated[float, Bounds(ge=0, unit="nats per token")] = 0.1
     """Rise of the held-out loss on any old domain, at most, against the best version ever.
 
-    So small losses cannot add up."""
+    That is the first, until a later one is shown to be better. So small losses cannot add up."""
     max_accuracy_loss: Annotated[float, Bounds(ge=0, le=1, unit="share of items")] = 0.05
     """Fall of the accuracy on any guarded task, at most, against the model in use.
 

@@ -9,7 +9,8 @@ from storage.head import Head, VersionRecord
 from storage.layout import Layout
 from storage.manifest import load
 from storage.objects import ObjectStore
-from storage.registry import Attached, FoundRun, MetricPoint, Run, log_report
+from storage.registry import FoundRun, MetricPoint, Run
+from storage.run_report import Attached, log_report
 from storage.suite import read_suite
 from tasks.judge.verdict import VerdictReport
 from tasks.plan import load_plan

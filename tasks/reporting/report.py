@@ -39,15 +39,6 @@ _WRITING_ROWS = (
     ("Mean tokens", "mean_tokens", ".1f"),
 )
 """Title, field of ``Writing`` and how it is shown."""
-_MEANING = {
-    "PASS": "The candidate is better on the new data and has kept the old: it becomes the champion "
-    "without further ado, and one command takes that back.",
-    "FAIL": "The candidate is refused and the champion stays. Its data stays pending; the next "
-    "update takes it again, together with what is new.",
-    "AMBIGUOUS": "The evidence does not decide, so a person does. Until then the champion stays "
-    "and "
-    "the data stays pending.",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +59,8 @@ class ReportInput:
     """UTC, ISO 8601."""
     warnings: tuple[str, ...] = ()
     """What a person should know of the data: rejects, sources without a file."""
+    always_ask: bool = False
+    """A PASS waits for a person too."""
 
 
 def render(page: ReportInput) -> str:
@@ -87,7 +80,7 @@ def render(page: ReportInput) -> str:
         page=page,
         plan=page.plan,
         verdict=page.verdict,
-        meaning=_MEANING[page.verdict.verdict],
+        meaning=_meaning(page),
         schedule=describe_schedule(page.plan.train.schedule),
         card=card_of(page.verdict, page.plan, domains=_domains(page), goodput=page.goodput),
         guards=([page.plan.gain] if page.plan.gain else []) + list(page.plan.guards),
@@ -105,7 +98,7 @@ def render(page: ReportInput) -> str:
             "Change on old domains", [row for row in rows if row.role == "old"]
         ),
         curves=curves_of(page.metrics, page.plan.train),
-        actions=_actions(page.verdict),
+        actions=_actions(page),
     )
 
 
@@ -138,10 +131,41 @@ def _worst_of_canary(verdict: VerdictReport) -> CanarySlice | None:
     return max(found, key=lambda item: item.perplexity_ratio or 0.0, default=None)
 
 
-def _actions(verdict: VerdictReport) -> list[tuple[str, str]]:
-    """What a person may want to do, each with the command for it."""
-    promote = f'perennial promote {verdict.candidate} --reason "..."'
+def _meaning(page: ReportInput) -> str:
+    """What the verdict does, for who has to act on it."""
+    verdict = page.verdict
+    repaired = [known.version for known in verdict.remedies if known.verdict == "PASS"]
     if verdict.verdict == "PASS":
+        kept = "The candidate is better on the new data and has kept the old"
+        if page.always_ask:
+            return (
+                f"{kept}. A person decides all the same; until then the champion stays and the "
+                "data stays pending."
+            )
+        return (
+            f"{kept}: it becomes the champion without further ado, and one command takes that back."
+        )
+    if repaired:
+        return (
+            f"The candidate is not published as it is. {repaired[-1]}, which repairs it, has "
+            "passed: see its own page."
+        )
+    if verdict.verdict == "FAIL":
+        return (
+            "The candidate is refused and the champion stays. Its data stays pending; the next "
+            "update takes it again, together with what is new."
+        )
+    return (
+        "The evidence does not decide, so a person does. Until then the champion stays and the "
+        "data stays pending."
+    )
+
+
+def _actions(page: ReportInput) -> list[tuple[str, str]]:
+    """What a person may want to do, each with the command for it."""
+    verdict = page.verdict
+    promote = f'perennial promote {verdict.candidate} --reason "..."'
+    if verdict.verdict == "PASS" and not page.always_ask:
         return [("Go back", 'perennial rollback --reason "..."')]
     if verdict.verdict == "FAIL":
         return [("Publish it all the same", promote)]

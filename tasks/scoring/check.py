@@ -5,7 +5,7 @@ What is judged is chosen by ``tasks.scoring.panel``. Scores are kept by model an
 record since it was a candidate. Importing this module loads no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +23,10 @@ from tasks.evaluations.score_tasks import score_tasks
 from tasks.judge.health import Health
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, SliceScores, TaskScores
-from tasks.scoring.canary import (
-    FirstLook,
-    Looker,
-    Sample,
-    passages_a_slice,
-    passages_of,
-    spread_over,
-)
+from tasks.scoring.canary import FirstLook, Looker
 from tasks.scoring.compute import Desk, Place, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
+from tasks.scoring.passages import Sample, passages_a_slice, passages_of, spread_over
 from tasks.scoring.scores import Record, record_of
 
 _Scores = tuple[DocumentScore, ...]
@@ -93,49 +87,25 @@ def check(
         NotFoundError: A model or a snapshot does not exist.
         TrainingError: Ray lost its workers too often, or has no room for one.
     """
-    # Not at the top: it imports torch, which a process that merely schedules must not pay for.
-    from tasks.scoring.measure import score_unigram  # noqa: PLC0415
-
+    config = config or CheckConfig()
     panel = panel_of(
         store,
         layout,
         head=head,
         suite=suite,
         new_snapshots=new_snapshots,
-        config=config or CheckConfig(),
+        config=config,
         work_dir=work_dir,
     )
     desk = Desk(store, layout, work_dir)
     unguarded = is_unguarded(head)
-    look = _first_look(desk, panel, candidate, champion, config or CheckConfig())
+    look = _first_look(desk, panel, candidate, champion, config)
     if look.health.problem:
         return CheckResult(
             slices=look.slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
         )
     versions = [candidate, champion] if champion else [candidate]
     records = scores_on_record(desk, panel, versions, place or Place())
-    unigram: dict[str, _Scores] = {}
-    if champion is None:
-        counts = _counts(store, layout, new_snapshots)
-        unigram = {
-            item.item.name: score_unigram(counts, desk.scored_documents(item))
-            for item in panel.slices
-        }
-    earlier = _earlier_records(store, layout, head, versions)
-    slices = tuple(
-        SliceScores(
-            name=item.item.name,
-            domain=item.label,
-            snapshot=item.item.snapshot,
-            role=item.role,
-            candidate=records[candidate].scores(item.units, item.depth),
-            champion=records[champion].scores(item.units, item.depth) if champion else None,
-            unigram=unigram.get(item.item.name),
-            earlier=_earlier(item, earlier),
-            is_guarded=item.is_guarded,
-        )
-        for item in panel.slices
-    )
     asked = score_tasks(
         desk,
         suite,
@@ -143,10 +113,16 @@ def check(
         champion=champion,
         head=head,
         trained=trained_on(head, new_snapshots),
-        max_accuracy_loss=(config or CheckConfig()).max_accuracy_loss,
+        max_accuracy_loss=config.max_accuracy_loss,
     )
     return CheckResult(
-        slices=slices,
+        slices=_slices_of(
+            panel,
+            records[candidate],
+            records[champion] if champion else None,
+            unigram={} if champion else _unigram_scores(desk, panel, new_snapshots),
+            earlier=_earlier_records(store, layout, head, versions),
+        ),
         health=look.health,
         unguarded_base=unguarded,
         tasks=asked.tasks,
@@ -201,6 +177,42 @@ def _first_look(
     return looker.look(candidate, champion)
 
 
+def _slices_of(
+    panel: Panel,
+    candidate: Record,
+    champion: Record | None,
+    *,
+    unigram: Mapping[str, _Scores],
+    earlier: Mapping[str, Record],
+) -> tuple[SliceScores, ...]:
+    """The slices of the panel with everything that anybody's scores say of them."""
+    return tuple(
+        SliceScores(
+            name=item.item.name,
+            domain=item.label,
+            snapshot=item.item.snapshot,
+            role=item.role,
+            candidate=candidate.scores(item.units, item.depth),
+            champion=champion.scores(item.units, item.depth) if champion else None,
+            unigram=unigram.get(item.item.name),
+            earlier=_earlier(item, earlier),
+            is_guarded=item.is_guarded,
+        )
+        for item in panel.slices
+    )
+
+
+def _unigram_scores(desk: Desk, panel: Panel, snapshots: Sequence[str]) -> dict[str, _Scores]:
+    """By slice: what the token frequencies of ``snapshots`` make of it."""
+    # Not at the top: it imports torch, which a process that merely schedules must not pay for.
+    from tasks.scoring.measure import score_unigram  # noqa: PLC0415
+
+    counts = _counts(desk.store, desk.layout, snapshots)
+    return {
+        item.item.name: score_unigram(counts, desk.scored_documents(item)) for item in panel.slices
+    }
+
+
 def _earlier_records(
     store: ObjectStore, layout: Layout, head: Head, without: Sequence[str]
 ) -> dict[str, Record]:
@@ -212,7 +224,7 @@ def _earlier_records(
     }
 
 
-def _earlier(item: JudgedSlice, records: dict[str, Record]) -> tuple[EarlierScores, ...]:
+def _earlier(item: JudgedSlice, records: Mapping[str, Record]) -> tuple[EarlierScores, ...]:
     """What published versions made of a slice, from the record only."""
     return tuple(
         EarlierScores(version=version, scores=record.scores(item.units, item.depth))

@@ -1,6 +1,7 @@
 """Score two models, of a lineage or of anybody, on the same texts and tasks. Changes nothing."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +15,10 @@ from tasks.import_base import identity_of_directory
 from tasks.judge.compare import Comparison, ScoredSlice, compare
 from tasks.judge.health import Health
 from tasks.judge.verdict import CheckConfig, DocumentScore
-from tasks.scoring.canary import Sample, WritingRecord, passages_a_slice, passages_of
+from tasks.scoring.canary import WritingRecord
 from tasks.scoring.compare_tasks import GivenTask, answered
 from tasks.scoring.held_out import HeldOut, SuiteText, spelling
+from tasks.scoring.passages import Sample, passages_a_slice, passages_of
 from tasks.scoring.scores import record_of
 from training.items.score import ItemScore
 
@@ -114,7 +116,7 @@ def compare_models(
         config,
         a=a.name,
         b=b.name,
-        health=_health(seen_a.writes, seen_b.writes),
+        health=_health(seen_a.writes, seen_b),
         tasks=[
             answered(task, ours, theirs)
             for task, ours, theirs in zip(tasks, seen_a.answers, seen_b.answers, strict=True)
@@ -233,12 +235,15 @@ def _writing(
     return look_at_writing(model, samples, contender.name, end_id=tokenizer.end_id, seq_len=window)
 
 
-def _health(a: WritingRecord | None, b: WritingRecord | None) -> Health:
-    """Whether B still writes, beside A on the same openings."""
+def _health(a: WritingRecord | None, seen_b: _Seen) -> Health:
+    """Whether B still computes and writes, beside A on the same openings."""
+    # An answer that is no number is wrong, which a task that only informs would not tell.
+    answers = all(math.isfinite(score.nats) for scores in seen_b.answers for score in scores)
+    b = seen_b.writes
     if a is None or b is None:
-        return Health(finite=True)
+        return Health(finite=answers)
     return Health(
-        finite=b.finite,
+        finite=b.finite and answers,
         probes=b.probes,
         empty=b.empty,
         distinct_token_share=b.distinct_token_share,

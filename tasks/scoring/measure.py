@@ -11,7 +11,8 @@ from storage.layout import Layout
 from storage.models import fetch_model
 from storage.objects import ObjectStore
 from tasks.judge.health import writing_of
-from tasks.scoring.canary import Sample, TokenRecord, WritingRecord, sample_hash
+from tasks.scoring.canary import TokenRecord, WritingRecord
+from tasks.scoring.passages import Sample, sample_hash
 from training.causal_model import CausalModel
 from training.data.holdout import DocumentScore, HoldoutDocument
 from training.evaluate import unigram_nats

@@ -9,7 +9,8 @@ from flows.chain import Chain, Delta, Edge, Origin, read_chain
 from storage.head import Head, VersionRecord, commit, history, read_head_number
 from storage.local_objects import LocalObjects
 from storage.manifest import publish
-from storage.transitions import promote, reject, rollback, with_verdict
+from storage.taking_back import rollback
+from storage.transitions import promote, reject, with_verdict
 from tasks.branch import branch_plan
 from tasks.judge.verdict import DomainRow
 from tasks.plan import UpdatePlan

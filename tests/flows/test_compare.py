@@ -120,6 +120,41 @@ def test_questions_alone_decide_when_they_tell_the_models_apart(
     assert "Task questions: accuracy is" in refused.out
 
 
+def test_files_of_one_name_are_told_apart_and_none_is_asked_twice(
+    base: Path, alone: Commands
+) -> None:
+    given: list[str] = []
+    for folder in ("one", "other"):
+        file = base.parent / folder / "quiz.jsonl"
+        file.parent.mkdir()
+        file.write_text('{"context": "river 1 runs", "continuation": "past"}')
+        given += ["--task", f"cloze:{file}"]
+    ended = alone.run("check", base, base, *given, *given[:2], "--json")
+    assert ended.code == 4, ended.err
+    assert [row["task"] for row in ended.json["details"]["task_rows"]] == ["quiz", "quiz-2"]
+
+
+def test_a_model_that_computes_no_numbers_is_refused_on_questions_that_guard_nothing(
+    base: Path, alone: Commands
+) -> None:
+    broken = base.parent / "broken"
+    shutil.copytree(base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    file = base.parent / "quiz.jsonl"
+    file.write_text('{"context": "river 1 runs", "continuation": "past"}')
+    ended = alone.run("check", base, broken, "--task", f"cloze:{file}", "--json")
+    assert ended.code == 3, ended.err
+    assert "logits are not finite numbers" in ended.json["message"]
+
+
+def test_a_margin_that_json_cannot_record_is_refused(base: Path, alone: Commands) -> None:
+    ended = alone.run("check", base, base, "--text", "texts", "--max-loss-nats", "inf")
+    assert ended.code == 2
+    assert "--max-loss-nats must be a finite number" in ended.err
+
+
 def test_one_document_does_not_decide(base: Path, alone: Commands) -> None:
     worse = spoiled(base, base.parent / "worse")
     ended = alone.run("check", base, worse, "--text", base.parent / "texts" / "1.txt", "--json")
@@ -152,6 +187,10 @@ def test_json_says_everything(base: Path, alone: Commands) -> None:
         (("base", "base", "--task", "perplexity:t.jsonl"), 1, "give them by --text"),
         (("base", "base", "--text", "none.txt"), 1, "found no text in none.txt"),
         (("base", "base", "--text", "1=texts", "--text", "texts/1.txt"), 1, "the domain 1 twice"),
+        (("base", "base", "--text", ""), 1, "--text '' names no file"),
+        (("base", "base", "--text", "german="), 1, "--text 'german=' names no file"),
+        (("base", "base", "--task", "cloze:"), 1, "expected KIND:PATH"),
+        (("base", "base", "--task", "cloze:s3://x/y.jsonl"), 1, "is not local"),
         (("base", "base", "nowhere.yaml"), 2, "no lineage file at nowhere.yaml"),
     ],
 )

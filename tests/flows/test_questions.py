@@ -23,10 +23,11 @@ from flows.questions import QUESTION, settle_questions, waiting
 from flows.recovery import recover
 from infra.settings import Settings
 from storage.head import Head, commit_change
+from storage.judging_again import to_judge_again
 from storage.local_objects import LocalObjects
 from storage.objects import ObjectStore
 from storage.question import read_question
-from storage.transitions import promote, reject, to_judge_again, with_verdict
+from storage.transitions import promote, reject, with_verdict
 from tests.support.lineages import LAYOUT, add_snapshot, candidate, newest
 from tests.support.tiny_lineage import TinyLineage
 

@@ -13,7 +13,7 @@ from flows.lineage import load_lineage
 from flows.retirement import find_obsolete
 from tests.support.tiny_lineage import TinyLineage
 
-PER_LINEAGE = 7
+PER_LINEAGE = 8
 
 
 def serve_once(folder: Path, name: str) -> tuple[Path, set[UUID]]:

@@ -24,6 +24,12 @@ def test_bounds_themselves_are_inside_or_outside_as_their_names_say() -> None:
         TypeAdapter(Config).validate_python({"share": 1.0})
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_what_json_cannot_record_is_refused_where_no_limit_forbids_it(value: float) -> None:
+    with pytest.raises(ValueError, match="must be a number at least 0 nats, got "):
+        Bounds(ge=0, unit="nats").check(value)
+
+
 def test_a_number_that_is_not_set_passes() -> None:
     assert TypeAdapter(Config).validate_python({}).length is None
     with pytest.raises(ValidationError, match="must be above 0 tokens, got 0"):

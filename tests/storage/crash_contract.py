@@ -15,7 +15,8 @@ from storage.objects import ObjectStore
 from storage.replay import next_replay, publish_replay
 from storage.snapshots import mint, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
-from storage.transitions import rollback, with_snapshot, with_verdict
+from storage.taking_back import rollback
+from storage.transitions import with_snapshot, with_verdict
 from tests.storage.building import (
     LAYOUT,
     first_head,

@@ -13,6 +13,7 @@ from storage.head import Head, VersionRecord
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.registry import MetricPoint, Run, VersionPage
+from storage.run_report import Attached, log_report
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +176,9 @@ def test_params_beyond_mlflows_limits_are_logged_and_kept(
 
 def test_the_report_hangs_on_the_run(tracking_uri: str, lineage: str, tmp_path: Path) -> None:
     run = open_run(tracking_uri, lineage, tmp_path)
-    registry.log_report(run, "<p>old</p>")
-    registry.log_report(run, "<p>new</p>")
-    registry.log_report(run, "<p>new</p>")
+    log_report(run, "<p>old</p>")
+    log_report(run, "<p>new</p>")
+    log_report(run, "<p>new</p>")
     pages = [path.read_text() for path in (tmp_path / "artifacts").rglob("report.html")]
     assert pages == ["<p>new</p>"]
 
@@ -188,19 +189,19 @@ def test_what_hangs_beside_the_report_is_attached_with_it_and_once(
     run = open_run(tracking_uri, lineage, tmp_path)
     asked: list[str] = []
 
-    def beside() -> registry.Attached:
+    def beside() -> Attached:
         asked.append("now")
         point = MetricPoint(key="verdict/gain", step=8, value=0.25, timestamp_ms=1000)
         table = '{"columns": ["a"], "data": [[1]]}'
         files = {"tables/one.json": table, "picture.svg": "<svg/>"}
-        return registry.Attached(files=files, points=(point,))
+        return Attached(files=files, points=(point,))
 
-    registry.log_report(run, "<p>page</p>", beside=beside)
+    log_report(run, "<p>page</p>", beside=beside)
     digest = registry.list_runs(tracking_uri, lineage=lineage)["u1"].report_digest
-    registry.log_report(run, "<p>page</p>", beside=beside, known_digest=digest)
+    log_report(run, "<p>page</p>", beside=beside, known_digest=digest)
     assert asked == ["now"]
     # Killed before the digest was set, everything is attached again.
-    registry.log_report(run, "<p>page</p>", beside=beside)
+    log_report(run, "<p>page</p>", beside=beside)
     shown = client_of(tracking_uri).get_run(run.run_id).data
     assert shown.metrics["verdict/gain"] == 0.25
     assert len(client_of(tracking_uri).get_metric_history(run.run_id, "verdict/gain")) == 1

@@ -5,18 +5,9 @@ import pytest
 
 from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord
-from storage.transitions import (
-    compared_today,
-    promote,
-    refuse,
-    reject,
-    rollback,
-    to_judge_again,
-    unhold,
-    with_imported,
-    with_snapshot,
-    with_verdict,
-)
+from storage.judging_again import compared_today, to_judge_again
+from storage.taking_back import rollback, unhold
+from storage.transitions import promote, refuse, reject, with_imported, with_snapshot, with_verdict
 from tests.storage.building import first_head, version_record
 
 

@@ -13,7 +13,8 @@ from storage.models import fetch_model, is_published, read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import find_run, is_projected, open_run
 from tasks.judge.verdict import VerdictReport
-from tasks.publish import commit_verdict, export, mirror, replay_extender
+from tasks.mirror import mirror
+from tasks.publish import commit_verdict, export, replay_extender
 from tasks.reporting.page import report_key, verdict_key
 from tasks.review import rollback
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed

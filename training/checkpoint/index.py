@@ -212,17 +212,6 @@ def discard_old(
             discard(store, step_prefix(plan.checkpoint_prefix, step))
 
 
-def discard_after(store: ObjectStore, prefix: str, step: int) -> None:
-    """Discard every checkpoint after ``step``, the newest first, for a run that goes back.
-
-    The newest first, so that a crash in between leaves a run that can still go on from any of those
-    that are left. Safe to retry. Nothing of the run may be saving meanwhile.
-    """
-    for found in committed_steps(store, prefix):
-        if found > step:
-            discard(store, step_prefix(prefix, found))
-
-
 def plan_as_json(plan: TrainPlan) -> dict[str, Any]:
     """The plan as it is stored, without what may change between the lives of a run."""
     fields = json.loads(canonical_json(identity_fields(plan)))

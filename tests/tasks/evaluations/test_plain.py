@@ -107,6 +107,8 @@ def test_one_id_for_two_items_is_refused(tmp_path: Path) -> None:
             {"prompt": "q", "answer": []},
             "answer: expected a list of at least 1 texts",
         ),
+        ("perplexity", {"text": "a \ud83d"}, r"perplexity.jsonl:2: holds half of a surrogate pair"),
+        ("perplexity", {"text": "a", "id": "\udc00"}, "perplexity.jsonl:2: holds half"),
         ("perplexity", [1], r"perplexity.jsonl:2: expected a JSON object, found '1'"),
     ],
 )
@@ -119,6 +121,10 @@ def test_a_line_that_cannot_be_used_is_named_with_its_field_and_the_remedy(
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         read_plain(task(tmp_path, kind, [good, row]))
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    assert only_item(task(tmp_path, "perplexity", [{"text": "a \U0001f600"}])).choices == ("a 😀",)
 
 
 def test_a_file_that_is_missing_empty_or_no_json_is_named(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from tasks.judge.compare import Comparison, ScoredSlice, compare
 from tasks.judge.health import Health, writing_of
-from tasks.judge.verdict import CheckConfig, DocumentScore
+from tasks.judge.verdict import CheckConfig, DocumentScore, TaskScores
+from training.items.score import ItemScore
 
 CONFIG = CheckConfig(max_loss_nats=0.05)
 
@@ -82,6 +83,32 @@ def test_better_on_all_is_a_pass_that_tells_where() -> None:
     found = judged(slice_of("web", -0.1), slice_of("books", -0.2))
     assert found.verdict == "PASS"
     assert found.reason.endswith("B is better on books, web.")
+
+
+def test_a_task_that_b_answers_better_is_told_though_a_only_guesses_there() -> None:
+    def answers(right: int) -> tuple[ItemScore, ...]:
+        return tuple(
+            ItemScore(
+                item=f"i{number}",
+                cluster=f"i{number}",
+                is_correct=number < right,
+                answer="good" if number < right else "bad",
+                nats=1.0,
+                targets=1,
+            )
+            for number in range(100)
+        )
+
+    task = TaskScores(
+        task="pairs",
+        candidate=answers(80),
+        champion=answers(50),
+        is_guarded=False,
+        why_unguarded="at chance level",
+    )
+    found = compare([], CONFIG, a="a", b="b", tasks=[task])
+    assert found.verdict == "AMBIGUOUS"
+    assert found.reason.endswith("B is better on pairs.")
 
 
 @pytest.mark.parametrize("shift", [-0.1, 0.0, 0.1])

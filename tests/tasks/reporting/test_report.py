@@ -236,6 +236,22 @@ def test_the_page_says_how_to_act(outcome: str, commands: list[str]) -> None:
     assert found == commands
 
 
+def test_what_passed_but_waits_for_a_person_is_not_called_champion() -> None:
+    waits = replace(example(VERDICTS["PASS"]), always_ask=True)
+    text = " ".join(Page(render(waits)).text.split())
+    assert "becomes the champion" not in text
+    assert "A person decides all the same" in text
+    assert "perennial promote 3-c0ffee12 --reason" in text
+
+
+def test_what_was_repaired_is_not_said_to_be_tried_again() -> None:
+    verdict = VERDICTS["FAIL"]
+    passed = replace(verdict.remedies[-1], verdict="PASS", version="4-0e9a1e00")
+    text = Page(render(example(replace(verdict, remedies=(passed,))))).text
+    assert "4-0e9a1e00, which repairs it, has passed" in " ".join(text.split())
+    assert "stays pending" not in text
+
+
 def test_realised_shares_are_those_of_the_order_itself() -> None:
     text = Page(render(example(VERDICTS["PASS"]))).text
     assert re.search(r"web-en@a1b2c3d4e5f6\s*replay\s*16\.67%\s*16\.69%\s*534", text)

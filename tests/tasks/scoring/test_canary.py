@@ -11,16 +11,8 @@ from storage.models import ModelManifest, publish_model
 from storage.objects import ObjectStore, open_store
 from tasks.judge.decide import decide
 from tasks.judge.verdict import CheckConfig
-from tasks.scoring.canary import (
-    Looker,
-    Sample,
-    TokenRecord,
-    canary_of,
-    passages_a_slice,
-    passages_of,
-    sample_hash,
-    spread_over,
-)
+from tasks.scoring.canary import Looker, TokenRecord, canary_of
+from tasks.scoring.passages import Sample, passages_a_slice, passages_of, sample_hash, spread_over
 from tests.support.lineages import LAYOUT, MODEL
 from training.causal_model import CausalModel
 from training.data.holdout import HoldoutDocument
