@@ -146,7 +146,9 @@ def compare(
     # decide() would ask for a gain as well; what it found of the losses is all that counts here.
     asked = [row for row in report.task_rows if row.margin is not None]
     required = [row.passed for row in (*report.rows, *asked)]
-    passed = all(required) and bool(required)
+    # At chance level nothing can be lost, and nothing shown but that nothing has changed.
+    is_unchanged = all(task.candidate == task.champion for task in tasks)
+    passed = all(required) if required else is_unchanged
     verdict = "FAIL" if report.verdict == "FAIL" else "PASS" if passed else "AMBIGUOUS"
     comparison = Comparison(
         verdict=verdict,
@@ -250,7 +252,11 @@ def _kept(found: Comparison, guarded: Sequence[TaskRow]) -> list[str]:
         said.append(
             f"B's accuracy on {tasks} is at most the margin below A's (lowest bound {lowest:+.1%})."
         )
-    return said or ["No task can tell A from a guess, and there is no text: give --text."]
+    if said:
+        return said
+    if found.verdict == "PASS":
+        return ["B answers every item exactly as A does."]
+    return ["No task can tell A from a guess, and there is no text: give --text."]
 
 
 def _loss(row: ComparedDomain) -> str:
