@@ -21,8 +21,10 @@ Attempt = tuple[Remedy, ...]
 
 def attempts_for(report: VerdictReport, config: RemedyConfig) -> tuple[tuple[Attempt, ...], str]:
     """The attempts that may repair a candidate, in order, and in one sentence why so."""
-    if report.verdict == "PASS" or not config.order:
+    if report.verdict == "PASS":
         return (), "No remedy is called for."
+    if not config.order:
+        return (), "remedy.order is empty: none is tried."
     if report.champion is None:
         return (), "A first version has no champion to be merged with or measured by."
     if not report.health.finite or any(
@@ -34,7 +36,8 @@ def attempts_for(report: VerdictReport, config: RemedyConfig) -> tuple[tuple[Att
     if report.verdict == "AMBIGUOUS":
         return _after_doubt(report, config)
     violated = {row.test for row in report.rows if row.violated}
-    if not violated & {"loss", "cumulative"}:
+    lost_answers = any(row.violated for row in report.task_rows)
+    if not lost_answers and not violated & {"loss", "cumulative"}:
         return (), "Nothing old was shown to be lost; a remedy would only gain less."
     if "gain" in violated:
         gentler = tuple(attempt for attempt in config.order if attempt == ("lower_peak",))

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from storage.head import VersionRecord
-from tasks.judge.verdict import DomainRow, Health, VerdictReport
+from tasks.judge.verdict import DomainRow, Health, TaskRow, VerdictReport
 from tasks.remedy.config import RemedyConfig
 from tasks.remedy.triage import attempts_for
 from tests.support.lineages import LAYOUT, report_of
@@ -51,7 +51,25 @@ GAIN, LOSS = row("gain", violated=False), row("loss", violated=True)
 def test_a_loss_calls_for_everything_that_is_configured() -> None:
     for lost in (LOSS, row("cumulative", violated=True)):
         assert attempts_for(failed(GAIN, lost), CONFIG)[0] == CONFIG.order
-    assert attempts_for(failed(GAIN, LOSS), replace(CONFIG, order=()))[0] == ()
+    off = attempts_for(failed(GAIN, LOSS), replace(CONFIG, order=()))
+    assert off == ((), "remedy.order is empty: none is tried.")
+
+
+def test_answers_that_were_lost_call_for_a_remedy_though_no_loss_rose() -> None:
+    kept = row("loss", violated=False)
+    forgotten = TaskRow(
+        task="facts",
+        against="1-a",
+        items=400,
+        clusters=400,
+        candidate_accuracy=0.5,
+        champion_accuracy=0.8,
+        difference=-0.3,
+        margin=0.05,
+        violated=True,
+    )
+    assert attempts_for(failed(GAIN, kept), CONFIG)[0] == ()
+    assert attempts_for(failed(GAIN, kept, task_rows=(forgotten,)), CONFIG)[0] == CONFIG.order
 
 
 def test_what_has_collapsed_but_computes_numbers_may_be_sound_halfway_back() -> None:
