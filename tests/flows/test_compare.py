@@ -130,7 +130,7 @@ def test_files_of_one_name_are_told_apart_and_none_is_asked_twice(
         file.write_text('{"context": "river 1 runs", "continuation": "past"}')
         given += ["--task", f"cloze:{file}"]
     ended = alone.run("check", base, base, *given, *given[:2], "--json")
-    assert ended.code == 4, ended.err
+    assert ended.code == 0, ended.err
     assert [row["task"] for row in ended.json["details"]["task_rows"]] == ["quiz", "quiz-2"]
 
 
