@@ -39,7 +39,7 @@ def assert_one_sentence(ended: Ended, code: int, message: str) -> None:
         ({"sources": "abc"}, "sources: expected a list, found a text"),
         ({"sources": []}, "sources is empty: name at least one"),
         ({"recipe": {"seq_len": 10**18}}, r"recipe\.seq_len 10+ is above .*embeddings 32: lower"),
-        ({"replay": {"share": float("nan")}}, "must be at least 0 and below 1, got nan"),
+        ({"replay": {"share": float("nan")}}, "must be a number at least 0 and below 1, got nan"),
         ({"recipe": {"schedule": {"eta_max": float("inf")}}}, "above 0 and below 1, got inf"),
         ({"sources": [{**source("prose"), "domain": "a/b"}]}, "domain 'a/b' is not a valid name"),
         ({"sources": [{**source("prose"), "domain": "\x1b[31m"}]}, r"domain '\\x1b\[31m' is not"),
