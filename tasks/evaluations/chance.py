@@ -51,3 +51,25 @@ def p_by_chance(items: Sequence[Item], scores: Sequence[ItemScore]) -> float:
 def at_chance(items: Sequence[Item], scores: Sequence[ItemScore]) -> bool:
     """Whether nothing shows that the answers are better than guesses."""
     return p_by_chance(items, scores) > _ALPHA
+
+
+def why_informing(
+    items: Sequence[Item], scores: Sequence[ItemScore], model: str, *, informs_only: bool
+) -> str:
+    """Why a task guards nothing, for people; "" when it may guard.
+
+    Args:
+        items: At least one.
+        scores: What the model in use answered to them.
+        model: What that model is called.
+        informs_only: It is configured so.
+    """
+    if informs_only:
+        return "it is configured to inform only"
+    if not at_chance(items, scores):
+        return ""
+    right = sum(score.is_correct for score in scores) / len(items)
+    return (
+        f"at chance level: {model} has {right:.1%} of {len(items)} items right, guessing gives "
+        f"{chance_level(items):.1%}"
+    )

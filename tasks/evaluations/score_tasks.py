@@ -12,7 +12,7 @@ from infra.progress import Progress
 from storage.head import Head
 from storage.models import is_published, read_model_manifest, weights_hash
 from storage.suite import SuiteManifest, SuiteTask
-from tasks.evaluations.chance import at_chance, chance_level
+from tasks.evaluations.chance import why_informing
 from tasks.evaluations.detectable import Pair, detectable_fall
 from tasks.evaluations.frozen import FrozenItem, read_items
 from tasks.evaluations.item_record import read_item_scores, write_item_scores
@@ -157,13 +157,7 @@ def _parts(
     parts: list[TaskScores] = []
     if fresh.candidate:
         asked = [frozen.item for frozen in items if frozen.item.id not in known]
-        why = "it is configured to inform only" if task.informs_only else ""
-        if not why and at_chance(asked, fresh.champion):
-            right = sum(score.is_correct for score in fresh.champion) / len(asked)
-            why = (
-                f"at chance level: the champion has {right:.1%} of {len(asked)} items right, "
-                f"guessing gives {chance_level(asked):.1%}"
-            )
+        why = why_informing(asked, fresh.champion, "the champion", informs_only=task.informs_only)
         parts.append(replace(fresh, is_guarded=not why, why_unguarded=why))
     if known:
         parts.append(

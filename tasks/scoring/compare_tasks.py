@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from storage.layout import Layout
 from storage.objects import ObjectStore
 from storage.suite import SuiteManifest
-from tasks.evaluations.chance import at_chance, chance_level
+from tasks.evaluations.chance import why_informing
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.frozen import chosen, read_items
 from tasks.evaluations.harness import read_harness
@@ -65,13 +65,7 @@ def read_suite_tasks(
 
 def answered(task: GivenTask, a: tuple[ItemScore, ...], b: tuple[ItemScore, ...]) -> TaskScores:
     """Both models' answers; a task that A answers no better than by guessing guards nothing."""
-    why = "it is configured to inform only" if task.informs_only else ""
-    if not why and at_chance(task.items, a):
-        right = sum(score.is_correct for score in a) / len(a)
-        why = (
-            f"at chance level: A has {right:.1%} of {len(a)} items right, guessing gives "
-            f"{chance_level(task.items):.1%}"
-        )
+    why = why_informing(task.items, a, "A", informs_only=task.informs_only)
     return TaskScores(
         task=task.name, candidate=b, champion=a, is_guarded=not why, why_unguarded=why
     )
