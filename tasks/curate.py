@@ -5,13 +5,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
 from tasks.documents import Document
 from training.config import FORBID_UNKNOWN
-
-DropReason = Literal["", "duplicate", "duplicate_in_batch", "too_short", "too_long"]
 
 _DIGEST_BYTES = 16
 # CR is not here: it has become LF by the time this is used.
@@ -45,8 +43,8 @@ class Curated:
     document: Document
     digest: bytes
     """16 bytes: ``content_digest`` of the text."""
-    reason: DropReason
-    """Why it is dropped; "" when it is kept."""
+    reason: str
+    """Why it is dropped, such as ``too_short``; "" when it is kept."""
 
 
 def normalise(text: str) -> str:
@@ -96,7 +94,7 @@ def curate(
         yield Curated(document=document, digest=digest, reason=reason)
 
 
-def _length_reason(text: str, config: CurateConfig) -> DropReason:
+def _length_reason(text: str, config: CurateConfig) -> str:
     if len(text) > config.max_chars:
         return "too_long"
     # Cheap first: stripping copies, and nearly every text is long enough without it.
