@@ -294,6 +294,7 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         ),
         seq_len=lineage.recipe.seq_len,
         curate=lineage.curate,
+        near_duplicates=lineage.near_duplicates,
         holdout=lineage.holdout,
         minimum=lineage.refresh if role == "new" else RefreshConfig(),
         role=role,

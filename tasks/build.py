@@ -17,12 +17,15 @@ import numpy as np
 from storage.head import SnapshotRole
 from storage.layout import Layout
 from storage.manifest import canonical_json, content_hash, digest_file
+from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
 from tasks.curate import CurateConfig, curate
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
+from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
 from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
-RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
+RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, SEGMENT})
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 Progress = Callable[[str, int, int], None]
@@ -53,6 +56,7 @@ class BuildInputs:
     identity: str
     sources: SourceFiles
     curate: CurateConfig
+    near_duplicates: NearDuplicateConfig | None
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
@@ -96,17 +100,21 @@ def read_and_split(
     inputs: BuildInputs,
     tokenizer: "Tokenizer | int",
     known: KnownDocuments,
+    index: NearDuplicateIndex,
     *,
     lineage: str,
     work_dir: Path,
     progress: Progress,
 ) -> ReadDocuments:
-    """Read, curate, tokenise and split; the rejects go to ``work_dir``. Stores nothing.
+    """Read, curate, tokenise and split. Stores nothing.
+
+    The rejects go to ``work_dir``, and the signatures of what near-duplicates are looked for in.
 
     Args:
         inputs: What to read and how.
         tokenizer: To use, or the vocab_size of one to be trained on the kept documents.
         known: What the lineage has already.
+        index: Of the near-duplicates of what it has.
         lineage: Name of the lineage.
         work_dir: Empty local directory.
         progress: Told how many documents are done.
@@ -123,13 +131,20 @@ def read_and_split(
                 unread.append(item)
 
         curated = curate(_documents(inputs, reject), known.has, inputs.curate)
+        screen = None
+        if inputs.near_duplicates is not None:
+            screen = NearDuplicateScreen(inputs.near_duplicates, index)
+            curated = screen.screen(curated)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
             curated, tokenizer, lambda done: progress("documents", done, 0)
         )
+    if screen is not None:
+        screen.write(work_dir / SEGMENT, inputs.identity[:12])
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
+    warnings = (*_unindexed(index), *warnings)
     for warning in warnings:
         logger.warning("%s", warning)
     listed = [found for _, objects in inputs.sources for found in objects]
@@ -172,8 +187,11 @@ def store_snapshot(
     unigram = np.sum([domain.unigram for domain in packed], axis=0)
     (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
     (local / CONSUMED).write_bytes(canonical_json(read.consumed))
+    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED]
     (work_dir / REJECTS).rename(local / REJECTS)
-    names = (DOCUMENTS, REJECTS, UNIGRAM, CONSUMED)
+    if inputs.near_duplicates is not None:
+        (work_dir / SEGMENT).rename(local / SEGMENT)
+        names.append(SEGMENT)
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])
@@ -218,6 +236,16 @@ def _documents(inputs: BuildInputs, reject: Callable[[Reject], None]) -> Iterato
         for document in read_objects(source, objects, reject):
             # Two sources may both have a document 1, and a domain may be fed by both.
             yield replace(document, id=f"{source.name}/{document.id}")
+
+
+def _unindexed(index: NearDuplicateIndex) -> tuple[str, ...]:
+    """What a person should know of snapshots that were made before the section was there."""
+    if not index.unindexed:
+        return ()
+    return (
+        f"near-duplicates of the {len(index.unindexed)} snapshots that were made without "
+        f"near_duplicates are not found ({index.unindexed[0]} is the first)",
+    )
 
 
 def _split(

@@ -11,7 +11,15 @@ from infra.bounds import Bounds
 from tasks.documents import Document
 from training.config import FORBID_UNKNOWN
 
-DropReason = Literal["", "duplicate", "duplicate_in_batch", "too_short", "too_long"]
+DropReason = Literal[
+    "",
+    "duplicate",
+    "duplicate_in_batch",
+    "too_short",
+    "too_long",
+    "near_duplicate",
+    "near_duplicate_in_batch",
+]
 
 _DIGEST_BYTES = 16
 # CR is not here: it has become LF by the time this is used.

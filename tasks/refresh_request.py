@@ -8,12 +8,14 @@ from infra.bounds import Bounds
 from storage.head import Head, SnapshotRole
 from storage.layout import Layout
 from storage.manifest import identity_of
+from storage.near_duplicate_index import slots_of
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.build import RESERVED_NAMES, BuildInputs, SourceFiles
 from tasks.curate import CurateConfig
 from tasks.documents import SourceObject
 from tasks.ingest import list_source, new_objects
+from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from training.config import FORBID_UNKNOWN
@@ -68,6 +70,8 @@ class RefreshRequest:
     seq_len: int
     """Inputs of a sample, in tokens."""
     curate: CurateConfig = field(default_factory=CurateConfig)
+    near_duplicates: NearDuplicateConfig | None = None
+    """None: they are not looked for."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     minimum: RefreshConfig = field(default_factory=RefreshConfig)
     role: SnapshotRole = "new"
@@ -135,23 +139,26 @@ def inputs_of(
     """What is built, and its identity: hash of all that can change a byte of it."""
     _check_domains(request)
     _check_seq_len(store, layout, request, head)
-    identity = identity_of(
-        {
-            "method": _METHOD,
-            "lineage": layout.lineage,
-            "known": state_of(head),
-            "sources": sources,
-            "curate": request.curate,
-            "holdout": request.holdout,
-            "seq_len": request.seq_len,
-            "role": request.role,
-            "tokenizer": _tokenizer_identity(head, request.tokenizer),
-        }
-    )
+    determining: dict[str, Any] = {
+        "method": _METHOD,
+        "lineage": layout.lineage,
+        "known": state_of(head),
+        "sources": sources,
+        "curate": request.curate,
+        "holdout": request.holdout,
+        "seq_len": request.seq_len,
+        "role": request.role,
+        "tokenizer": _tokenizer_identity(head, request.tokenizer),
+    }
+    # Without the section a lineage has the identities that it had before there was one.
+    if request.near_duplicates is not None:
+        determining["near_duplicates"] = request.near_duplicates
+    identity = identity_of(determining)
     return BuildInputs(
         identity=identity,
         sources=sources,
         curate=request.curate,
+        near_duplicates=request.near_duplicates,
         holdout=request.holdout,
         seq_len=request.seq_len,
         role=request.role,
@@ -165,9 +172,7 @@ def state_of(head: Head | None) -> tuple[tuple[str, ...], str | None, str | None
 
 def known_snapshots(head: Head | None) -> tuple[str, ...]:
     """Snapshots whose documents count as known; those of a refused one may come again."""
-    if head is None:
-        return ()
-    return tuple(known.id for known in head.snapshots if known.state != "refused")
+    return tuple(slot for slot in slots_of(head) if slot)
 
 
 def _check_domains(request: RefreshRequest) -> None:
