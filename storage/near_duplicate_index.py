@@ -2,7 +2,7 @@
 
 Each snapshot brings a segment of its own. Eight neighbours that are complete are merged into one,
 eight of those again, so that a lookup visits some seven segments for each power of eight. A merge
-is made of immutable files and found by the hash of what it was made of::
+is made of immutable files and found by the hash of the snapshots that it is made of::
 
     lineages/<lineage>/near-duplicates/<id>/near-duplicates.bin, manifest.json
 
@@ -10,7 +10,7 @@ so nothing points at it and nothing waits for it: where one is missing, its part
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,7 +62,6 @@ class _Piece:
 
     prefix: str
     file: FileDigest
-    snapshots: tuple[str, ...]
 
 
 def slots_of(head: Head | None) -> Slots:
@@ -113,14 +112,13 @@ def open_index(
         NotFoundError: One of the snapshots does not exist.
         ValueError: A snapshot has signatures of another scheme.
     """
-    pieces = _pieces(store, layout, slots)
-    segments = [_open(store, piece, cache) for piece in _cover(store, layout, pieces)]
+    segments = [_open(store, piece, cache) for piece in _cover(store, layout, slots)]
     for segment in segments:
         _check_scheme(segment, scheme)
-    unindexed = tuple(
-        slot for slot, piece in zip(slots, pieces, strict=True) if slot and piece is None
+    indexed = {part.snapshot for segment in segments for part in segment.parts}
+    return NearDuplicateIndex(
+        segments, tuple(slot for slot in slots if slot and slot not in indexed)
     )
-    return NearDuplicateIndex(segments, unindexed)
 
 
 def merge_complete(
@@ -138,18 +136,19 @@ def merge_complete(
         cache: Through which segments are read.
         work_dir: Existing local directory with room for the merged segment.
     """
-    pieces = _pieces(store, layout, slots)
     num_merged = 0
-    for start, size in _groups(len(pieces)):
-        members = [piece for piece in pieces[start : start + size] if piece]
-        if len(members) < 2 or _merged(store, layout, members) is not None:
+    for start, size in _groups(len(slots)):
+        group = slots[start : start + size]
+        if _merge_of(store, layout, group) is not None:
             continue
-        parts = _cover(store, layout, pieces[start : start + size])
+        parts = _cover(store, layout, group)
+        if len(parts) < 2:
+            continue
         with TemporaryDirectory(dir=work_dir, prefix="merge-") as scratch:
             path = Path(scratch) / SEGMENT
             merge_segments(path, [_open(store, part, cache) for part in parts])
-            _publish(store, layout, members, path)
-        logger.info("merged the index of %d snapshots of %s", len(members), layout.lineage)
+            _publish(store, layout, group, path)
+        logger.info("merged %d segments of the index of %s", len(parts), layout.lineage)
         num_merged += 1
     return num_merged
 
@@ -158,82 +157,74 @@ def live_merges(store: ObjectStore, layout: Layout, slots: Slots) -> set[str]:
     """Prefixes of the merges that ``open_index`` reads; all others are garbage."""
     if not any(store.list(layout.all_near_duplicates)):
         return set()
-    cover = _cover(store, layout, _pieces(store, layout, slots))
     own = {layout.snapshot(slot) for slot in slots if slot}
-    return {piece.prefix for piece in cover} - own
+    return {piece.prefix for piece in _cover(store, layout, slots)} - own
 
 
-def _pieces(store: ObjectStore, layout: Layout, slots: Slots) -> list[_Piece | None]:
-    """The segment of each slot, where there is one."""
-    return [_piece_of(store, layout, slot) if slot else None for slot in slots]
-
-
-def _piece_of(store: ObjectStore, layout: Layout, snapshot: str) -> _Piece | None:
-    files = read_snapshot_manifest(store, layout, snapshot).files
-    file = next((file for file in files if file.name == SEGMENT), None)
-    return _Piece(layout.snapshot(snapshot), file, (snapshot,)) if file else None
-
-
-def _groups(num_slots: int) -> Iterable[tuple[int, int]]:
+def _groups(num_slots: int) -> Iterator[tuple[int, int]]:
     """First slot and size of the largest complete groups, in order."""
     start = 0
     while start < num_slots:
         size = next(
-            (size for size in MERGE_SIZES if start % size == 0 and start + size <= num_slots), None
+            (size for size in MERGE_SIZES if start % size == 0 and start + size <= num_slots), 1
         )
-        if size:
+        if size > 1:
             yield start, size
-        start += size or 1
+        start += size
 
 
-def _cover(store: ObjectStore, layout: Layout, pieces: Sequence[_Piece | None]) -> list[_Piece]:
-    """The fewest stored segments that have each piece once, in order."""
+def _cover(store: ObjectStore, layout: Layout, slots: Slots) -> list[_Piece]:
+    """The fewest stored segments that have each snapshot once, in order."""
     cover: list[_Piece] = []
     start = 0
-    while start < len(pieces):
-        merged, size = _largest(store, layout, pieces, start)
-        cover += merged
+    while start < len(slots):
+        piece, size = _largest(store, layout, slots, start)
+        cover += [piece] if piece else []
         start += size
     return cover
 
 
 def _largest(
-    store: ObjectStore, layout: Layout, pieces: Sequence[_Piece | None], start: int
-) -> tuple[list[_Piece], int]:
-    """The largest merge that is stored from ``start`` on, or the piece itself, and its slots."""
+    store: ObjectStore, layout: Layout, slots: Slots, start: int
+) -> tuple[_Piece | None, int]:
+    """The largest stored segment that begins at ``start``, if there is one, and its slots."""
     for size in MERGE_SIZES:
-        group = pieces[start : start + size]
-        if start % size or len(group) < size:
-            continue
-        members = [piece for piece in group if piece]
-        merged = _merged(store, layout, members) if len(members) > 1 else None
-        if merged is not None:
-            return [merged], size
-    own = pieces[start]
-    return [own] if own else [], 1
+        group = slots[start : start + size]
+        if start % size == 0 and len(group) == size:
+            merge = _merge_of(store, layout, group)
+            if merge is not None:
+                return merge, size
+    slot = slots[start]
+    return (_own_of(store, layout, slot) if slot else None), 1
 
 
-def _merge_id(members: Sequence[_Piece]) -> str:
-    made_of = [(piece.snapshots, piece.file.sha256) for piece in members]
-    return identity_of({"merge": 1, "segments": made_of})[:16]
+def _own_of(store: ObjectStore, layout: Layout, snapshot: str) -> _Piece | None:
+    files = read_snapshot_manifest(store, layout, snapshot).files
+    file = next((file for file in files if file.name == SEGMENT), None)
+    return _Piece(layout.snapshot(snapshot), file) if file else None
 
 
-def _merged(store: ObjectStore, layout: Layout, members: Sequence[_Piece]) -> _Piece | None:
-    """The merge of ``members``, when it is stored."""
-    prefix = layout.near_duplicates(_merge_id(members))
+def _merge_of(store: ObjectStore, layout: Layout, group: Slots) -> _Piece | None:
+    """The merge of a group, when it is stored."""
+    prefix = layout.near_duplicates(_merge_id(group))
     try:
         manifest = load(store, f"{prefix}/manifest.json", MergeManifest)
     except NotFoundError:
         return None
-    return _Piece(prefix, manifest.file, manifest.snapshots)
+    return _Piece(prefix, manifest.file)
 
 
-def _publish(store: ObjectStore, layout: Layout, members: Sequence[_Piece], path: Path) -> None:
-    merge = _merge_id(members)
+def _merge_id(group: Slots) -> str:
+    # An id of a snapshot stands for its content, of which it can have but one.
+    return identity_of({"merge": 1, "snapshots": [slot for slot in group if slot]})[:16]
+
+
+def _publish(store: ObjectStore, layout: Layout, group: Slots, path: Path) -> None:
+    merge = _merge_id(group)
     prefix = layout.near_duplicates(merge)
     manifest = MergeManifest(
         id=merge,
-        snapshots=tuple(name for piece in members for name in piece.snapshots),
+        snapshots=tuple(slot for slot in group if slot),
         file=digest_file(path, SEGMENT),
     )
     store.put_file(f"{prefix}/{SEGMENT}", path, may_link=True)
