@@ -34,37 +34,45 @@ def _mixed(value: Any) -> Any:
 
 
 @compiled
+def _decoded(text: Any, place: Any) -> Any:
+    """The character at ``place``, which is not ASCII, and where the next one starts."""
+    code = np.uint32(text[place])
+    second = text[place + 1] & 0x3F
+    if code < _TWO_BYTES_END:
+        return ((code & 0x1F) << 6) | second, place + 2
+    third = text[place + 2] & 0x3F
+    if code < _THREE_BYTES_END:
+        return ((code & 0x0F) << 12) | (second << 6) | third, place + 3
+    fourth = text[place + 3] & 0x3F
+    return ((code & 0x07) << 18) | (second << 12) | (third << 6) | fourth, place + 4
+
+
+@compiled
 def _cut(text: Any, fold: Any, units: Any) -> Any:
     """Write the hash of each unit of ``text`` into ``units``; returns how many there are."""
     count, place, end = 0, 0, len(text)
     word, is_open = _WORD_START, False
     while place < end:
-        code = np.uint32(text[place])
-        if code < _ASCII_END:
+        if text[place] < _ASCII_END:
+            # The common case by itself; no ASCII character is ignored or a unit of its own.
+            folded = fold[text[place]]
             place += 1
-        elif code < _TWO_BYTES_END:
-            code = ((code & 0x1F) << 6) | (text[place + 1] & 0x3F)
-            place += 2
-        elif code < _THREE_BYTES_END:
-            code = (
-                ((code & 0x0F) << 12) | ((text[place + 1] & 0x3F) << 6) | (text[place + 2] & 0x3F)
-            )
-            place += 3
-        else:
-            code = ((code & 0x07) << 18) | ((text[place + 1] & 0x3F) << 12)
-            code |= ((text[place + 2] & 0x3F) << 6) | (text[place + 3] & 0x3F)
-            place += 4
-        folded = fold[code] if code < len(fold) else np.uint32(code) | _OWN_UNIT
-        if folded > 1 and folded < _OWN_UNIT:
-            word = (word ^ np.uint64(folded)) * _WORD_STEP
-            is_open = True
+            if folded > 0:
+                word, is_open = (word ^ np.uint64(folded)) * _WORD_STEP, True
+            elif is_open:
+                units[count] = _mixed(word)
+                count, word, is_open = count + 1, _WORD_START, False
             continue
+        code, place = _decoded(text, place)
+        folded = fold[code] if code < len(fold) else np.uint32(code) | _OWN_UNIT
         if folded == 1:
+            continue
+        if folded > 1 and folded < _OWN_UNIT:
+            word, is_open = (word ^ np.uint64(folded)) * _WORD_STEP, True
             continue
         if is_open:
             units[count] = _mixed(word)
-            count += 1
-            word, is_open = _WORD_START, False
+            count, word, is_open = count + 1, _WORD_START, False
         if folded != 0:
             units[count] = _mixed((_WORD_START ^ np.uint64(folded)) * _WORD_STEP)
             count += 1
@@ -93,11 +101,12 @@ def _shingle(units: Any, count: Any, ngram: Any, shingles: Any) -> Any:
 
 @compiled
 def _minima(shingles: Any, count: Any, scale: Any, shift: Any, signature: Any) -> Any:
-    for place in range(count):
-        hashed = shingles[place]
-        for index in range(len(signature)):
-            value = np.uint32(scale[index] * hashed + shift[index])
-            signature[index] = min(signature[index], value)
+    # One permutation after the other: so the loop over shingles keeps its minimum in registers.
+    for index in range(len(signature)):
+        factor, offset, smallest = scale[index], shift[index], _NOTHING
+        for place in range(count):
+            smallest = min(smallest, np.uint32(factor * shingles[place] + offset))
+        signature[index] = smallest
 
 
 @compiled
@@ -133,7 +142,6 @@ def sign(
     for index in range(len(ends)):
         count = _cut(data[start : ends[index]], fold, units)
         counts[index] = _shingle(units, count, ngram, shingles)
-        signatures[index, :] = _NOTHING
         _minima(shingles, counts[index], scale, shift, signatures[index])
         start = ends[index]
 
