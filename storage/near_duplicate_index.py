@@ -77,11 +77,10 @@ class NearDuplicateIndex:
 
     Args:
         segments: Opened, of one scheme.
-        unindexed: Snapshots that have no segment, because they were made without.
     """
 
-    def __init__(self, segments: Sequence[Segment], unindexed: tuple[str, ...] = ()) -> None:
-        self.segments, self.unindexed = tuple(segments), unindexed
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = tuple(segments)
 
     @property
     def num_documents(self) -> int:
@@ -105,7 +104,7 @@ class NearDuplicateIndex:
 def open_index(
     store: ObjectStore, layout: Layout, slots: Slots, scheme: SignatureScheme, cache: FileCache
 ) -> NearDuplicateIndex:
-    """The index of the given snapshots; every byte of its segments is verified.
+    """The index of those of the given snapshots that have one; every byte is verified.
 
     Raises:
         CorruptError: A segment is missing or altered.
@@ -115,10 +114,18 @@ def open_index(
     segments = [_open(store, piece, cache) for piece in _cover(store, layout, slots)]
     for segment in segments:
         _check_scheme(segment, scheme)
-    indexed = {part.snapshot for segment in segments for part in segment.parts}
-    return NearDuplicateIndex(
-        segments, tuple(slot for slot in slots if slot and slot not in indexed)
-    )
+    return NearDuplicateIndex(segments)
+
+
+def unindexed(store: ObjectStore, layout: Layout, slots: Slots) -> list[str]:
+    """Snapshots that have no segment, because near-duplicates were not looked for then."""
+    walked = _walk(store, layout, slots)
+    return [slot for slot, piece in walked if slot and piece is None]
+
+
+def add_segment(store: ObjectStore, layout: Layout, snapshot: str, path: Path) -> None:
+    """Give a snapshot that has none a segment; kept as a merge of one. Safe to retry."""
+    _publish(store, layout, (snapshot,), path)
 
 
 def merge_complete(
@@ -142,7 +149,8 @@ def merge_complete(
         if _merge_of(store, layout, group) is not None:
             continue
         parts = _cover(store, layout, group)
-        if len(parts) < 2:
+        # What is merged stays so, with what it lacks.
+        if len(parts) < 2 or unindexed(store, layout, group):
             continue
         with TemporaryDirectory(dir=work_dir, prefix="merge-") as scratch:
             path = Path(scratch) / SEGMENT
@@ -175,13 +183,18 @@ def _groups(num_slots: int) -> Iterator[tuple[int, int]]:
 
 def _cover(store: ObjectStore, layout: Layout, slots: Slots) -> list[_Piece]:
     """The fewest stored segments that have each snapshot once, in order."""
-    cover: list[_Piece] = []
+    return [piece for _, piece in _walk(store, layout, slots) if piece]
+
+
+def _walk(
+    store: ObjectStore, layout: Layout, slots: Slots
+) -> Iterator[tuple[str | None, _Piece | None]]:
+    """The largest stored segments in order, each with the slot that it begins at."""
     start = 0
     while start < len(slots):
         piece, size = _largest(store, layout, slots, start)
-        cover += [piece] if piece else []
+        yield slots[start], piece
         start += size
-    return cover
 
 
 def _largest(
@@ -199,9 +212,12 @@ def _largest(
 
 
 def _own_of(store: ObjectStore, layout: Layout, snapshot: str) -> _Piece | None:
+    """The segment of one snapshot: among its files, or added later."""
     files = read_snapshot_manifest(store, layout, snapshot).files
     file = next((file for file in files if file.name == SEGMENT), None)
-    return _Piece(layout.snapshot(snapshot), file) if file else None
+    if file is None:
+        return _merge_of(store, layout, (snapshot,))
+    return _Piece(layout.snapshot(snapshot), file)
 
 
 def _merge_of(store: ObjectStore, layout: Layout, group: Slots) -> _Piece | None:

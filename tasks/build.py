@@ -144,7 +144,6 @@ def read_and_split(
         screen.write(work_dir / SEGMENT, inputs.identity[:12])
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
-    warnings = (*_unindexed(index), *warnings)
     for warning in warnings:
         logger.warning("%s", warning)
     listed = [found for _, objects in inputs.sources for found in objects]
@@ -236,16 +235,6 @@ def _documents(inputs: BuildInputs, reject: Callable[[Reject], None]) -> Iterato
         for document in read_objects(source, objects, reject):
             # Two sources may both have a document 1, and a domain may be fed by both.
             yield replace(document, id=f"{source.name}/{document.id}")
-
-
-def _unindexed(index: NearDuplicateIndex) -> tuple[str, ...]:
-    """What a person should know of snapshots that were made before the section was there."""
-    if not index.unindexed:
-        return ()
-    return (
-        f"near-duplicates of the {len(index.unindexed)} snapshots that were made without "
-        f"near_duplicates are not found ({index.unindexed[0]} is the first)",
-    )
 
 
 def _split(

@@ -22,6 +22,7 @@ from storage.near_duplicate_index import (
     merge_complete,
     open_index,
     slots_of,
+    unindexed,
 )
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
@@ -36,6 +37,7 @@ from tasks.build import (
     store_snapshot,
 )
 from tasks.marks import publish_marks, read_marks
+from tasks.near_duplicates.earlier import index_earlier
 from tasks.refresh_request import (
     ImportedTokenizer,
     Listing,
@@ -171,6 +173,11 @@ class _Refresh:
         if self.request.near_duplicates is None:
             return NearDuplicateIndex(())
         slots, scheme = slots_of(self.head), self.request.near_duplicates.scheme
+        for snapshot in unindexed(self.store, self.layout, slots):
+            self.progress("earlier snapshots to index", slots.index(snapshot), len(slots))
+            index_earlier(
+                self.store, self.layout, snapshot, scheme, cache=self.cache, work_dir=self.work_dir
+            )
         merge_complete(self.store, self.layout, slots, cache=self.cache, work_dir=self.work_dir)
         return open_index(self.store, self.layout, slots, scheme, self.cache)
 

@@ -5,6 +5,7 @@ documents in the same order keeps. Everything that passes goes into the index, a
 and what a later stage drops: a near copy of it does not come in either.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class NearDuplicateScreen:
 
         self._config, self._index = config, index
         self._kept = KeptDocuments(config.scheme)
-        self._rows: list[int] = []
+        self._rows = array("I")
         self._num_seen = 0
 
     def screen(self, curated: Iterable[Curated]) -> Iterator[Curated]:

@@ -18,10 +18,12 @@ from storage.near_duplicate_index import (
     SEGMENT,
     NearDuplicateIndex,
     Slots,
+    add_segment,
     live_merges,
     merge_complete,
     open_index,
     slots_of,
+    unindexed,
 )
 from storage.near_duplicate_search import search
 from storage.near_duplicate_segment import (
@@ -181,7 +183,23 @@ def test_every_snapshot_that_counts_is_found_and_no_other(
     assert slots == (known, None, plain)
     index = open_index(store, LAYOUT, slots, _SCHEME, cache)
     assert (_found(index, "a"), _found(index, "b")) == ([True] * 3, [False] * 3)
-    assert (index.num_documents, index.unindexed) == (3, (plain,))
+    assert index.num_documents == 3
+    assert unindexed(store, LAYOUT, slots) == [plain]
+
+
+def test_a_snapshot_without_a_segment_is_given_one_before_it_is_merged(
+    store: LocalObjects, cache: FileCache, tmp_path: Path
+) -> None:
+    slots = tuple(_refresh(store, f"t{n}", tmp_path, count=n % 8) for n in range(8))
+    assert merge_complete(store, LAYOUT, slots, cache=cache, work_dir=tmp_path) == 0
+    path = tmp_path / "added"
+    _write(path, *_signatures(3, random.Random("added").getrandbits(32)), slots[0])
+    add_segment(store, LAYOUT, slots[0], path)
+    assert unindexed(store, LAYOUT, slots) == []
+    assert _found(open_index(store, LAYOUT, slots, _SCHEME, cache), "added") == [True] * 3
+    assert merge_complete(store, LAYOUT, slots, cache=cache, work_dir=tmp_path) == 1
+    index = open_index(store, LAYOUT, slots, _SCHEME, cache)
+    assert (len(index.segments), _found(index, "added")) == (1, [True] * 3)
 
 
 def test_a_document_whose_text_is_gone_still_blocks(

@@ -3,17 +3,20 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from storage.file_cache import FileCache
 from storage.head import Head, commit_change
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
-from storage.near_duplicate_index import SEGMENT
+from storage.near_duplicate_index import SEGMENT, open_index
 from storage.near_duplicate_segment import Segment
 from storage.snapshots import read_snapshot
 from storage.transitions import refuse
 from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.earlier import index_earlier
 from tasks.readers import FieldNames
 from tasks.refresh import refresh
 from tasks.refresh_request import RefreshRequest, RefreshResult, TrainedTokenizer
@@ -146,19 +149,43 @@ def test_documents_of_a_refused_snapshot_may_come_again(
     assert second.documents_dropped == {}
 
 
-def test_snapshots_from_before_the_section_are_named_in_a_warning(
-    store: LocalObjects, tmp_path: Path
+@pytest.mark.parametrize("num_before", [1, 9])
+def test_documents_from_before_the_section_block_as_if_it_had_been_there(
+    num_before: int, store: LocalObjects, tmp_path: Path
 ) -> None:
-    _write(tmp_path / "data" / "1.jsonl", {f"d{n}": _text(n) for n in range(12)})
-    without = _request(tmp_path / "data", near_duplicates=None)
-    first = _refresh(store, without, tmp_path / "work")
-    _write(tmp_path / "data" / "2.jsonl", {"near": _text(1, changed=1), "new": _text(99)})
-    second = _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
-    assert second.documents_dropped == {}
-    assert any(
-        f"made without near_duplicates are not found ({first.snapshot}" in warning
-        for warning in second.warnings
-    )
+    for number in range(num_before):
+        texts = {f"{number}-{n}": _text(100 * number + n) for n in range(12)}
+        _write(tmp_path / "data" / f"{number}.jsonl", {**texts, f"short{number}": "x"})
+        without = _request(tmp_path / "data", near_duplicates=None)
+        assert _refresh(store, without, tmp_path / "work").holdout_documents
+    near = {
+        f"near{number}-{n}": _text(100 * number + n, changed=1)
+        for number in (0, num_before - 1)
+        for n in range(12)
+    }
+    _write(tmp_path / "data" / "last.jsonl", {**near, "new": _text(10**6)})
+    result = _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
+    assert result.documents_dropped == {"near_duplicate": len(near)}
+    assert _kept(store, [result.snapshot]) == {"new"}
+
+
+def test_a_segment_that_is_made_later_is_that_of_a_refresh(tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "1.jsonl", {f"d{n}": _text(n) for n in range(40)})
+    segments: list[Segment] = []
+    for way, config in (("now", NearDuplicateConfig()), ("later", None)):
+        store = LocalObjects(tmp_path / way)
+        request = _request(tmp_path / "data", near_duplicates=config)
+        snapshot = _refresh(store, request, tmp_path / "work").snapshot
+        assert snapshot is not None
+        cache, scheme = FileCache(tmp_path / "cache"), NearDuplicateConfig().scheme
+        if config is None:
+            index_earlier(store, _LAYOUT, snapshot, scheme, cache=cache, work_dir=tmp_path)
+        index = open_index(store, _LAYOUT, (snapshot,), scheme, cache)
+        segments += index.segments
+    now, later = segments
+    assert later.rows.tolist() == now.rows.tolist() == list(range(40))
+    assert np.array_equal(later.prints, now.prints)
+    assert np.array_equal(later.bands, now.bands)
 
 
 def test_another_ngram_does_not_fit_the_lineage(store: LocalObjects, tmp_path: Path) -> None:
