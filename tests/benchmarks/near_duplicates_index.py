@@ -66,9 +66,9 @@ def _time_lookups(merged: Segment, count: int) -> None:
         ("new documents, again", *_synthetic(_LOOKUPS, 10**6 + 1), False),
         ("known documents", hit_keys, hit_prints, True),
     ):
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         found = merged.has(keys, prints, _CONFIG.min_equal)
-        seconds = time.perf_counter() - started_at
+        seconds = time.process_time() - started_at
         assert found.all() if wanted else not found.any()
         print(f"{name}: {len(keys) / seconds:,.0f} documents a second, {_SCHEME.bands} keys each")
 
