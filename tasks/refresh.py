@@ -322,9 +322,11 @@ def _describe(manifest: SnapshotManifest) -> str:
     train = sum(domain.train_tokens for domain in manifest.domains)
     held = sum(domain.holdout_tokens for domain in manifest.domains)
     names = ", ".join(domain.domain for domain in manifest.domains)
+    told = ", ".join(f"{why} {count:,}" for why, count in manifest.documents_dropped.items())
+    dropped = f" (dropped: {told})" if told else ""
     return (
         f"snapshot {manifest.id} of {names}: {train:,} tokens to train on, {held:,} held out, "
-        f"from {manifest.documents_read:,} documents"
+        f"from {manifest.documents_read:,} documents{dropped}"
     )
 
 

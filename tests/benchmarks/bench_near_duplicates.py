@@ -38,7 +38,7 @@ _CONFIG = NearDuplicateConfig()
 _PEER = Path(__file__).with_name("peer_near_duplicates.py")
 _BATCH = 1000
 _SIGNERS = ("datasketch", "rensa", "datatrove")
-_DEDUPLICATORS = ("datasketch", "datasketch-verified")
+_DEDUPLICATORS = ("datasketch", "datasketch-verified", "text-dedup")
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 # ruff: noqa: T201  a script for people
 
-import resource
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,13 +43,14 @@ def measure_index(count: int) -> None:
             write_segment(path, _SCHEME, f"s{part}", rows=rows, keys=keys, prints=prints)
             parts.append(Segment(np.memmap(path, np.uint8, "r").data, str(path)))
         print(f"{_NUM_PARTS} segments written in {time.process_time() - started_at:.1f} s")
-        before = _peak_mib()
+        tracemalloc.start()
         started_at = time.process_time()
         merge_segments(root / "merged", parts)
         seconds = time.process_time() - started_at
-        print(
-            f"merged in {seconds:.1f} s of processor, {_peak_mib() - before:,.0f} MiB more at most"
-        )
+        # What is mapped does not count: the system takes it back when it needs to.
+        memory = tracemalloc.get_traced_memory()[1] / 2**20
+        tracemalloc.stop()
+        print(f"merged in {seconds:.1f} s of processor, {memory:,.0f} MiB of its own at most")
         size = (root / "merged").stat().st_size
         print(f"{count:,} documents: {size / count:.1f} bytes a document, {size / 1e9:.2f} GB")
         merged = Segment(np.memmap(root / "merged", np.uint8, "r").data, "merged")
@@ -184,7 +185,3 @@ def _of_documents(known: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
         keys[of_part] = part_keys[known[of_part] % size]
         prints[of_part] = part_prints[known[of_part] % size]
     return keys, prints
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,6 +12,7 @@ import json
 import re
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,12 +31,21 @@ def main() -> None:
     run = {"sign": _signers, "dedup": _deduplicators}[task]()[peer]()
     next(_lines(texts))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started_at, processor = time.perf_counter(), time.process_time()
+    started_at, processor = time.perf_counter(), _processor_seconds()
     result = run(_lines(texts))
-    seconds = [time.perf_counter() - started_at, time.process_time() - processor]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds = [time.perf_counter() - started_at, _processor_seconds() - processor]
+    peak = max(used.ru_maxrss for used in _used())
     np.save(out, np.asarray(result))
     print(json.dumps({"seconds": seconds, "kib": peak - before}))
+
+
+def _used() -> list[resource.struct_rusage]:
+    """By this process and by those that it started and that ended."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def _processor_seconds() -> float:
+    return sum(used.ru_utime + used.ru_stime for used in _used())
 
 
 Run = Callable[[Iterator[str]], Any]
@@ -108,6 +118,7 @@ def _deduplicators() -> dict[str, Callable[[], Run]]:
     return {
         "datasketch": lambda: _datasketch_deduplicator(is_verified=False),
         "datasketch-verified": lambda: _datasketch_deduplicator(is_verified=True),
+        "text-dedup": _text_dedup_deduplicator,
     }
 
 
@@ -130,6 +141,41 @@ def _datasketch_deduplicator(*, is_verified: bool) -> Run:
             if is_verified:
                 kept[number] = item
         return dropped
+
+    return run
+
+
+def _text_dedup_deduplicator() -> Run:
+    from datasets import load_from_disk
+    from text_dedup.minhash import main as deduplicate
+
+    def run(lines: Iterator[str]) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            texts = Path(folder) / "texts.jsonl"
+            count = 0
+            with texts.open("w", encoding="utf-8") as file:
+                for line in lines:
+                    file.write(json.dumps({"number": count, "text": line}) + "\n")
+                    count += 1
+            options = {
+                "path": "json",
+                "data_files": str(texts),
+                "split": "train",
+                "cache_dir": f"{folder}/cache",
+                "output": f"{folder}/out",
+                "column": "text",
+                "num_proc": 1,
+                "ngram": NGRAM,
+                "num_perm": PERMUTATIONS,
+                "b": BANDS,
+                "r": ROWS,
+                "hash_func": "xxh3",
+                "hash_bits": 32,
+            }
+            words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+            deduplicate(words, standalone_mode=False)
+            kept = set(load_from_disk(f"{folder}/out")["number"])
+        return [place for place in range(count) if place not in kept]
 
     return run
 
