@@ -6,7 +6,7 @@ before times. Read the ratios of processor time: a busy machine slows all alike.
 
     python -m tests.benchmarks.bench_near_duplicates sign --peer-python datasketch=PYTHON
 
-Peers need environments of their own; ``index`` and ``refresh`` have none.
+Peers need environments of their own; ``index``, ``refresh`` and ``whole`` have none.
 """
 
 # ruff: noqa: T201  a script for people
@@ -32,6 +32,7 @@ from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.near_duplicates.signatures import minima_of
 from tests.benchmarks.near_duplicates_index import curated, measure_index, measure_refresh
+from tests.benchmarks.near_duplicates_refresh import measure_whole
 from tests.benchmarks.near_duplicates_text import Planted, with_planted
 
 _CONFIG = NearDuplicateConfig()
@@ -44,7 +45,7 @@ _DEDUPLICATORS = ("datasketch", "datasketch-verified", "text-dedup")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("sign", "dedup", "index", "refresh", "own-run"))
+    parser.add_argument("what", choices=("sign", "dedup", "index", "refresh", "whole", "own-run"))
     parser.add_argument("--documents", type=int)
     parser.add_argument("--words", type=int, default=300, help="of a document")
     parser.add_argument("--rounds", type=int, default=3)
@@ -59,6 +60,8 @@ def main() -> None:
         measure_index(arguments.documents or 10_000_000)
     elif arguments.what == "refresh":
         measure_refresh(arguments.documents or 400_000, arguments.words)
+    elif arguments.what == "whole":
+        measure_whole(arguments.documents or 20_000, arguments.words, arguments.rounds)
     else:
         peers = dict(name.split("=", 1) for name in arguments.peer_python)
         measure = {"sign": _measure_signing, "dedup": _measure_deduplication}[arguments.what]
