@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from tasks.near_duplicates.signatures import minima_of
 from tests.benchmarks.near_duplicates_index import curated, measure_index, measure_refresh
 from tests.benchmarks.near_duplicates_refresh import measure_whole
 from tests.benchmarks.near_duplicates_text import Planted, with_planted
+from tests.benchmarks.peer_near_duplicates import peak_kib
 
 _CONFIG = NearDuplicateConfig()
 _PEER = Path(__file__).with_name("peer_near_duplicates.py")
@@ -182,13 +182,13 @@ def _own_run(task: str, texts: str, out: str) -> None:
     run = {"sign": _sign, "dedup": _deduplicate}[task]
     run(iter(["a few words to compile with\n"] * 3))
     compile_seconds = time.perf_counter() - started_at
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     started_at, processor = time.perf_counter(), time.process_time()
     result = run(_lines(texts))
     seconds = [time.perf_counter() - started_at, time.process_time() - processor]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    kib = peak_kib() - before
     np.save(out, result)
-    told = {"seconds": seconds, "kib": peak - before, "compile_seconds": compile_seconds}
+    told = {"seconds": seconds, "kib": kib, "compile_seconds": compile_seconds}
     print(json.dumps(told))
 
 
