@@ -173,6 +173,8 @@ class _Refresh:
         if self.request.near_duplicates is None:
             return NearDuplicateIndex(())
         slots, scheme = slots_of(self.head), self.request.near_duplicates.scheme
+        # First of all, so that nothing is added of a scheme that will be refused.
+        open_index(self.store, self.layout, slots, scheme, self.cache)
         for snapshot in unindexed(self.store, self.layout, slots):
             self.progress("earlier snapshots to index", slots.index(snapshot), len(slots))
             index_earlier(

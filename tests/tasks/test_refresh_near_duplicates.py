@@ -198,6 +198,21 @@ def test_another_ngram_does_not_fit_the_lineage(store: LocalObjects, tmp_path: P
         _refresh(store, changed, tmp_path / "work")
 
 
+def test_a_scheme_that_does_not_fit_leaves_no_trace(store: LocalObjects, tmp_path: Path) -> None:
+    request = _request(tmp_path / "data")
+    changed = replace(request, near_duplicates=NearDuplicateConfig(seed=2))
+    for number, way in enumerate((request, replace(request, near_duplicates=None))):
+        texts = {f"{number}-{n}": _text(100 * number + n) for n in range(12)}
+        _write(tmp_path / "data" / f"{number}.jsonl", texts)
+        _refresh(store, way, tmp_path / "work")
+    _write(tmp_path / "data" / "last.jsonl", {"near": _text(100, changed=1), "new": _text(10**6)})
+    with pytest.raises(ValueError, match="indexed with seed 1, not 2"):
+        _refresh(store, changed, tmp_path / "work")
+    assert not list(store.list(_LAYOUT.all_near_duplicates))
+    result = _refresh(store, request, tmp_path / "work")
+    assert result.documents_dropped == {"near_duplicate": 1}
+
+
 def test_a_threshold_changes_the_identity_of_a_snapshot(tmp_path: Path) -> None:
     _write(tmp_path / "data" / "1.jsonl", {f"d{n}": _text(n) for n in range(12)})
     found = {
