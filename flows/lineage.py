@@ -20,6 +20,7 @@ from tasks.decontamination.config import DecontaminateConfig
 from tasks.evaluations.config import MintedConfig, TaskConfig
 from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
+from tasks.near_duplicates.config import PRESETS, NearDuplicateConfig
 from tasks.plan import BudgetConfig
 from tasks.refresh_request import RefreshConfig
 from tasks.remedy.config import RemedyConfig
@@ -67,6 +68,8 @@ class Lineage:
     sources: tuple[SourceConfig, ...]
     """Where new documents come from."""
     curate: CurateConfig = field(default_factory=CurateConfig)
+    near_duplicates: NearDuplicateConfig | None = None
+    """Which documents repeat an earlier one; a mapping, or ``fineweb`` for all defaults."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     refresh: RefreshConfig = field(default_factory=RefreshConfig)
     recipe: Recipe = field(default_factory=Recipe)
@@ -199,6 +202,7 @@ def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
     prepared = dict(raw)
     prepared["recipe"] = _recipe_of(raw.get("recipe") or {})
     folder = origin.parent.resolve()
+    prepared["near_duplicates"] = _preset_of(raw.get("near_duplicates"))
     base = dict(raw.get("base") or {})
     if isinstance(base.get("directory"), str):
         base["directory"] = str(folder / Path(base["directory"]).expanduser())
@@ -257,6 +261,18 @@ def _recipe_of(raw: dict[str, Any]) -> dict[str, Any]:
             f"{_nearest(str(name), RECIPES)}"
         )
     return _merged(asdict(RECIPES[name]()), overrides)
+
+
+def _preset_of(raw: Any) -> Any:
+    """The values of a preset that is named instead of given."""
+    if not isinstance(raw, str):
+        return raw
+    if raw not in PRESETS:
+        raise LineageError(
+            f"near_duplicates: {raw!r} is not a preset; known are {', '.join(PRESETS)}, or give a "
+            f"mapping{_nearest(raw, PRESETS)}"
+        )
+    return PRESETS[raw]
 
 
 def _merged(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,9 @@ refresh:                       # smaller amounts stay unread until there is more
   min_new_documents: 16        # of fewer nothing can be held out that could show a gain
   min_new_tokens: 0
 
+near_duplicates: fineweb       # drop what repeats most of an earlier document; or your own values:
+#   {{ngram: 5, bands: 14, rows: 8, threshold: 0.7}}
+
 {holdout}\
 recipe:
   name: rewarm-cosine          # or: infinite, wsd

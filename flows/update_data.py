@@ -93,6 +93,7 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         ),
         seq_len=lineage.recipe.seq_len,
         curate=lineage.curate,
+        near_duplicates=lineage.near_duplicates,
         kept_out=(*lineage.tasks, *kept_out.against) if kept_out else (),
         leak_share=kept_out.min_share if kept_out else 1.0,
         holdout=lineage.holdout,

@@ -12,6 +12,7 @@ from storage.errors import NotFoundError
 from storage.head import Head, VersionRecord, history
 from storage.layout import KEEP_MARK, Layout
 from storage.models import is_published, read_model_manifest, weights_hash
+from storage.near_duplicate_index import live_merges, slots_of
 from storage.objects import ObjectInfo, ObjectStore
 from storage.snapshots import read_snapshot
 from storage.suite import read_suite
@@ -42,8 +43,9 @@ def find_garbage(
 
     Reached are: all heads, and of each its marks, tokenizer, suite with its task items, replay
     buffer, trunk and snapshots; of each version its model, scores, ledger and update, but of the
-    checkpoints only the trunk and the permanent ones. An update that was begun and not judged is
-    kept whole, also when its run has ended, with the updates that it goes on from.
+    checkpoints only the trunk and the permanent ones; of the merged segments of the index those
+    that a refresh would read now. An update that was begun and not judged is kept whole, also when
+    its run has ended, with the updates that it goes on from.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
@@ -104,6 +106,8 @@ def _reached(store: ObjectStore, layout: Layout) -> _Live:
     for snapshot in snapshots:
         live.prefixes.add(layout.snapshot(snapshot))
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
+    # Of the newest head alone: an older one knew a part of it, which its merges have.
+    live.prefixes |= live_merges(store, layout, slots_of(heads[-1] if heads else None))
     for version in _versions(heads):
         _reach_version(live, layout, version)
         _reach_scores(live, store, layout, version.version)

@@ -67,6 +67,13 @@ class Layout:
     def shards(self, snapshot: str, domain: str, split: str) -> str:
         return f"{self.snapshot(snapshot)}/{check_name(domain, 'domain')}/{split}"
 
+    @property
+    def all_near_duplicates(self) -> str:
+        return f"{self.root}/near-duplicates"
+
+    def near_duplicates(self, merge: str) -> str:
+        return f"{self.all_near_duplicates}/{merge}"
+
     def replay(self, version: str) -> str:
         return f"{self.root}/replay/{version}"
 

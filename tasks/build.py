@@ -17,6 +17,7 @@ import numpy as np
 from storage.head import SnapshotRole
 from storage.layout import Layout
 from storage.manifest import canonical_json, content_hash, digest_file
+from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.objects import ObjectStore
 from storage.snapshots import (
     DOCUMENTS,
@@ -31,6 +32,8 @@ from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
+from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
 from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
@@ -46,7 +49,7 @@ CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
 LEAKS = "leaks.jsonl"
 """The task items that documents gave away which were dropped for it, a line each."""
-RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS})
+RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS, SEGMENT})
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 Progress = Callable[[str, int, int], None]
@@ -66,6 +69,7 @@ class BuildInputs:
     sought: Sought | None
     """Task items that the training text must not have; None: there are none."""
     checked_suite: str | None
+    near_duplicates: NearDuplicateConfig | None
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
@@ -111,17 +115,21 @@ def read_and_split(
     inputs: BuildInputs,
     tokenizer: "Tokenizer | int",
     known: KnownDocuments,
+    index: NearDuplicateIndex,
     *,
     lineage: str,
     work_dir: Path,
     progress: Progress,
 ) -> ReadDocuments:
-    """Read, curate, tokenise and split; the rejects go to ``work_dir``. Stores nothing.
+    """Read, curate, tokenise and split. Stores nothing.
+
+    The rejects go to ``work_dir``, and the signatures of what near-duplicates are looked for in.
 
     Args:
         inputs: What to read and how.
         tokenizer: To use, or the vocab_size of one to be trained on the kept documents.
         known: What the lineage has already.
+        index: Of the near-duplicates of what it has.
         lineage: Name of the lineage.
         work_dir: Empty local directory.
         progress: Told how many documents are done.
@@ -142,6 +150,10 @@ def read_and_split(
         if inputs.sought is not None:
             leaks = DecontaminationScreen(inputs.sought)
             curated = leaks.screen(curated)
+        screen = None
+        if inputs.near_duplicates is not None:
+            screen = NearDuplicateScreen(inputs.near_duplicates, index)
+            curated = screen.screen(curated)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
@@ -149,6 +161,8 @@ def read_and_split(
         )
     if leaks is not None:
         leaks.write(work_dir / LEAKS)
+    if screen is not None:
+        screen.write(work_dir / SEGMENT, inputs.identity[:12])
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
     for warning in warnings:
@@ -199,6 +213,9 @@ def store_snapshot(
     if inputs.sought is not None:
         (work_dir / LEAKS).rename(local / LEAKS)
         names.append(LEAKS)
+    if inputs.near_duplicates is not None:
+        (work_dir / SEGMENT).rename(local / SEGMENT)
+        names.append(SEGMENT)
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])

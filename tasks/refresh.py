@@ -13,9 +13,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from storage.errors import HeadMovedError
+from storage.file_cache import FileCache
 from storage.head import Head, commit_change, next_head, read_head
 from storage.layout import Layout
 from storage.manifest import read_verified
+from storage.near_duplicate_index import (
+    NearDuplicateIndex,
+    merge_complete,
+    open_index,
+    slots_of,
+    unindexed,
+)
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
@@ -29,6 +37,7 @@ from tasks.build import (
     store_snapshot,
 )
 from tasks.marks import publish_marks, read_marks
+from tasks.near_duplicates.earlier import index_earlier
 from tasks.refresh_request import (
     ImportedTokenizer,
     Listing,
@@ -99,7 +108,10 @@ def refresh(
     inputs = inputs_of(store, layout, request, head, listing.new)
     files_new = sum(len(objects) for _, objects in listing.new)
     with TemporaryDirectory(dir=work_dir, prefix="refresh-") as scratch:
-        work = _Refresh(store, layout, request, head, by, lease_token, Path(scratch), progress)
+        cache = FileCache(work_dir / "snapshots")
+        work = _Refresh(
+            store, layout, request, head, by, lease_token, Path(scratch), cache, progress
+        )
         result = work.run(inputs)
     return replace(
         result,
@@ -120,6 +132,7 @@ class _Refresh:
     by: str
     lease_token: int | None
     work_dir: Path
+    cache: FileCache
     progress: Progress
 
     def run(self, inputs: BuildInputs) -> RefreshResult:
@@ -131,6 +144,7 @@ class _Refresh:
             inputs,
             _open_tokenizer(self.store, self.head, self.request.tokenizer, self.work_dir),
             known_documents(self.store, self.layout, known_snapshots(self.head)),
+            self._index(),
             lineage=self.layout.lineage,
             work_dir=self.work_dir,
             progress=self.progress,
@@ -153,6 +167,21 @@ class _Refresh:
         )
         result = self._commit_snapshot(manifest)
         return replace(result, warnings=(*result.warnings, *read.warnings))
+
+    def _index(self) -> NearDuplicateIndex:
+        """Of what the lineage knows; empty when near-duplicates are not looked for."""
+        if self.request.near_duplicates is None:
+            return NearDuplicateIndex(())
+        slots, scheme = slots_of(self.head), self.request.near_duplicates.scheme
+        # First of all, so that nothing is added of a scheme that will be refused.
+        open_index(self.store, self.layout, slots, scheme, self.cache)
+        for snapshot in unindexed(self.store, self.layout, slots):
+            self.progress("earlier snapshots to index", slots.index(snapshot), len(slots))
+            index_earlier(
+                self.store, self.layout, snapshot, scheme, cache=self.cache, work_dir=self.work_dir
+            )
+        merge_complete(self.store, self.layout, slots, cache=self.cache, work_dir=self.work_dir)
+        return open_index(self.store, self.layout, slots, scheme, self.cache)
 
     def _commit_snapshot(self, manifest: SnapshotManifest) -> RefreshResult:
         """Put a minted snapshot on the head, with its marks and its holdout in the suite."""
@@ -295,9 +324,11 @@ def _describe(manifest: SnapshotManifest) -> str:
     train = sum(domain.train_tokens for domain in manifest.domains)
     held = sum(domain.holdout_tokens for domain in manifest.domains)
     names = ", ".join(domain.domain for domain in manifest.domains)
+    told = ", ".join(f"{why} {count:,}" for why, count in manifest.documents_dropped.items())
+    dropped = f" (dropped: {told})" if told else ""
     return (
         f"snapshot {manifest.id} of {names}: {train:,} tokens to train on, {held:,} held out, "
-        f"from {manifest.documents_read:,} documents"
+        f"from {manifest.documents_read:,} documents{dropped}"
     )
 
 

@@ -8,6 +8,7 @@ from infra.bounds import Bounds
 from storage.head import Head, SnapshotRole
 from storage.layout import Layout
 from storage.manifest import identity_of
+from storage.near_duplicate_index import slots_of
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.build import RESERVED_NAMES, BuildInputs, SourceFiles
@@ -16,6 +17,7 @@ from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
 from tasks.evaluations.config import TaskConfig
 from tasks.ingest import list_source, new_objects
+from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from training.config import FORBID_UNKNOWN
@@ -74,6 +76,8 @@ class RefreshRequest:
     """Sets of task items that no training text may have."""
     leak_share: float = 0.5
     """Share of an item that a document gives away to be dropped."""
+    near_duplicates: NearDuplicateConfig | None = None
+    """None: they are not looked for."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     minimum: RefreshConfig = field(default_factory=RefreshConfig)
     role: SnapshotRole = "new"
@@ -157,12 +161,16 @@ def inputs_of(
     if request.kept_out:
         sought = read_sought(request.kept_out, min_share=request.leak_share)
         determining["sought"] = [sought.min_share, sorted(sought.files.items())]
+    # Without the section a lineage has the identities that it had before there was one.
+    if request.near_duplicates is not None:
+        determining["near_duplicates"] = request.near_duplicates
     return BuildInputs(
         identity=identity_of(determining),
         sources=sources,
         curate=request.curate,
         sought=sought,
         checked_suite=head.suite if head and sought else None,
+        near_duplicates=request.near_duplicates,
         holdout=request.holdout,
         seq_len=request.seq_len,
         role=request.role,
@@ -176,9 +184,7 @@ def state_of(head: Head | None) -> tuple[tuple[str, ...], str | None, str | None
 
 def known_snapshots(head: Head | None) -> tuple[str, ...]:
     """Snapshots whose documents count as known; those of a refused one may come again."""
-    if head is None:
-        return ()
-    return tuple(known.id for known in head.snapshots if known.state != "refused")
+    return tuple(slot for slot in slots_of(head) if slot)
 
 
 def _check_domains(request: RefreshRequest) -> None:

@@ -7,6 +7,7 @@ import yaml
 
 from flows.lineage import LineageError, load_lineage, parse_lineage
 from flows.template import render_template
+from tasks.near_duplicates.config import NearDuplicateConfig
 
 ORIGIN = Path("/somewhere/lineage.yaml")
 MODEL = {
@@ -37,6 +38,7 @@ def test_the_template_is_a_valid_lineage(small: bool, tmp_path: Path) -> None:
     assert lineage.recipe.seq_len == (256 if small else 1024)
     assert lineage.base.model is not None
     assert lineage.base.model.hidden_size == (192 if small else 768)
+    assert lineage.near_duplicates == NearDuplicateConfig()
 
 
 def test_no_source_is_parsed_to_read_a_lineage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +61,31 @@ def test_a_named_recipe_is_complete_and_single_fields_override_it() -> None:
     assert recipe.seq_len == 64
 
 
+def test_near_duplicates_are_looked_for_where_the_section_is_there() -> None:
+    assert parse_lineage(minimal(), origin=ORIGIN).near_duplicates is None
+    named = parse_lineage(minimal(near_duplicates="fineweb"), origin=ORIGIN).near_duplicates
+    empty = parse_lineage(minimal(near_duplicates={}), origin=ORIGIN).near_duplicates
+    assert named == empty == NearDuplicateConfig(ngram=5, bands=14, rows=8)
+    own = parse_lineage(minimal(near_duplicates={"threshold": 0.8}), origin=ORIGIN)
+    assert own.near_duplicates == NearDuplicateConfig(threshold=0.8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"near_duplicates": "finweb"},
+            r"near_duplicates: 'finweb' is not a preset; known are fineweb, .*mean 'fineweb'\?",
+        ),
+        ({"near_duplicates": {"band": 20}}, r"near_duplicates\.band: unknown key; .*'bands'\?"),
+        (
+            {"near_duplicates": {"threshold": 0.5}},
+            r"near_duplicates: threshold 0\.5 asks for more than 14 bands of 8 rows can find",
+        ),
+        (
+            {"near_duplicates": {"threshold": 1.5}},
+            r"near_duplicates\.threshold: must be above 0 and at most 1, got 1\.5",
+        ),
         ({"repley": {}}, r"repley: unknown key; allowed here are .*; did you mean 'replay'\?"),
         (
             {"replay": {"share": 1.5}},
