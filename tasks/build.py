@@ -20,6 +20,7 @@ from storage.manifest import canonical_json, content_hash, digest_file
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
 from tasks.curate import CurateConfig, curate
+from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
-RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
+RESERVED_NAMES = frozenset({"manifest.json", ANNOTATIONS, DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 Progress = Callable[[str, int, int], None]
@@ -115,14 +116,18 @@ def read_and_split(
         SourceRefusedError: Too much of a source cannot be read.
     """
     unread: list[Reject] = []
-    with RejectWriter(work_dir / REJECTS) as rejects:
+    columns = inputs.curate.annotation_columns
+    with (
+        RejectWriter(work_dir / REJECTS) as rejects,
+        AnnotationWriter(work_dir / ANNOTATIONS, columns) as annotations,
+    ):
 
         def reject(item: Reject) -> None:
             rejects.add(item)
             if not item.position:
                 unread.append(item)
 
-        curated = curate(_documents(inputs, reject), known.has, inputs.curate)
+        curated = curate(_documents(inputs, reject), known.has, inputs.curate, annotations.add)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
@@ -173,7 +178,10 @@ def store_snapshot(
     (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
     (local / CONSUMED).write_bytes(canonical_json(read.consumed))
     (work_dir / REJECTS).rename(local / REJECTS)
-    names = (DOCUMENTS, REJECTS, UNIGRAM, CONSUMED)
+    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED]
+    if (work_dir / ANNOTATIONS).exists():
+        (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
+        names.append(ANNOTATIONS)
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.curate import CurateConfig, content_digest, curate, normalise
+from tasks.curate import CurateConfig, content_digest, curate
+from tasks.curation.normalise import normalise
 from tasks.documents import Document
 
 SHORT = CurateConfig(min_chars=2, max_chars=10)
