@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.curation.words import code_points, split_words, word_rules
+
+
+def words_of(text: str) -> list[str]:
+    points = code_points(text)
+    starts, ends, scratch = (np.empty(len(points) + 1, np.int32) for _ in range(3))
+    count = split_words(points, 0, len(points), word_rules(), starts, ends, scratch)
+    return [text[starts[place] : ends[place]] for place in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I don't, you know.", "I|do|n't|,|you|know|."),
+        ("they\u2019ll can't cannot dont its", "they|\u2019ll|ca|n't|can|not|do|nt|its"),
+        ("Mr. Smith's dog (e.g. Rex).", "Mr.|Smith|'s|dog|(|e.g.|Rex|)|."),
+        ("U.S.A. and the USA.", "U.S.A.|and|the|USA|."),
+        ("wait...what? no--never well-known", "wait|...|what|?|no|--|never|well|-|known"),
+        ("at https://a.org/b-c or me@a.org!", "at|https://a.org/b-c|or|me@a.org|!"),
+        ("either/or a=b 3-4 10km 5% $3 US$5", "either|/|or|a|=|b|3|-|4|10|km|5|%|$|3|US$|5"),
+        ("f(x):\n    return '' :-)", "f(x|):|return|''|:-)"),
+        ("\u201cOh!\u201d \u00bfqu\u00e9?", "\u201c|Oh|!|\u201d|\u00bf|qu\u00e9|?"),
+        ("\u6771\u4eac\u3002\u5927\u962a", "\u6771\u4eac\u3002\u5927\u962a"),
+        ("", ""),
+    ],
+)
+def test_words_are_told_from_their_punctuation(text: str, expected: str) -> None:
+    assert "|".join(words_of(text)) == expected
+
+
+@given(st.text(st.sampled_from("aZ.,'\u2019-/:@()!?$5% \n\u2026\u4e2d\U0001f600")) | st.text())
+def test_the_words_of_a_text_are_all_of_it_but_white_space(text: str) -> None:
+    assert "".join(words_of(text)) == "".join(text.split())
