@@ -20,7 +20,8 @@ from storage.manifest import canonical_json, content_hash, digest_file
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
 from tasks.curate import CurateConfig, curate
-from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter
+from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.pii import describe_found
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
@@ -116,10 +117,9 @@ def read_and_split(
         SourceRefusedError: Too much of a source cannot be read.
     """
     unread: list[Reject] = []
-    columns = inputs.curate.annotation_columns
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
-        AnnotationWriter(work_dir / ANNOTATIONS, columns) as annotations,
+        AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
     ):
 
         def reject(item: Reject) -> None:
@@ -135,6 +135,10 @@ def read_and_split(
         )
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
+    if (work_dir / ANNOTATIONS).exists():
+        _, numbers = read_annotations(work_dir / ANNOTATIONS)
+        found = describe_found(numbers)
+        warnings = (*warnings, found) if found else warnings
     for warning in warnings:
         logger.warning("%s", warning)
     listed = [found for _, objects in inputs.sources for found in objects]

@@ -1,5 +1,6 @@
 """Which documents are worth training on: normalised, by the rules of their domain, seen once."""
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,9 +9,11 @@ from typing import Annotated, Any, ClassVar
 from infra.bounds import Bounds
 from tasks.curation.annotate import annotate, columns_of, judge, rules_of
 from tasks.curation.annotation_table import Found
-from tasks.curation.config import DomainRules
+from tasks.curation.config import EVERY, DomainRules
+from tasks.curation.licences import LicenceRules, licence_reason, licences_of
 from tasks.curation.normalise import mend, normalise
 from tasks.documents import Document
+from tasks.sources import SourceConfig
 from training.config import FORBID_UNKNOWN
 
 _DIGEST_BYTES = 16
@@ -28,6 +31,9 @@ class CurateConfig:
     """Shortest document that is kept, surrounding white space not counted."""
     max_chars: Annotated[int, Bounds(ge=1, unit="characters")] = 2_000_000
     """Longest document that is kept."""
+    licences: dict[str, LicenceRules] = field(default_factory=dict[str, LicenceRules])
+    """Licences that are allowed or denied, by source; those of ``"*"`` hold for every source that
+    is not named."""
     domains: dict[str, DomainRules] = field(default_factory=dict[str, DomainRules])
     """Rules by domain; those of ``"*"`` hold for every domain that is not named."""
 
@@ -42,6 +48,26 @@ class CurateConfig:
     def annotation_columns(self) -> dict[str, str]:
         """Names and Arrow types of what is found of documents."""
         return columns_of(self.domains.values())
+
+
+def check_rules_are_used(config: CurateConfig, sources: Sequence[SourceConfig]) -> None:
+    """Refuse rules for what no source has: they would silently never be applied.
+
+    Raises:
+        ValueError: A domain or source is named that does not exist.
+    """
+    for key, what, named, known in (
+        ("domains", "domain", config.domains, {source.domain for source in sources}),
+        ("licences", "name", config.licences, {source.name for source in sources}),
+    ):
+        for name in named:
+            if name not in (*known, EVERY):
+                close = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"curate.{key}: no source has the {what} {name!r}; expected one of "
+                    f"{', '.join(sorted(known))}, or '*' for all that are not named"
+                    + (f"; did you mean {close[0]!r}?" if close else "")
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +138,18 @@ def apply_rules(
         rules = rules_of(config.domains, domain)
         spell = mend if rules.mend_encoding else normalise
         normal = [spell(documents[place].text) for place in inside]
-        annotated = annotate(normal, rules)
+        annotated = annotate(normal, [documents[place].uri for place in inside], rules)
         judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
         found.append((inside, annotated.numbers))
         for place, before, after, reason in zip(
             inside, normal, annotated.texts, judged, strict=True
         ):
+            document = documents[place]
             reasons[place] = (
-                _length_reason(before, config) or reason or _length_reason(after, config)
+                licence_reason(document.licence, licences_of(config.licences, document.source))
+                or _length_reason(before, config)
+                or reason
+                or _length_reason(after, config)
             )
             # Of a dropped document all is kept that a look at the rules would want to see.
             texts[place] = before if reasons[place] else after

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.curation import c4, fineweb, gopher
+from tasks.curation import c4, code, fineweb, gopher, language, pii
 from tasks.curation.config import EVERY, NO_RULES, DomainRules
-from tasks.curation.gopher import Numbers, Verdicts
+from tasks.curation.gopher import Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +35,27 @@ def columns_of(rules: Iterable[DomainRules]) -> dict[str, str]:
     """Names and Arrow types of what is found for documents of any of these rules."""
     columns: dict[str, str] = {}
     for of_domain in rules:
+        columns |= language.COLUMNS if of_domain.language else {}
         for section, prefix, names in (
             (of_domain.gopher, gopher.PREFIX, gopher.COLUMNS),
             (of_domain.c4, c4.PREFIX, c4.COLUMNS),
             (of_domain.fineweb, fineweb.PREFIX, fineweb.COLUMNS),
+            (of_domain.code, code.PREFIX, code.COLUMNS),
+            (of_domain.pii, pii.PREFIX, pii.COLUMNS),
         ):
             columns |= {prefix + name: "int64" for name in names if section}
     return columns
 
 
-def annotate(texts: Sequence[str], rules: DomainRules) -> Annotated:
-    """What the rules need to know of normalised texts, and what they leave of them. Pure."""
+def annotate(texts: Sequence[str], names: Sequence[str], rules: DomainRules) -> Annotated:
+    """What the rules need to know of normalised texts, and what they leave of them. Pure.
+
+    ``names`` are those of their files, which tell the language of code.
+    """
     numbers: dict[str, NDArray[Any]] = {}
     left = list(texts)
+    if rules.language:
+        numbers |= language.identify(left)
     if rules.gopher:
         from tasks.curation import gopher_counts  # noqa: PLC0415  imports numba
 
@@ -69,6 +77,12 @@ def annotate(texts: Sequence[str], rules: DomainRules) -> Annotated:
         short = rules.fineweb.short_line_characters
         counts = fineweb_counts.count_texts(left, short_line_characters=short)
         numbers |= _named(fineweb.PREFIX, fineweb.COLUMNS, counts)
+    if rules.code:
+        left, counts = code.count_code(left, names, rules.code)
+        numbers |= _named(code.PREFIX, code.COLUMNS, counts)
+    if rules.pii:
+        left, counts = pii.count_and_mask(left, rules.pii.mask)
+        numbers |= _named(pii.PREFIX, pii.COLUMNS, counts)
     return Annotated(left, numbers)
 
 
@@ -93,13 +107,18 @@ def judge(numbers: Numbers, domains: Sequence[str], rules: Mapping[str, DomainRu
 
 
 def _verdicts(numbers: Numbers, rules: DomainRules) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    asked: tuple[Verdicts, ...] = (
-        gopher.gopher_verdicts(numbers, rules.gopher) if rules.gopher else iter(()),
-        c4.c4_verdicts(numbers, rules.c4) if rules.c4 else iter(()),
-        fineweb.fineweb_verdicts(numbers, rules.fineweb) if rules.fineweb else iter(()),
-    )
-    for verdicts in asked:
-        yield from verdicts
+    if rules.language:
+        yield from language.language_verdicts(numbers, rules.language)
+    if rules.gopher:
+        yield from gopher.gopher_verdicts(numbers, rules.gopher)
+    if rules.c4:
+        yield from c4.c4_verdicts(numbers, rules.c4)
+    if rules.fineweb:
+        yield from fineweb.fineweb_verdicts(numbers, rules.fineweb)
+    if rules.code:
+        yield from code.code_verdicts(numbers, rules.code)
+    if rules.pii:
+        yield from pii.pii_verdicts(numbers, rules.pii)
 
 
 def _named(

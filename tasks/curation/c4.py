@@ -34,6 +34,7 @@ class C4Rules:
     end_marks: bool = True
     """Keep only lines that end with . ? ! " or '."""
     min_words_per_line: Annotated[int, Bounds(ge=0, unit="words")] = 3
+    """Fewest words of a line that is kept."""
     max_word_characters: Annotated[int, Bounds(ge=1, unit="characters")] = 1000
     """Longest word of a line that is kept."""
 

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tasks.curation.c4 import C4Rules
+from tasks.curation.code import CodeRules
 from tasks.curation.fineweb import FinewebRules
 from tasks.curation.gopher import GopherRules
+from tasks.curation.language import LanguageRules
+from tasks.curation.pii import PiiRules
 from training.config import FORBID_UNKNOWN
 
 EVERY = "*"
@@ -24,17 +27,18 @@ class DomainRules:
 
     mend_encoding: bool = False
     """Decode lines anew that were decoded with the wrong encoding (``schÃ¶n``), by ftfy."""
+    language: LanguageRules | None = None
+    """Languages that are allowed."""
     gopher: GopherRules | None = None
     """Gopher's rules on quality and repetition."""
     c4: C4Rules | None = None
     """C4's rules; they remove lines."""
     fineweb: FinewebRules | None = None
     """FineWeb's own rules, on the lines that C4's have left."""
-
-    @property
-    def annotates(self) -> bool:
-        """Whether anything is counted of a document."""
-        return any((self.gopher, self.c4, self.fineweb))
+    code: CodeRules | None = None
+    """Rules for source code."""
+    pii: PiiRules | None = None
+    """Personal data and secrets: counted, masked, or a reason to drop the document."""
 
 
 NO_RULES = DomainRules()

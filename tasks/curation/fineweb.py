@@ -39,6 +39,7 @@ class FinewebRules:
     """Share of the characters in lines that occurred before: 0.01 as in datatrove's code, with
     which the data was made; the paper says 0.1."""
     max_newlines_per_word: Annotated[float, Bounds(ge=0)] = 0.3
+    """Lists have more."""
 
 
 def fineweb_verdicts(numbers: Numbers, rules: FinewebRules) -> Verdicts:

@@ -59,8 +59,11 @@ class GopherRules:
     min_words: Annotated[int, Bounds(ge=0, unit="words")] = 50
     """Fewest words that are more than symbols."""
     max_words: Annotated[int, Bounds(ge=1, unit="words")] = 100_000
+    """Most such words."""
     min_mean_word_length: Annotated[float, Bounds(ge=0, unit="characters")] = 3.0
+    """Shortest mean length of such words."""
     max_mean_word_length: Annotated[float, Bounds(gt=0, unit="characters")] = 10.0
+    """Longest mean length of such words."""
     max_symbols_per_word: Annotated[float, Bounds(ge=0)] = 0.1
     """Hash signs a word, and ellipses a word."""
     max_bullet_lines: Fraction = 0.9
@@ -74,9 +77,11 @@ class GopherRules:
     max_duplicate_lines: Fraction = 0.3
     """Share of lines that occurred before in the text."""
     max_duplicate_paragraphs: Fraction = 0.3
+    """Share of paragraphs that occurred before."""
     max_duplicate_line_characters: Fraction = 0.2
     """Share of the characters that lies in such lines."""
     max_duplicate_paragraph_characters: Fraction = 0.2
+    """Share of the characters that lies in such paragraphs."""
     max_top_ngram_characters: tuple[Fraction, Fraction, Fraction] = (0.2, 0.18, 0.16)
     """Share of the characters in the most frequent n-gram of words, for n = 2, 3, 4."""
     max_duplicate_ngram_characters: tuple[

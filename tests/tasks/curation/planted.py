@@ -20,13 +20,13 @@ def prose(count: int, *, skip: int = 0, line: int = 10) -> str:
     return "\n".join(" ".join(row) + "." for row in lines)
 
 
-def reason_of(text: str, rules: DomainRules) -> str:
+def reason_of(text: str, rules: DomainRules, name: str = "") -> str:
     """Why the rules drop the text, "" when they keep it."""
-    [reason] = judge(annotate([text], rules).numbers, ["web"], {"web": rules})
+    [reason] = judge(annotate([text], [name], rules).numbers, ["web"], {"web": rules})
     return reason
 
 
-def cleaned(text: str, rules: DomainRules) -> str:
+def cleaned(text: str, rules: DomainRules, name: str = "") -> str:
     """What the rules leave of the text."""
-    [left] = annotate([text], rules).texts
+    [left] = annotate([text], [name], rules).texts
     return left
