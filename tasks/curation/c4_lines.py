@@ -10,7 +10,8 @@ from tasks.curation.c4 import COLUMNS
 from tasks.curation.characters import DIGIT, LINE_END, PUNCTUATION, SENTENCE_END, SPACE
 from tasks.curation.compiled import compiled_inner
 from tasks.curation.repetition import stripped
-from tasks.curation.words import Places, Rules, Text, code_points, split_words, word_rules
+from tasks.curation.word_rules import Places, Rules, Text, code_points, word_rules
+from tasks.curation.words import split_words
 
 _LOREM, _JAVASCRIPT = 0, 1
 _PHRASES = (

@@ -9,7 +9,8 @@ from tasks.curation.characters import SENTENCE_END, SPACE
 from tasks.curation.compiled import compiled_inner
 from tasks.curation.fineweb import COLUMNS
 from tasks.curation.repetition import count_duplicates, slots_for
-from tasks.curation.words import Places, Rules, Text, code_points, split_words, word_rules
+from tasks.curation.word_rules import Places, Rules, Text, code_points, word_rules
+from tasks.curation.words import split_words
 
 
 def count_texts(texts: Sequence[str], *, short_line_characters: int) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from tasks.curation.repetition import (
     split_at_newlines,
     stripped,
 )
-from tasks.curation.words import Places, Rules, Text, code_points, split_words, word_rules
+from tasks.curation.word_rules import Places, Rules, Text, code_points, word_rules
+from tasks.curation.words import split_words
 
 _ELLIPSIS = 0x2026
 _BULLET = 0x2022

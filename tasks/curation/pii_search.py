@@ -43,6 +43,7 @@ _CARD_OF_ISSUER = re.compile(
     r"|3(?:0[0-5]|[68]\d)\d{11}"
 )
 _PHONE = re.compile(
+    r"(?:"
     # With the code of a country, and no decimal number with its sign.
     r"\+(?!\d+\.\d+(?![\d.]))[1-9]\d{0,2}[ .-]?(?:\(0?\d{1,5}\)[ .-]?)?\d{1,5}"
     r"(?:[ .-]?\d{2,5}){1,5}"
@@ -52,6 +53,7 @@ _PHONE = re.compile(
     r"|0[1-9](?:[ .-]\d\d){4}|0[1-9]\d{0,3}[ /-]\d{3,4}[ -]\d{3,4}|0[1-9]\d{1,3}[ /-]\d{6,8}"
     # Brazil; mobiles in China.
     r"|\([1-9]\d\) ?9?\d{4}-\d{4}|1[3-9]\d(?P<mark>[ -])\d{4}(?P=mark)\d{4}"
+    r")(?!\d)"
 )
 _AFTER_CUE = re.compile(r"\(?\d{2,5}\)?(?:[ ./-]{0,2}\d{2,5}){1,5}")
 _CUE = re.compile(
@@ -90,14 +92,12 @@ _KEYS = {
     for hint in hints.split(" ")
 }
 """What the keys and tokens of well-known services begin with, and what they look like."""
+_SECRET_NAMES = ("key", "secret", "token", "password", "passwd", "pwd")
+_BEFORE_KEY = re.compile(r"(?i)(?:api|access|secret)[_-]?$")
 _ASSIGNED = re.compile(
-    r"[:=]>?\s{0,4}[\"']?(?P<secret>[A-Za-z0-9+/_=.~!@#$%^&*-]{16,200})(?=[\"'\s,;)}]|$)"
+    r"[\"']?\s{0,4}(?::|=>?)\s{0,4}[\"']?"
+    r"(?P<secret>[A-Za-z0-9+/_.~!@#$%^&*-][A-Za-z0-9+/_=.~!@#$%^&*-]{15,199})(?=[\"'\s,;)}]|$)"
 )
-_SECRET_NAME = re.compile(
-    r"(?i)(?:api[_-]?key|secret(?:[_-]?(?:access)?[_-]?key)?|access[_-]?key|token|password|passwd"
-    r"|pwd)[\"']?\s{0,4}$"
-)
-_LONGEST_NAME = 30
 _IN_URL = re.compile(r"://[^\s:/@\"'<>{}$]{1,64}:(?P<secret>[^\s:/@\"'<>{}$]{3,100})@(?=[\w.-])")
 _LEAST_BITS = 3.3
 """A character of what counts as a secret, by its own frequencies: random ones have 4 and more."""
@@ -217,7 +217,7 @@ def _passes_luhn(digits: str) -> bool:
 def _stands_alone(text: str, match: re.Match[str]) -> bool:
     """Whether it is no part of a longer number, a name or a formula."""
     before, after = _around(text, match)
-    if _is_word(before[-1:]) or (before[-1:] and before[-1] in ".,-+*^=/"):
+    if _is_word(before[-1:]) or (before[-1:] and before[-1] in ".,-+*^/"):
         return False
     is_longer = after[:1] != "" and after[0] in ".,-" and after[1:].isdigit()
     return not (is_longer or _is_word(after[:1]) or (after[:1] != "" and after[0] in "*/^"))
@@ -238,10 +238,25 @@ def _keys(text: str) -> Found:
     if "://" in text:
         for match in _IN_URL.finditer(text):
             yield (*match.span("secret"), "key")
-    for match in _ASSIGNED.finditer(text):
-        start = max(0, match.start() - _LONGEST_NAME)
-        if _SECRET_NAME.search(text, start, match.start()) and _is_random(match["secret"]):
-            yield (*match.span("secret"), "key")
+    for start, end in _assigned_secrets(text):
+        yield start, end, "key"
+
+
+def _assigned_secrets(text: str) -> Iterator[tuple[int, int]]:
+    """What looks random and is the value of something that is called a key or a password."""
+    lower = text.lower()
+    if len(lower) != len(text):
+        # A few capitals have two small letters, and places would no longer agree.
+        lower = text
+    for name in _SECRET_NAMES:
+        place = lower.find(name)
+        while place >= 0:
+            after = place + len(name)
+            match = _ASSIGNED.match(text, after)
+            is_key = name != "key" or _BEFORE_KEY.search(text, max(0, place - 8), place)
+            if match is not None and is_key and _is_random(match["secret"]):
+                yield match.span("secret")
+            place = lower.find(name, after)
 
 
 def _is_random(secret: str) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.curation.characters import SPACE
 from tasks.curation.compiled import compiled, compiled_inner
-from tasks.curation.words import Places, Text, span_hash
+from tasks.curation.word_rules import Places, Text, span_hash
 
 Hashes = NDArray[np.uint64]
 

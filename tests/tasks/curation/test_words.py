@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.curation.words import code_points, split_words, word_rules
+from tasks.curation.word_rules import code_points, word_rules
+from tasks.curation.words import split_words
 
 
 def words_of(text: str) -> list[str]:
