@@ -78,7 +78,9 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
     for corpus in arguments.corpora:
         pieces = list(_pieces(corpus, arguments.characters, rng, 20 * share))
         for piece in rng.sample(pieces, min(share, len(pieces))):
-            texts += [piece, normalise(_damaged(piece, rng))]
+            damaged = normalise(_damaged(piece, rng))
+            # datatrove's reader leaves out what is empty.
+            texts += [piece, damaged if damaged.strip() else piece]
     return texts
 
 
