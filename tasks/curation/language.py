@@ -6,8 +6,7 @@ It sees parts of the text from its beginning to its end: enough, and the same ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, ClassVar, Protocol, cast
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,9 @@ class LanguageRules:
 
 def identify(texts: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The columns ``COLUMNS``: the likeliest language of each text, and its probability."""
-    model = _model()
+    from tasks.curation.language_model import language_model  # noqa: PLC0415  imports numba
+
+    model = language_model()
     found = [model.classify(_parts(text)) for text in texts]
     return {
         "language": np.array([code for code, _ in found], object),
@@ -70,20 +71,6 @@ def language_verdicts(numbers: Numbers, rules: LanguageRules) -> Verdicts:
     allowed = np.isin(numbers["language"].astype(str), rules.allow)
     yield "language:not_allowed", ~allowed
     yield "language:uncertain", numbers["language_probability"] < rules.min_probability
-
-
-class _Model(Protocol):
-    def classify(self, text: str) -> tuple[str, float]: ...
-
-
-@cache
-def _model() -> _Model:
-    """Takes about a second to load."""
-    from py3langid import langid  # noqa: PLC0415  only for those who ask for it
-
-    return cast(
-        "_Model", langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-    )
 
 
 def _parts(text: str) -> str:

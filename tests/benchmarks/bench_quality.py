@@ -161,8 +161,9 @@ def _moved(rules: Any, leniency: float) -> Any:
 def _compare(path: Path, texts: Sequence[str], arguments: argparse.Namespace) -> None:
     documents = [_document(text) for text in texts]
     print(f"{len(texts):,} documents, {sum(map(len, texts)) / 1e6:.1f} M characters\n")
-    print("| rules | dropped by datatrove | by ours | Jaccard | near a threshold | Jaccard near |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    heads = "rules, dropped by datatrove, by ours, Jaccard, near a threshold, Jaccard near, differ"
+    print(f"| {heads.replace(', ', ' | ')} |")
+    print("|" + " --- |" * 7)
     with _Peer(arguments.datatrove_python, path) as peer:
         for asked in ASKED:
             theirs = peer.ask(asked)[0]
@@ -173,9 +174,9 @@ def _compare(path: Path, texts: Sequence[str], arguments: argparse.Namespace) ->
             every = list(range(len(texts)))
             dropped = [f"{sum(map(bool, reasons)):,}" for reasons in (theirs, ours)]
             shared = [f"{_jaccard(theirs, ours, among):.4f}" for among in (every, near)]
-            print(
-                f"| {asked} | {' | '.join(dropped)} | {shared[0]} | {len(near):,} | {shared[1]} |"
-            )
+            otherwise = sum(bool(theirs[n]) != bool(ours[n]) for n in every)
+            cells = (asked, *dropped, shared[0], f"{len(near):,}", shared[1], str(otherwise))
+            print(f"| {' | '.join(cells)} |")
             differ = Counter(
                 (theirs[n], ours[n]) for n in every if bool(theirs[n]) != bool(ours[n])
             )

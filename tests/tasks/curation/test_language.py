@@ -1,7 +1,13 @@
+from functools import cache
+from typing import Any
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.curation.config import DomainRules
 from tasks.curation.language import LANGUAGES, LanguageRules, identify
+from tasks.curation.language_model import language_model
 from tests.tasks.curation.planted import reason_of
 
 TEXTS = {
@@ -44,11 +50,21 @@ def test_texts_without_letters_have_some_language_and_no_error() -> None:
     assert set(identify(["", " ", "123", "\U0001f600" * 50])["language"]) <= LANGUAGES
 
 
-def test_the_known_codes_are_those_of_the_model() -> None:
+@settings(deadline=None)
+@given(st.text() | st.sampled_from(sorted(TEXTS.values())).map(lambda text: text * 3))
+def test_the_answers_are_those_of_the_package(text: str) -> None:
+    assert language_model().classify(text) == _package().classify(text)
+
+
+@cache
+def _package() -> Any:
     from py3langid import langid
 
-    model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
-    assert frozenset(model.labels) == LANGUAGES
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+
+def test_the_known_codes_are_those_of_the_model() -> None:
+    assert frozenset(_package().labels) == LANGUAGES
 
 
 def test_no_languages_at_all_are_refused() -> None:

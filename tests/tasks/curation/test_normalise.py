@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.curation.normalise import mend, normalise
@@ -14,6 +14,8 @@ BROKEN = st.text(
 )
 
 
+# The first call imports ftfy.
+@settings(deadline=None)
 @given(BROKEN | st.text())
 @example("\u00c3\u0192\u00c2\u00a9")
 @example("\u00e2\u20ac\u2122\n\u00c3\u00a9")
