@@ -1,5 +1,6 @@
 """Compilation of the inner loops; only modules of such loops import this one."""
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -8,19 +9,21 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+logger = logging.getLogger(__name__)
+
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
-_KEPT: dict[str, Any] = {"cache": True, "nogil": True}
 # numba's own option for functions without its runtime; it is not documented.
-_WITHOUT_REFERENCES: dict[str, Any] = {**_KEPT, "_nrt": False}
+_WITHOUT_REFERENCES = {"_nrt": False}
 
 
 def compiled(function: _Function) -> _Function:
     """``function`` as machine code, which is made at its first call and kept on disk.
 
-    It is kept next to the source, or below the user's cache where that cannot be written to.
+    It is kept next to the source, or below the user's cache where that cannot be written to; where
+    neither can, every process makes its own.
     """
-    return cast("_Function", _stamped(numba.njit(**_KEPT)(function), function))
+    return cast("_Function", _compile(function, {}))
 
 
 def compiled_inner(function: _Function) -> _Function:
@@ -28,18 +31,31 @@ def compiled_inner(function: _Function) -> _Function:
 
     Without counting references to its arrays, which takes several times as long as the work.
     """
-    return cast("_Function", _stamped(numba.njit(**_WITHOUT_REFERENCES)(function), function))
+    return cast("_Function", _compile(function, _WITHOUT_REFERENCES))
 
 
-def _stamped(dispatcher: Any, function: Callable[..., object]) -> Any:
-    """Have kept machine code used only while no file beside the function's has changed.
-
-    numba looks at the function's own file alone, but what it calls and the constants of other
-    modules are part of the machine code too.
-    """
+def _compile(function: Callable[..., object], options: dict[str, Any]) -> Any:
+    every: dict[str, Any] = {"nogil": True, **options}
+    try:
+        dispatcher: Any = numba.njit(cache=True, **every)(function)
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        _warn_once()
+        return numba.njit(**every)(function)
+    # numba looks at the function's own file alone, but what it calls and the constants of other
+    # modules are part of the machine code too.
     folder = Path(function.__code__.co_filename).parent
     dispatcher._cache._cache_file._source_stamp = _sources_digest(folder)
     return dispatcher
+
+
+@cache
+def _warn_once() -> None:
+    logger.warning(
+        "neither the installation nor the user's cache can be written to, so machine code is made "
+        "anew by every process, in 20 seconds or so; set NUMBA_CACHE_DIR to a folder that can"
+    )
 
 
 @cache

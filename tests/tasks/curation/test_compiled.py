@@ -2,6 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tasks.curation.compiled import compiled
+
 CALLER = """
 from tasks.curation.compiled import compiled
 from callee import callee
@@ -30,3 +34,16 @@ def test_machine_code_is_kept_until_any_file_beside_its_source_changes(tmp_path:
     assert _run(tmp_path) == "2 1"
     (tmp_path / "callee.py").write_text(CALLEE.format(value=5))
     assert _run(tmp_path) == "6 0"
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+
+    @compiled
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert double(21) == 42
+    assert "set NUMBA_CACHE_DIR" in caplog.text

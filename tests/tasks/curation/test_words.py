@@ -1,8 +1,15 @@
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.curation.annotate import annotate
+from tasks.curation.c4 import C4Rules
+from tasks.curation.config import DomainRules
+from tasks.curation.fineweb import FinewebRules
+from tasks.curation.gopher import GopherRules
 from tasks.curation.word_rules import code_points, word_rules
 from tasks.curation.words import split_words
 
@@ -39,3 +46,16 @@ def test_words_are_told_from_their_punctuation(text: str, expected: str) -> None
 @given(st.text(st.sampled_from("aZ.,'\u2019-/:@()!?$5% \n\u2026\u4e2d\U0001f600")) | st.text())
 def test_the_words_of_a_text_are_all_of_it_but_white_space(text: str) -> None:
     assert "".join(words_of(text)) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "piece", ["(", ".", "a@", "'", "a-b", "a.b", "\n", "a ", "1+", "x:/", "[1]", ":)", "\u2026"]
+)
+def test_no_text_takes_long(piece: str) -> None:
+    text = piece * (1_000_000 // len(piece))
+    rules = DomainRules(gopher=GopherRules(), c4=C4Rules(), fineweb=FinewebRules())
+    annotate(["first"], [""], rules)
+    started_at = time.process_time()
+    annotate([text, text.replace("\n", "") + "."], ["", ""], rules)
+    # What is quadratic in it takes hours.
+    assert time.process_time() - started_at < 5
