@@ -7,7 +7,7 @@ and what is allowed. Nothing below ``flows/`` ever sees YAML.
 import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from flows.review_config import ReviewConfig
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
-from tasks.curate import CurateConfig
+from tasks.curate import CurateConfig, check_rules_are_used
 from tasks.decontamination.config import DecontaminateConfig
 from tasks.evaluations.config import MintedConfig, TaskConfig
 from tasks.judge.verdict import CheckConfig
@@ -100,6 +100,7 @@ class Lineage:
         self._check_tasks()
         if not self.sources:
             raise ValueError("sources is empty: name at least one, with name, uri and domain")
+        check_rules_are_used(self.curate, (*self.sources, *self.base.reference))
         self._check_sizes()
 
     def _check_tasks(self) -> None:
@@ -186,7 +187,7 @@ def parse_lineage(raw: dict[str, Any], *, origin: Path) -> Lineage:
 
     ``origin`` is named in errors and anchors relative paths.
     """
-    problems = _unknown_keys(raw, Lineage, "") + _wrong_shapes(raw)
+    problems = _unknown_keys(raw, Lineage, "") + _wrong_shapes(raw) + _empty_rules(raw)
     if not problems:
         try:
             return TypeAdapter(Lineage).validate_python(_prepared(raw, origin))
@@ -239,6 +240,22 @@ def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
 
 def _inside(section: Any, key: str) -> Any:
     return section.get(key) if isinstance(section, dict) else None
+
+
+def _empty_rules(raw: dict[str, Any]) -> list[str]:
+    """Rule sets that are named without a value, which YAML reads as nothing at all."""
+    curate = raw.get("curate")
+    domains = curate.get("domains") if isinstance(curate, dict) else None
+    if not isinstance(domains, dict):
+        return []
+    return [
+        f"curate.domains.{domain}.{name}: is empty, so it would do nothing; write '{name}: {{}}' "
+        "for its defaults, or leave it out"
+        for domain, rules in domains.items()
+        if isinstance(rules, dict)
+        for name, value in rules.items()
+        if value is None
+    ]
 
 
 def _anchored(source: Any, folder: Path) -> Any:
@@ -304,11 +321,18 @@ def _unknown_keys(raw: Any, cls: type, where: str) -> list[str]:
         inner = _dataclass_in(hints[key])
         if inner is None:
             continue
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            suffix = f"[{index}]." if isinstance(value, list) else "."
-            problems += _unknown_keys(item, inner, path + suffix)
+        for suffix, item in _items_of(value, hints[key]):
+            problems += _unknown_keys(item, inner, f"{path}{suffix}.")
     return problems
+
+
+def _items_of(value: Any, hint: Any) -> list[tuple[str, Any]]:
+    """The values below a key that have keys of their own, each with what its path adds."""
+    if isinstance(value, list):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    if get_origin(hint) is dict and isinstance(value, dict):
+        return [(f".{name}", item) for name, item in value.items()]
+    return [("", value)]
 
 
 def _dataclass_in(hint: Any) -> type | None:

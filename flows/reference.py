@@ -138,7 +138,10 @@ def _type_of(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_type_of(option) for option in field["anyOf"])
     if field.get("type") == "array":
-        return f"list of {_type_of(field.get('items', {}))}"
+        items = field.get("items") or next(iter(field.get("prefixItems", ())), {})
+        return f"list of {_type_of(items)}"
+    if isinstance(field.get("additionalProperties"), dict):
+        return f"mapping of names to {_type_of(field['additionalProperties'])}"
     kind: str = field.get("type", "any")
     return "nothing" if kind == "null" else kind
 

@@ -1,20 +1,64 @@
-"""Loops that numba compiles; their machine code is kept between processes where it can be."""
+"""Compilation of the inner loops; only modules of such loops import this one."""
 
+import logging
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba  # heavy: only modules of loops import this one
+
+logger = logging.getLogger(__name__)
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+# numba's own option for functions without its runtime; it is not documented.
+_WITHOUT_REFERENCES = {"_nrt": False}
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, compiled at its first call for the types that it is given.
+def compiled(function: _Function) -> _Function:
+    """``function`` as machine code, which is made at its first call and kept on disk.
 
-    The machine code is kept beside the module or, where that folder cannot be written, in the
-    user's cache; where neither can be, every process compiles it again. What is kept is found by
-    the module's own file, so a compiled loop must not call one of another module.
+    It is kept next to the source, or below the user's cache where that cannot be written to; where
+    neither can, every process makes its own.
     """
-    import numba  # noqa: PLC0415  takes a second, and most processes never compile anything
+    return cast("_Function", _compile(function, {}))
 
+
+def compiled_inner(function: _Function) -> _Function:
+    """As ``compiled``, for what is called once a word or more often and makes no array.
+
+    Without counting references to its arrays, which takes several times as long as the work.
+    """
+    return cast("_Function", _compile(function, _WITHOUT_REFERENCES))
+
+
+def _compile(function: Callable[..., object], options: dict[str, Any]) -> Any:
+    every: dict[str, Any] = {"nogil": True, **options}
     try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:
-        # "no locator available": an installation that is read-only, in a home that is too.
-        return numba.njit(function)
+        dispatcher: Any = numba.njit(cache=True, **every)(function)
+    except RuntimeError as error:
+        if "no locator" not in str(error):
+            raise
+        _warn_once()
+        return numba.njit(**every)(function)
+    # numba looks at the function's own file alone, but what it calls and the constants of other
+    # modules are part of the machine code too.
+    folder = Path(function.__code__.co_filename).parent
+    dispatcher._cache._cache_file._source_stamp = _sources_digest(folder)
+    return dispatcher
+
+
+@cache
+def _warn_once() -> None:
+    logger.warning(
+        "neither the installation nor the user's cache can be written to, so machine code is made "
+        "anew by every process, in 20 seconds or so; set NUMBA_CACHE_DIR to a folder that can"
+    )
+
+
+@cache
+def _sources_digest(folder: Path) -> str:
+    files = sorted(folder.glob("*.py"))
+    return sha256(b"".join(sha256(file.read_bytes()).digest() for file in files)).hexdigest()

@@ -28,6 +28,8 @@ from storage.snapshots import (
     mint,
 )
 from tasks.curate import CurateConfig, curate
+from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
@@ -49,7 +51,9 @@ CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
 LEAKS = "leaks.jsonl"
 """The task items that documents gave away which were dropped for it, a line each."""
-RESERVED_NAMES = frozenset({"manifest.json", DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS, SEGMENT})
+RESERVED_NAMES = frozenset(
+    {"manifest.json", ANNOTATIONS, DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS, SEGMENT}
+)
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 Progress = Callable[[str, int, int], None]
@@ -138,14 +142,17 @@ def read_and_split(
         SourceRefusedError: Too much of a source cannot be read.
     """
     unread: list[Reject] = []
-    with RejectWriter(work_dir / REJECTS) as rejects:
+    with (
+        RejectWriter(work_dir / REJECTS) as rejects,
+        AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
+    ):
 
         def reject(item: Reject) -> None:
             rejects.add(item)
             if not item.position:
                 unread.append(item)
 
-        curated = curate(_documents(inputs, reject), known.has, inputs.curate)
+        curated = curate(_documents(inputs, reject), known.has, inputs.curate, annotations.add)
         leaks = None
         if inputs.sought is not None:
             leaks = DecontaminationScreen(inputs.sought)
@@ -165,6 +172,10 @@ def read_and_split(
         screen.write(work_dir / SEGMENT, inputs.identity[:12])
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
+    if (work_dir / ANNOTATIONS).exists():
+        _, numbers = read_annotations(work_dir / ANNOTATIONS)
+        found = describe_found(numbers)
+        warnings = (*warnings, found) if found else warnings
     for warning in warnings:
         logger.warning("%s", warning)
     listed = [found for _, objects in inputs.sources for found in objects]
@@ -216,6 +227,9 @@ def store_snapshot(
     if inputs.near_duplicates is not None:
         (work_dir / SEGMENT).rename(local / SEGMENT)
         names.append(SEGMENT)
+    if (work_dir / ANNOTATIONS).exists():
+        (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
+        names.append(ANNOTATIONS)
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])

@@ -1,20 +1,24 @@
-"""Which documents are worth training on: normalised, neither too short nor too long, seen once."""
+"""Which documents are worth training on: normalised, by the rules of their domain, seen once."""
 
+import difflib
 import hashlib
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
+from tasks.curation.annotate import annotate, columns_of, judge, rules_of
+from tasks.curation.annotation_table import Found
+from tasks.curation.config import EVERY, DomainRules
+from tasks.curation.licences import LicenceRules, licence_reason, licences_of
+from tasks.curation.normalise import mend, normalise
 from tasks.documents import Document
+from tasks.sources import SourceConfig
 from training.config import FORBID_UNKNOWN
 
 _DIGEST_BYTES = 16
-# CR is not here: it has become LF by the time this is used.
-_CONTROL_BYTES = bytes(code for code in range(32) if chr(code) not in "\n\t")
-_CONTROL = re.compile(f"[{re.escape(_CONTROL_BYTES.decode())}]")
+_BATCH_DOCUMENTS = 512
+_BATCH_CHARACTERS = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +31,11 @@ class CurateConfig:
     """Shortest document that is kept, surrounding white space not counted."""
     max_chars: Annotated[int, Bounds(ge=1, unit="characters")] = 2_000_000
     """Longest document that is kept."""
+    licences: dict[str, LicenceRules] = field(default_factory=dict[str, LicenceRules])
+    """Licences that are allowed or denied, by source; those of ``"*"`` hold for every source that
+    is not named."""
+    domains: dict[str, DomainRules] = field(default_factory=dict[str, DomainRules])
+    """Rules by domain; those of ``"*"`` hold for every domain that is not named."""
 
     def __post_init__(self) -> None:
         if self.min_chars > self.max_chars:
@@ -34,6 +43,31 @@ class CurateConfig:
                 f"min_chars {self.min_chars} is above max_chars {self.max_chars}, so every "
                 "document would be dropped; lower min_chars or raise max_chars"
             )
+
+    @property
+    def annotation_columns(self) -> dict[str, str]:
+        """Names and Arrow types of what is found of documents."""
+        return columns_of(self.domains.values())
+
+
+def check_rules_are_used(config: CurateConfig, sources: Sequence[SourceConfig]) -> None:
+    """Refuse rules for what no source has: they would silently never be applied.
+
+    Raises:
+        ValueError: A domain or source is named that does not exist.
+    """
+    for key, what, named, known in (
+        ("domains", "domain", config.domains, {source.domain for source in sources}),
+        ("licences", "name", config.licences, {source.name for source in sources}),
+    ):
+        for name in named:
+            if name not in (*known, EVERY):
+                close = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"curate.{key}: no source has the {what} {name!r}; expected one of "
+                    f"{', '.join(sorted(known))}, or '*' for all that are not named"
+                    + (f"; did you mean {close[0]!r}?" if close else "")
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,21 +78,7 @@ class Curated:
     digest: bytes
     """16 bytes: ``content_digest`` of the text."""
     reason: str
-    """Why it is dropped, such as ``too_short``; "" when it is kept."""
-
-
-def normalise(text: str) -> str:
-    """One spelling of a text: NFC, line ends as LF, no control characters but LF and tab.
-
-    Idempotent. Two texts that differ only in what this removes count as the same document.
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    encoded = text.encode()
-    # Searching the encoded bytes takes a tenth of the time of the pattern, and few texts need it.
-    if len(encoded.translate(None, _CONTROL_BYTES)) != len(encoded):
-        text = _CONTROL.sub("", text)
-    # Last, because removing a control character can bring a letter and its accent together.
-    return unicodedata.normalize("NFC", text)
+    """Why it is dropped, such as ``too_short`` or ``gopher_quality:stop_words``; "" when kept."""
 
 
 def content_digest(text: str) -> bytes:
@@ -66,32 +86,91 @@ def content_digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:_DIGEST_BYTES]
 
 
+def _forget(documents: Sequence[Document], found: Sequence[Found]) -> None:
+    """Keep no annotations."""
+
+
 def curate(
-    documents: Iterable[Document], is_known: Callable[[bytes], bool], config: CurateConfig
+    documents: Iterable[Document],
+    is_known: Callable[[bytes], bool],
+    config: CurateConfig,
+    keep_annotations: Callable[[Sequence[Document], Sequence[Found]], None] = _forget,
 ) -> Iterator[Curated]:
     """Every document, in order, each with its verdict; of equal ones the first is kept.
 
-    Memory grows by one digest a kept document.
+    Memory grows by one digest a kept document; besides, a batch of documents is held at a time.
 
     Args:
         documents: In canonical order, which decides who is first.
         is_known: Whether the lineage already has a document of this digest (16 bytes).
-        config: Bounds of the length.
+        config: Bounds of the length, and the rules of each domain.
+        keep_annotations: Given each batch of documents and what was found of them.
     """
     seen: set[bytes] = set()
+    for batch in _batches(documents):
+        ruled, reasons, found = apply_rules(batch, config)
+        keep_annotations(ruled, found)
+        for document, reason in zip(ruled, reasons, strict=True):
+            digest = content_digest(document.text)
+            if not reason and digest in seen:
+                reason = "duplicate_in_batch"
+            if not reason and is_known(digest):
+                reason = "duplicate"
+            if not reason:
+                seen.add(digest)
+            yield Curated(document=document, digest=digest, reason=reason)
+
+
+def apply_rules(
+    documents: Sequence[Document], config: CurateConfig
+) -> tuple[list[Document], list[str], list[Found]]:
+    """Documents as they would be trained on, why each is dropped, and what was found of them.
+
+    Pure, and no document's result depends on another: batches may be spread over workers.
+    """
+    places: dict[str, list[int]] = {}
+    for place, document in enumerate(documents):
+        places.setdefault(document.domain, []).append(place)
+    texts = [""] * len(documents)
+    reasons = [""] * len(documents)
+    found: list[Found] = []
+    for domain, inside in places.items():
+        rules = rules_of(config.domains, domain)
+        spell = mend if rules.mend_encoding else normalise
+        normal = [spell(documents[place].text) for place in inside]
+        annotated = annotate(normal, [documents[place].uri for place in inside], rules)
+        judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
+        found.append((inside, annotated.numbers))
+        for place, before, after, reason in zip(
+            inside, normal, annotated.texts, judged, strict=True
+        ):
+            document = documents[place]
+            reasons[place] = (
+                licence_reason(document.licence, licences_of(config.licences, document.source))
+                or _length_reason(before, config)
+                or reason
+                or _length_reason(after, config)
+            )
+            # Of a dropped document all is kept that a look at the rules would want to see.
+            texts[place] = before if reasons[place] else after
+    ruled = [
+        document if document.text == text else replace(document, text=text)
+        for document, text in zip(documents, texts, strict=True)
+    ]
+    return ruled, reasons, found
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
     for document in documents:
-        text = normalise(document.text)
-        digest = content_digest(text)
-        reason = _length_reason(text, config)
-        if not reason and digest in seen:
-            reason = "duplicate_in_batch"
-        if not reason and is_known(digest):
-            reason = "duplicate"
-        if not reason:
-            seen.add(digest)
-        if text != document.text:
-            document = replace(document, text=text)
-        yield Curated(document=document, digest=digest, reason=reason)
+        batch.append(document)
+        characters += len(document.text)
+        if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _length_reason(text: str, config: CurateConfig) -> str:

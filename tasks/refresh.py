@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MOST_REASONS = 5
+
 
 def refresh(
     store: ObjectStore,
@@ -324,12 +326,20 @@ def _describe(manifest: SnapshotManifest) -> str:
     train = sum(domain.train_tokens for domain in manifest.domains)
     held = sum(domain.holdout_tokens for domain in manifest.domains)
     names = ", ".join(domain.domain for domain in manifest.domains)
-    told = ", ".join(f"{why} {count:,}" for why, count in manifest.documents_dropped.items())
-    dropped = f" (dropped: {told})" if told else ""
     return (
         f"snapshot {manifest.id} of {names}: {train:,} tokens to train on, {held:,} held out, "
-        f"from {manifest.documents_read:,} documents{dropped}"
+        f"from {manifest.documents_read:,} documents{_describe_drops(manifest.documents_dropped)}"
     )
+
+
+def _describe_drops(dropped: dict[str, int]) -> str:
+    """How many were dropped and why, the most frequent reasons first; "" when none were."""
+    if not dropped:
+        return ""
+    ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{reason} {count:,}" for reason, count in ranked[:_MOST_REASONS]]
+    told += [f"{len(ranked) - _MOST_REASONS} more reasons"] if len(ranked) > _MOST_REASONS else []
+    return f"; {sum(dropped.values()):,} were dropped ({', '.join(told)})"
 
 
 def _committed(manifest: SnapshotManifest, head: Head, reason: str) -> RefreshResult:

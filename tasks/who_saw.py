@@ -16,7 +16,8 @@ from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
-from tasks.curate import content_digest, normalise
+from tasks.curate import content_digest
+from tasks.curation.normalise import normalise
 from tasks.plan import is_saved, load_plan
 
 _COLUMNS = ("document", "source", "uri", "position", "domain", "time", "split", "reason")

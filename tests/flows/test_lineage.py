@@ -88,6 +88,39 @@ def test_near_duplicates_are_looked_for_where_the_section_is_there() -> None:
         ),
         ({"repley": {}}, r"repley: unknown key; allowed here are .*; did you mean 'replay'\?"),
         (
+            {"curate": {"domains": {"web": {"gopher": {}}}}},
+            r"curate\.domains: no source has the domain 'web'; expected one of web-en, or '\*' for "
+            r"all that are not named; did you mean 'web-en'\?",
+        ),
+        (
+            {"curate": {"licences": {"wob": {"deny": ["GPL*"]}}}},
+            r"curate\.licences: no source has the name 'wob'; .* did you mean 'web'\?",
+        ),
+        (
+            {"curate": {"domains": {"*": {"gofer": {}}}}},
+            r"curate\.domains\.\*\.gofer: unknown key; .*; did you mean 'gopher'\?",
+        ),
+        (
+            {"curate": {"domains": {"*": {"gopher": {"min_word": 5}}}}},
+            r"curate\.domains\.\*\.gopher\.min_word: unknown key; .*; did you mean 'min_words'\?",
+        ),
+        (
+            {"curate": {"domains": {"*": {"c4": None}}}},
+            r"curate\.domains\.\*\.c4: is empty, so it would do nothing; write 'c4: \{\}'",
+        ),
+        (
+            {"curate": {"domains": {"*": {"gopher": {"max_bullet_lines": 2}}}}},
+            r"max_bullet_lines: must be at least 0 and at most 1, got 2",
+        ),
+        (
+            {"curate": {"domains": {"*": {"language": {"allow": ["english"]}}}}},
+            r"language\.allow: 'english' is no language that can be told; known are ace, af, ",
+        ),
+        (
+            {"curate": {"domains": {"*": {"pii": {"drop": ["keys"]}}}}},
+            r"pii\.drop\[0\]: must be 'email', 'phone', 'ip', 'card' or 'key', got 'keys'",
+        ),
+        (
             {"replay": {"share": 1.5}},
             r"replay\.share: must be at least 0 and below 1, got 1\.5",
         ),

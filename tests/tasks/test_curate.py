@@ -1,12 +1,19 @@
 import hashlib
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.curate import CurateConfig, content_digest, curate, normalise
+from tasks.curate import CurateConfig, apply_rules, content_digest, curate
+from tasks.curation.c4 import C4Rules
+from tasks.curation.code import CodeRules
+from tasks.curation.config import DomainRules
+from tasks.curation.gopher import GopherRules
+from tasks.curation.normalise import normalise
+from tasks.curation.pii import PiiRules
 from tasks.documents import Document
 
 SHORT = CurateConfig(min_chars=2, max_chars=10)
@@ -115,3 +122,54 @@ def test_exactly_the_first_of_equal_documents_is_kept(texts: list[str]) -> None:
 def test_bounds_that_drop_everything_are_refused() -> None:
     with pytest.raises(ValueError, match="min_chars 5 is above max_chars 4"):
         CurateConfig(min_chars=5, max_chars=4)
+
+
+# The first call loads machine code, or makes it.
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(["web", "code", "other"]), min_size=1, max_size=9), st.integers(1, 4)
+)
+def test_the_cut_into_batches_changes_nothing(domains: list[str], batch: int) -> None:
+    config = CurateConfig(
+        min_chars=1,
+        domains={
+            "web": DomainRules(c4=C4Rules(min_sentences=2), pii=PiiRules()),
+            "*": DomainRules(code=CodeRules(syntax="python")),
+        },
+    )
+    texts = ["One is here. Two is there.\nno", "x = (", "Mail a@corp.org today. It is on.", "x = 1"]
+    documents = [
+        replace(document(texts[place % 4]), domain=domain) for place, domain in enumerate(domains)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.curate._BATCH_DOCUMENTS", batch)
+        cut = list(curate(documents, lambda _: False, config))
+    assert cut == list(curate(documents, lambda _: False, config))
+    alone = [apply_rules([one], config)[1][0] for one in documents]
+    assert alone == ["" if item.reason.startswith("duplicate") else item.reason for item in cut]
+
+
+def test_a_text_of_which_the_rules_leave_too_little_is_too_short() -> None:
+    config = CurateConfig(min_chars=60, domains={"*": DomainRules(c4=C4Rules(min_sentences=1))})
+    text = "A sentence is kept here.\n" + "no end mark here\n" * 9
+    [item] = curate([document(text)], lambda _: False, config)
+    assert item.reason == "too_short"
+    # All of a dropped document is known, not what the rules would have left of it.
+    assert item.document.text == text
+
+
+def test_what_the_rules_remove_is_not_in_the_digest() -> None:
+    config = CurateConfig(min_chars=1, domains={"*": DomainRules(c4=C4Rules(min_sentences=1))})
+    [item] = curate([document("no end mark\nA sentence is here.")], lambda _: False, config)
+    assert item.document.text == "A sentence is here."
+    assert item.digest == content_digest("A sentence is here.")
+
+
+def test_rules_of_a_domain_go_before_those_of_all() -> None:
+    config = CurateConfig(
+        min_chars=1,
+        domains={"web": DomainRules(), "*": DomainRules(gopher=GopherRules())},
+    )
+    documents = [document("short"), replace(document("also short"), domain="code")]
+    found = [item.reason for item in curate(documents, lambda _: False, config)]
+    assert [bool(reason) for reason in found] == [False, True]

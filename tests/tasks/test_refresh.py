@@ -19,6 +19,14 @@ from storage.manifest import read_verified, verify
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import read_suite
+from tasks.curate import CurateConfig
+from tasks.curation.annotate import judge
+from tasks.curation.annotation_table import read_annotations
+from tasks.curation.config import DomainRules
+from tasks.curation.gopher import GopherRules
+from tasks.curation.language import LanguageRules
+from tasks.curation.licences import LicenceRules
+from tasks.curation.pii import PiiRules
 from tasks.documents import SourceRefusedError
 from tasks.marks import read_marks
 from tasks.readers import FieldNames
@@ -121,6 +129,76 @@ def test_a_refresh_commits_a_pending_snapshot_with_its_marks_and_suite(
     assert head.tokenizer == manifest.tokenizer
     assert result.train_documents + result.holdout_documents == 40
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_annotations_of_all_documents_are_stored_and_other_thresholds_need_no_text(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    _write(data / "code" / "1.jsonl", range(50, 60))
+    domains = {"web": DomainRules(gopher=GopherRules(min_words=15, min_stop_words=0))}
+    sources = _source(data / "1.jsonl"), _source(data / "code", "code")
+    request = _request(*sources, curate=CurateConfig(domains=domains))
+    result = _refresh(store, request, tmp_path / "work")
+    manifest = _manifest(store, result)
+    path = store.local_path(f"{_LAYOUT.snapshot(manifest.id)}/annotations.parquet")
+    assert path is not None
+    ids = pq.read_table(path).column("document").to_pylist()
+    documents = _table(store, manifest.id)
+    assert ids == [row["document"] for row in documents]
+    of_domain, numbers = read_annotations(path)
+    assert judge(numbers, of_domain, domains) == [
+        row["reason"] if str(row["reason"]).startswith("gopher") else "" for row in documents
+    ]
+    stricter = {"web": DomainRules(gopher=GopherRules(min_words=10_000))}
+    reasons = judge(numbers, of_domain, stricter)
+    assert "gopher_quality:too_few_words" in reasons
+    assert [not reason for reason in reasons] == [domain == "code" for domain in of_domain]
+
+
+def test_rules_drop_and_mask_by_domain_and_the_refresh_tells_why(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    texts = {
+        "good": [_text(n) + " mail jane.doe@corp-mail.org" for n in range(20)],
+        "english": ["This is plainly a sentence of the English language, and a long one too."],
+    }
+    for name, lines in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": t}) + "\n" for t in lines)
+        )
+    sources = [
+        _source(tmp_path / f"{name}.jsonl", name, fields=FieldNames()) for name in sorted(texts)
+    ]
+    curate = CurateConfig(
+        domains={
+            "good": DomainRules(pii=PiiRules()),
+            "english": DomainRules(language=LanguageRules(allow=("de",))),
+        }
+    )
+    result = _refresh(store, _request(*sources, curate=curate), tmp_path / "work")
+    assert result.documents_dropped == {"language:not_allowed": 1}
+    assert "1 were dropped (language:not_allowed 1)" in result.reason
+    assert result.warnings[-1] == "personal data and secrets found: email 20"
+    shards = _LAYOUT.snapshot(_manifest(store, result).id)
+    for info in store.list(shards):
+        assert b"jane.doe" not in store.get(info.key)
+
+
+def test_a_licence_that_is_denied_is_never_trained_on(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    _write(tmp_path / "other" / "1.jsonl", range(50, 60))
+    curate = CurateConfig(licences={"web": LicenceRules(deny=("cc0-*",))})
+    request = _request(_source(data), _source(tmp_path / "other", "other"), curate=curate)
+    result = _refresh(store, request, tmp_path / "work")
+    assert result.documents_dropped == {"licence:denied": 40}
+
+
+def test_without_rules_a_snapshot_has_no_annotations(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    manifest = _manifest(store, _refresh(store, _request(_source(data)), tmp_path / "work"))
+    assert "annotations.parquet" not in {file.name for file in manifest.files}
 
 
 def test_every_file_of_a_snapshot_is_verified_and_named(

@@ -1,0 +1,87 @@
+"""``annotations.parquet``: what was found of each document, kept or dropped, in canonical order.
+
+Written only where a domain has rules. A number is null where the rules of the document's domain do
+not ask for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.documents import Document
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+Found: TypeAlias = tuple[Sequence[int], Mapping[str, NDArray[Any]]]
+"""Places of the documents of a domain within a batch, and their numbers."""
+
+ANNOTATIONS = "annotations.parquet"
+"""Name of the table among a snapshot's files."""
+
+
+class AnnotationWriter:
+    """Writes annotations to a new local file, batch by batch; no file where there are no columns.
+
+    Use it as a context manager. Equal batches give equal bytes.
+    """
+
+    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
+        """Where to, and the names and Arrow types of the numbers (``columns_of``)."""
+        self._path = path
+        self._columns = columns
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, documents: Sequence[Document], found: Sequence[Found]) -> None:
+        """Add a batch of documents, with what was found of those of each domain."""
+        if not self._columns:
+            return
+        import pyarrow as pa  # noqa: PLC0415  heavy, and the scheduler imports this module
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        columns = {
+            "document": pa.array([document.id for document in documents]),
+            "domain": pa.array([document.domain for document in documents]),
+        }
+        for name, kind in self._columns.items():
+            cells = np.full(len(documents), None, object)
+            for places, numbers in found:
+                if name in numbers:
+                    cells[places] = numbers[name]
+            columns[name] = pa.array(cells.tolist(), kind)
+        table = pa.table(columns)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+
+def read_annotations(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Domains of the documents and the numbers, for ``judge``; nulls are read as 0 or ""."""
+    import pyarrow.compute as pc  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    table = pq.read_table(path)
+    numbers: dict[str, NDArray[Any]] = {}
+    for name in table.column_names:
+        if name in ("document", "domain"):
+            continue
+        column = table.column(name)
+        nothing = "" if str(column.type) == "string" else 0
+        numbers[name] = pc.fill_null(column, nothing).to_numpy()
+    return table.column("domain").to_pylist(), numbers

@@ -1,0 +1,44 @@
+"""Which rules a domain's documents are judged by; goes into the identity of every snapshot."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tasks.curation.c4 import C4Rules
+from tasks.curation.code import CodeRules
+from tasks.curation.fineweb import FinewebRules
+from tasks.curation.gopher import GopherRules
+from tasks.curation.language import LanguageRules
+from tasks.curation.pii import PiiRules
+from training.config import FORBID_UNKNOWN
+
+EVERY = "*"
+"""Stands for all domains, or sources, that are not named."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DomainRules:
+    """What is done to the documents of a domain; what is not set is not done.
+
+    In this order, and a document is dropped by the first rule that it breaks. ``gopher: {}`` takes
+    the published thresholds.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+
+    mend_encoding: bool = False
+    """Decode lines anew that were decoded with the wrong encoding (``schÃ¶n``), by ftfy."""
+    language: LanguageRules | None = None
+    """Languages that are allowed."""
+    gopher: GopherRules | None = None
+    """Gopher's rules on quality and repetition."""
+    c4: C4Rules | None = None
+    """C4's rules; they remove lines."""
+    fineweb: FinewebRules | None = None
+    """FineWeb's own rules, on the lines that C4's have left."""
+    code: CodeRules | None = None
+    """Rules for source code."""
+    pii: PiiRules | None = None
+    """Personal data and secrets: counted, masked, or a reason to drop the document."""
+
+
+NO_RULES = DomainRules()

@@ -1,0 +1,165 @@
+"""Languages, personal data and code on real text: how often right, how often wrong, how fast.
+
+Languages: pieces of several lengths, cut at random places of texts whose language is known.
+Personal data: recall on planted items; on the given texts what is found a megabyte, with examples,
+because only a person can say which of them are real. Code: what is dropped of text that persons
+wrote (cut, so its syntax is not looked at).
+"""
+
+# ruff: noqa: T201  a script for people
+
+import argparse
+import gzip
+import json
+import random
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from tasks.curation.annotate import annotate, judge
+from tasks.curation.code import CodeRules
+from tasks.curation.config import DomainRules
+from tasks.curation.language import identify
+from tasks.curation.normalise import mend, normalise
+from tasks.curation.pii_search import KINDS, find_pii
+from tasks.documents import printable
+from tests.tasks.curation.planted_pii import plant
+
+LENGTHS = (30, 100, 300, 1000, 4000)
+PIECES = 400
+PLANTED = 10_000
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", nargs="+", help="LANGUAGE=FILE or code=FILE; JSONL, gzip")
+    parser.add_argument("--megabytes", type=float, default=4.0, help="of each file")
+    parser.add_argument("--examples", type=int, default=3)
+    arguments = parser.parse_args()
+    files = [item.partition("=")[::2] for item in arguments.texts]
+    texts = {
+        (language, Path(file).name): _read(Path(file), arguments.megabytes)
+        for language, file in files
+    }
+    _languages({key: found for key, found in texts.items() if key[0] != "code"})
+    _planted()
+    _personal_data(texts, arguments.examples)
+    _encodings(texts)
+    _code({key: found for key, found in texts.items() if key[0] == "code"})
+
+
+def _read(path: Path, megabytes: float) -> list[str]:
+    """Texts from all over the file, cut at 100,000 characters."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [normalise(json.loads(line)["text"]) for line in file]
+    rng = random.Random(0)
+    rng.shuffle(texts)
+    taken: list[str] = []
+    left = megabytes * 1e6
+    for text in texts:
+        start = rng.randrange(max(1, len(text) - 100_000))
+        taken.append(text[start : start + 100_000])
+        left -= len(taken[-1].encode())
+        if left < 0:
+            break
+    return taken
+
+
+def _languages(texts: dict[tuple[str, str], list[str]]) -> None:
+    print("| characters | right | texts/s of a core |\n| --- | --- | --- |")
+    rng = random.Random(0)
+    wrong: Counter[tuple[str, str]] = Counter()
+    identify(["first"])
+    for length in LENGTHS:
+        right, seconds, asked = 0, 0.0, 0
+        for (language, name), inside in texts.items():
+            pieces = [_piece(rng.choice(inside), length, rng) for _ in range(PIECES)]
+            started_at = time.process_time()
+            found = identify(pieces)["language"].tolist()
+            seconds += time.process_time() - started_at
+            asked += len(pieces)
+            right += found.count(language)
+            wrong[name, str(length)] += len(pieces) - found.count(language)
+        print(f"| {length} | {right / asked:.3f} | {asked / seconds:,.0f} |")
+    print("\nmost often wrong:", wrong.most_common(5), "\n")
+
+
+def _piece(text: str, length: int, rng: random.Random) -> str:
+    start = rng.randrange(max(1, len(text) - length))
+    return text[start : start + length]
+
+
+def _planted() -> None:
+    print("| planted | found |\n| --- | --- |")
+    for kind in KINDS:
+        rng = random.Random(1)
+        planted = [plant(kind, rng) for _ in range(PLANTED)]
+        found = sum(_covers(text, item) for item, text in planted)
+        print(f"| {kind} | {found / PLANTED:.4f} |")
+
+
+def _covers(text: str, item: str) -> bool:
+    """Whether nothing of the item but its marks is outside of what was found."""
+    place = text.index(item)
+    return any(
+        start <= place + 1 and end >= place + len(item) - 1 for start, end, _ in find_pii(text)
+    )
+
+
+def _personal_data(texts: dict[tuple[str, str], list[str]], examples: int) -> None:
+    print(f"\n| text | MB/s of a core | {' | '.join(KINDS)} (a MB) |")
+    print("| --- | --- |" + " --- |" * len(KINDS))
+    shown: dict[str, list[str]] = defaultdict(list)
+    for (_, name), inside in texts.items():
+        megabytes = sum(len(text.encode()) for text in inside) / 1e6
+        started_at = time.process_time()
+        found = [(text, span) for text in inside for span in find_pii(text)]
+        speed = megabytes / (time.process_time() - started_at)
+        counts = Counter(kind for _, (_, _, kind) in found)
+        cells = " | ".join(f"{counts[kind] / megabytes:.2f}" for kind in KINDS)
+        print(f"| {name} | {speed:.1f} | {cells} |")
+        for kind in KINDS:
+            of_kind = [item for item in found if item[1][2] == kind]
+            for text, (start, end, _) in random.Random(0).sample(
+                of_kind, min(examples, len(of_kind))
+            ):
+                around = (
+                    f"{text[max(0, start - 12) : start]}>>{text[start:end]}<<{text[end : end + 6]}"
+                )
+                shown[f"{name} {kind}"].append(printable(around, 80))
+    for what, items in shown.items():
+        print(f"  {what}: {items}")
+
+
+def _encodings(texts: dict[tuple[str, str], list[str]]) -> None:
+    print("\n| text | lines changed by mending | MB/s of a core |\n| --- | --- | --- |")
+    for (_, name), inside in texts.items():
+        started_at = time.process_time()
+        pairs = [(text, mend(text)) for text in inside]
+        speed = (
+            sum(len(text.encode()) for text in inside) / 1e6 / (time.process_time() - started_at)
+        )
+        lines = [
+            (before, after)
+            for one, other in pairs
+            for before, after in zip(one.split("\n"), other.split("\n"), strict=False)
+            if before != after
+        ]
+        told = [f"{printable(a, 30)} -> {printable(b, 30)}" for a, b in lines[:2]]
+        print(f"| {name} | {len(lines)} {told or ''} | {speed:.1f} |")
+
+
+def _code(texts: dict[tuple[str, str], list[str]]) -> None:
+    rules = DomainRules(code=CodeRules())
+    for (_, name), inside in texts.items():
+        started_at = time.process_time()
+        numbers = annotate(inside, ["a.txt"] * len(inside), rules).numbers
+        seconds = time.process_time() - started_at
+        reasons = Counter(judge(numbers, ["code"] * len(inside), {"code": rules}))
+        megabytes = sum(len(text.encode()) for text in inside) / 1e6
+        print(f"\n{name}: {dict(reasons)}, {megabytes / seconds:.1f} MB/s of a core")
+
+
+if __name__ == "__main__":
+    main()
