@@ -1,46 +1,49 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-_MODULE = """\
+import pytest
+
 from infra.compiled import compiled
 
-
+CALLER = """
+from infra.compiled import compiled
+from callee import callee
 @compiled
-def total(values):
-    result = 0
-    for value in values:
-        result += value
-    return result
+def caller(): return callee() + 1
+print(caller(), sum(caller.stats.cache_hits.values()))
+"""
+CALLEE = """
+from infra.compiled import compiled
+@compiled
+def callee(): return {value}
 """
 
 
-def _run(folder: Path, **environment: str) -> str:
-    (folder / "summing.py").write_text(_MODULE)
-    statement = "import numpy, summing; print(summing.total(numpy.arange(5)))"
-    done = subprocess.run(
-        [sys.executable, "-c", statement],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{folder}", **environment},
-    )
-    return done.stdout.strip()
+def _run(folder: Path) -> str:
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import caller"
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
-def test_machine_code_is_kept_between_processes(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert _run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == "10"
-    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.nbc")}
-    assert len(kept) == 1
-    assert _run(tmp_path, NUMBA_CACHE_DIR=str(cache)) == "10"
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.nbc")} == kept
+def test_machine_code_is_kept_until_any_file_beside_its_source_changes(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    (tmp_path / "callee.py").write_text(CALLEE.format(value=1))
+    assert _run(tmp_path) == "2 0"
+    assert _run(tmp_path) == "2 1"
+    (tmp_path / "callee.py").write_text(CALLEE.format(value=5))
+    assert _run(tmp_path) == "6 0"
 
 
-def test_what_finds_no_place_for_machine_code_compiles_it_again(
-    tmp_path: Path,
+def test_where_nothing_can_be_kept_it_is_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A locator that never fits: as when neither the installation nor the home can be written.
-    assert _run(tmp_path, NUMBA_CACHE_LOCATOR_CLASSES="_ZipCacheLocator") == "10"
-    assert not list(tmp_path.rglob("*.nbc"))
+    monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+
+    @compiled
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert double(21) == 42
+    assert "set NUMBA_CACHE_DIR" in caplog.text

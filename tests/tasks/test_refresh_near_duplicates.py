@@ -87,7 +87,7 @@ def test_near_copies_in_the_batch_and_of_the_lineage_are_dropped_with_their_reas
     _write(tmp_path / "data" / "2.jsonl", later | {"new": _text(99)})
     second = _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
     assert second.documents_dropped == {"near_duplicate": 2}
-    assert second.reason.endswith("from 4 documents (dropped: near_duplicate 2)")
+    assert second.reason.endswith("from 4 documents; 2 were dropped (near_duplicate 2)")
     reasons = _reasons(store, second.snapshot)
     assert reasons == {"copy": "near_duplicate", "near": "near_duplicate", "far": "", "new": ""}
 
