@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import IO
 
 from tasks.documents import Document, Reject, SourceObject, SourceRefusedError, printable
-from tasks.readers import Place, Record, read_jsonl, read_parquet, read_text
+from tasks.readers import Place, Record, read_jsonl, read_text
+from tasks.reading.columns import read_arrow, read_parquet
+from tasks.reading.csv_rows import read_csv
 from tasks.sources import (
     FileFormat,
     SourceConfig,
     compression_of,
+    delimiters_of,
     format_of,
     is_claimed,
     root_and_pattern,
@@ -106,12 +109,15 @@ def read_objects(
         for item in _read_object(source, found):
             if isinstance(item, Record):
                 item = _check_id(item, found.uri, seen_ids)
-            tally.num_read += 1
             if isinstance(item, Record):
+                tally.num_read += 1
                 yield _document(source, found.uri, relative, item)
             else:
                 reject(item)
-                tally.add(item)
+                # Nobody can mend what holds nothing: a package marker, a log of a quiet night.
+                if item.reason != "empty_file":
+                    tally.num_read += 1
+                    tally.add(item)
     tally.check()
 
 
@@ -155,7 +161,7 @@ def _read_object(source: SourceConfig, found: SourceObject) -> Iterator[Record |
         with Path(found.uri).open("rb") as file:
             etag = _local_etag(os.fstat(file.fileno()))
             if etag == found.etag:
-                yield from _read_format(format_of(source, found.uri), file, place)
+                yield from _read_or_empty(format_of(source, found.uri), file, place)
             else:
                 # Its listing is in the snapshot's identity; the next refresh lists it anew.
                 detail = f"listed as {found.etag}, now {etag}; the next refresh reads it"
@@ -164,9 +170,25 @@ def _read_object(source: SourceConfig, found: SourceObject) -> Iterator[Record |
         yield place.reject(0, "unreadable", str(error))
 
 
+def _read_or_empty(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+    if not os.fstat(file.fileno()).st_size:
+        yield place.reject(0, "empty_file", "the file has no bytes")
+        return
+    is_empty = True
+    for item in _read_format(kind, file, place):
+        is_empty = False
+        yield item
+    if is_empty:
+        yield place.reject(0, "empty_file", "the file holds no document")
+
+
 def _read_format(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
     if kind == "parquet":
         return read_parquet(file, place)
+    if kind == "arrow":
+        return read_arrow(file, place)
+    if kind == "csv":
+        return read_csv(file, place, compression_of(place.uri), delimiters_of(place.uri))
     if kind == "jsonl":
         return read_jsonl(file, place, compression_of(place.uri))
     return read_text(file, place)

@@ -1,17 +1,21 @@
 """Bytes of a possibly compressed, possibly damaged file, cut into lines in bounded memory."""
 
+import bz2
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Literal
 
 import zstandard
 
-Compression = Literal["", "gz", "zst"]
+Compression = Literal["", "gz", "zst", "bz2"]
 
 _CHUNK_BYTES = 1 << 18
 _GZIP_BYTES = 1 << 14
 # Four bytes of zstd can stand for 128 KiB, so this bounds what a hostile file can fill to 8 MiB.
 _ZSTD_BYTES = 1 << 8
+# What a call has decoded is lost when it meets damage: so few bytes rarely hold the end of a good
+# block and the damage behind it.
+_BZ2_BYTES = 1 << 4
 
 
 class DamagedStreamError(Exception):
@@ -32,6 +36,8 @@ def decompress(file: IO[bytes], compression: Compression) -> Iterator[bytes]:
             yield from _gunzip(file)
         elif compression == "zst":
             yield from _unzstd(file)
+        elif compression == "bz2":
+            yield from _unbz2(file)
         else:
             yield from _plain(file)
     except (zlib.error, zstandard.ZstdError) as error:
@@ -91,3 +97,23 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
             piece = decoder.unused_data
     if not decoder.eof:
         raise EOFError("the zstd stream ends before the end of its frame")
+
+
+def _unbz2(file: IO[bytes]) -> Iterator[bytes]:
+    """Not the bz2 module's file: it takes what follows a stream and is none for its end."""
+    decoder = bz2.BZ2Decompressor()
+    while buffer := file.read(_GZIP_BYTES):
+        for start in range(0, len(buffer), _BZ2_BYTES):
+            piece = buffer[start : start + _BZ2_BYTES]
+            while piece or not (decoder.needs_input or decoder.eof):
+                if decoder.eof:
+                    decoder = bz2.BZ2Decompressor()
+                try:
+                    output = decoder.decompress(piece, _CHUNK_BYTES)
+                except OSError as error:
+                    raise DamagedStreamError(f"bzip2: {error}") from error
+                if output:
+                    yield output
+                piece = decoder.unused_data
+    if not decoder.eof:
+        raise EOFError("the bzip2 stream ends before its end marker")

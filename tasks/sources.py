@@ -12,7 +12,7 @@ from tasks.line_stream import Compression
 from tasks.readers import FieldNames
 from training.config import FORBID_UNKNOWN
 
-FileFormat = Literal["jsonl", "parquet", "text"]
+FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "text"]
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 # fmt: off
@@ -21,13 +21,19 @@ CODE_SUFFIXES = (
     ".lua", ".php", ".pl", ".py", ".pyi", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift",
     ".tex", ".ts", ".tsx",
 )
-# Not .json: in a tree of code that is one object over many lines.
-JSONL_SUFFIXES = (
-    ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst",
-    ".json.gz", ".json.zst",
-)
 # fmt: on
-PARQUET_SUFFIXES = (".parquet",)
+COMPRESSED = ("", ".gz", ".zst", ".bz2")
+_SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
+    # Not .json: in a tree of code that is one object over many lines.
+    "jsonl": (
+        *(f"{suffix}{packed}" for suffix in (".jsonl", ".ndjson") for packed in COMPRESSED),
+        *(f".json{packed}" for packed in COMPRESSED if packed),
+    ),
+    "csv": tuple(f"{suffix}{packed}" for suffix in (".csv", ".tsv") for packed in COMPRESSED),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".feather"),
+}
+"""Of the formats that hold many documents a file."""
 EVERYTHING = "**/*"
 
 
@@ -46,10 +52,12 @@ class SourceConfig:
     """Domain that its documents belong to."""
     licence: str = "unknown"
     """Licence of its documents, free text; goes into the record of every document."""
-    format: Literal["auto", "jsonl", "parquet", "text", "code"] = "auto"
-    """``auto``: by file suffix. ``text`` and ``code``: one document a file."""
+    format: Literal["auto", "jsonl", "csv", "parquet", "arrow", "text", "code"] = "auto"
+    """``auto``: by file suffix. ``jsonl`` and ``csv`` (``.tsv`` too): plain, or packed as ``.gz``,
+    ``.zst``, ``.bz2``. ``arrow``: files (Feather) and streams. ``text`` and ``code``: one document
+    a file."""
     fields: FieldNames = field(default_factory=FieldNames)
-    """Which field of a JSON object or column of a Parquet file means what."""
+    """Which field of a JSON object or column of a table means what."""
     suffixes: tuple[str, ...] = ()
     """``auto``, ``text``, ``code``: suffixes of the files that are one document each; the common
     ones when not set."""
@@ -57,9 +65,11 @@ class SourceConfig:
     """What must not straddle the holdout: a document, a file, or a directory directly below the
     fixed part of ``uri`` (one repository of a tree). ``fields.cluster`` goes first."""
     reject_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.05
-    """Largest tolerated share of rejected lines, rows and files; above it the source is refused."""
+    """Largest tolerated share of rejected lines, rows and files; above it the source is refused.
+    Files without any text are listed among the rejects and do not count."""
     max_document_bytes: Annotated[int, Bounds(gt=0, unit="bytes")] = 10_000_000
-    """Largest document, as it is stored (for JSONL the line); larger ones are rejected."""
+    """Largest document, as it is stored (of JSONL the line, of CSV the row); larger ones are
+    rejected."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "source")
@@ -107,33 +117,36 @@ def is_claimed(source: SourceConfig, path: Path, pattern: str) -> bool:
     if source.format != "auto" and path == _absolute(source):
         return True
     # Who writes a pattern says which files are meant: part-00000 is JSONL when the format says so.
-    if source.format in ("jsonl", "parquet") and pattern != EVERYTHING:
+    if source.format in _SUFFIXES and pattern != EVERYTHING:
         return True
     return _format_by_suffix(source, path.name) is not None
 
 
 def format_of(source: SourceConfig, name: str) -> FileFormat:
     """How to read a file of the source."""
-    if source.format in ("jsonl", "parquet"):
+    if source.format in _SUFFIXES:
         return source.format
     return _format_by_suffix(source, name) or "text"
 
 
 def compression_of(name: str) -> Compression:
     """Compression by the last suffix."""
-    if name.lower().endswith(".gz"):
-        return "gz"
-    return "zst" if name.lower().endswith(".zst") else ""
+    packed: dict[str, Compression] = {".gz": "gz", ".zst": "zst", ".bz2": "bz2"}
+    return packed.get(Path(name.lower()).suffix, "")
+
+
+def delimiters_of(name: str) -> str:
+    """Delimiters that a table of this name may have, the likeliest first."""
+    return "\t,;" if ".tsv" in Path(name.lower()).suffixes[-2:] else ",;\t"
 
 
 def _format_by_suffix(source: SourceConfig, name: str) -> FileFormat | None:
     name = name.lower()
     if name.endswith(source.document_suffixes):
         return "text"
-    if source.format in ("auto", "jsonl") and name.endswith(JSONL_SUFFIXES):
-        return "jsonl"
-    if source.format in ("auto", "parquet") and name.endswith(PARQUET_SUFFIXES):
-        return "parquet"
+    for kind, suffixes in _SUFFIXES.items():
+        if source.format in ("auto", kind) and name.endswith(suffixes):
+            return kind
     return None
 
 

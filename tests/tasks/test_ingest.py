@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import json
 import logging
@@ -142,7 +143,8 @@ def test_any_bytes_in_any_file_are_documents_or_rejects(
     assert len(places) == len(set(places))
     if name == "a.jsonl":
         numbered = enumerate(body.split(b"\n"), start=1)
-        assert places == [number for number, line in numbered if line and not line.isspace()]
+        lines = [number for number, line in numbered if line and not line.isspace()]
+        assert places == (lines or [0])
     else:
         assert len(places) == 1
 
@@ -224,6 +226,30 @@ def test_an_empty_source_is_no_error_and_is_reported(
         config = source(tmp_path / "absent" / "*.jsonl")
         assert read(config) == ([], [])
     assert "source web: no file matches" in caplog.text
+
+
+def test_files_without_any_text_are_listed_and_refuse_no_source(tmp_path: Path) -> None:
+    names = ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.txt", "e.csv.bz2", "f.arrow"]
+    for name in names:
+        write(tmp_path / name, b"")
+    write(tmp_path / "g.csv", b"text\n")
+    write(tmp_path / "h.jsonl", b"\n\n")
+    documents, rejects = read(source(tmp_path, reject_limit=0))
+    assert documents == []
+    assert [(reject.position, reject.reason) for reject in rejects] == [(0, "empty_file")] * 8
+
+
+def test_tables_and_packed_files_are_read_by_their_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl.bz2", bz2.compress(lines("one")))
+    write(tmp_path / "b.csv", b"text\ntwo\n")
+    write(tmp_path / "c.tsv.gz", gzip.compress(b"text\nthree, four\n"))
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as sink:
+        table = pa.table({"text": ["five"]})
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    documents, rejects = read(source(tmp_path))
+    assert [document.text for document in documents] == ["one", "two", "three, four", "five"]
+    assert rejects == []
 
 
 def test_a_line_of_any_size_is_skipped(tmp_path: Path) -> None:

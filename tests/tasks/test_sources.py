@@ -132,7 +132,8 @@ def test_a_source_is_validated_from_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a.jsonl", ""), ("a.jsonl.GZ", "gz"), ("a.json.zst", "zst")]
+    ("name", "expected"),
+    [("a.jsonl", ""), ("a.jsonl.GZ", "gz"), ("a.json.zst", "zst"), ("a.csv.bz2", "bz2")],
 )
 def test_compression_is_told_by_the_last_suffix(name: str, expected: str) -> None:
     assert compression_of(name) == expected
