@@ -1,6 +1,10 @@
 """What travels between ingestion, curation and packing: documents, rejects, listed source files."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Provenance = Literal["real", "synthetic"]
+"""Written by people about the world, or made by a model or a program from other text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +21,22 @@ class Document:
     uri: str
     """File that it was read from."""
     position: int
-    """Line of a JSONL file or row of a Parquet file, from 1; 0 when the file is the document."""
+    """Line of JSONL or CSV or row of a table, from 1; 0 when the file is the document."""
     domain: str
     licence: str
     time: str
     """As the source writes it, "" when unknown."""
+    date: str = ""
+    """Of ``time``: ``2024-05-06``, ``2024-05`` or ``2024``; "" where it is none."""
+    language: str = ""
+    """As the source says, "" when it does not: a code such as ``en``."""
+    language_probability: float | None = None
+    """From 0 to 1; None when the source says nothing."""
+    address: str = ""
+    """Where the text was published (a URL), "" when unknown."""
+    provenance: Provenance = "real"
+    synthetic_of: str = ""
+    """What synthetic text was made from or by: an id, a data set, a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

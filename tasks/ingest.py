@@ -9,10 +9,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from tasks.documents import Document, Reject, SourceObject, SourceRefusedError, printable
+from tasks.documents import (
+    Document,
+    Provenance,
+    Reject,
+    SourceObject,
+    SourceRefusedError,
+    printable,
+)
 from tasks.readers import Place, Record, read_jsonl, read_text
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
+from tasks.reading.dates import date_of
 from tasks.sources import (
     FileFormat,
     SourceConfig,
@@ -219,7 +227,19 @@ def _document(source: SourceConfig, uri: str, relative: str, record: Record) -> 
         domain=source.domain,
         licence=record.licence or source.licence,
         time=record.time,
+        date=date_of(record.time) if record.time else "",
+        language=record.language,
+        language_probability=record.language_probability,
+        address=record.address,
+        provenance=_provenance(source, record),
+        synthetic_of=record.synthetic_of or ("" if record.provenance else source.synthetic_of),
     )
+
+
+def _provenance(source: SourceConfig, record: Record) -> Provenance:
+    if record.synthetic_of or record.provenance == "synthetic":
+        return "synthetic"
+    return "real" if record.provenance else source.provenance
 
 
 def _local_etag(status: os.stat_result) -> str:

@@ -18,7 +18,9 @@ from tasks.line_stream import Compression, DamagedStreamError, decompress, split
 from training.config import FORBID_UNKNOWN
 
 BOM = b"\xef\xbb\xbf"
-_ATTRIBUTES = ("id", "time", "cluster", "licence")
+_ATTRIBUTES = (
+    "id", "time", "cluster", "licence", "language", "address", "provenance", "synthetic_of",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +39,16 @@ class FieldNames:
     """What belongs together (work, site, repository) and must not straddle the holdout."""
     licence: str = ""
     """The document's own licence; the source's where it is missing."""
+    language: str = ""
+    """Code of the language that it is in."""
+    language_probability: str = ""
+    """How sure that is; a number from 0 to 1."""
+    address: str = ""
+    """Where it was published (a URL)."""
+    provenance: str = ""
+    """``real`` or ``synthetic``; the source's where it is missing."""
+    synthetic_of: str = ""
+    """What it was made from or by, which makes it synthetic; the source's where it is missing."""
 
     def __post_init__(self) -> None:
         if not self.text:
@@ -46,7 +58,8 @@ class FieldNames:
     def named(self) -> tuple[str, ...]:
         """All fields that the source has, the text first, each once."""
         attributes = (getattr(self, kind) for kind in _ATTRIBUTES)
-        return tuple(dict.fromkeys(name for name in (self.text, *attributes) if name))
+        names = (self.text, *attributes, self.language_probability)
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +72,11 @@ class Record:
     time: str = ""
     cluster: str = ""
     licence: str = ""
+    language: str = ""
+    language_probability: float | None = None
+    address: str = ""
+    provenance: str = ""
+    synthetic_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +196,7 @@ def record_of(values: Mapping[str, object], place: Place, position: int) -> Reco
         return place.reject(position, "text_not_string", f"{fields.text!r} holds a {found}")
     if not text or text.isspace():
         return place.reject(position, "empty", f"{fields.text!r} has no text")
-    attributes: dict[str, str] = {}
+    attributes: dict[str, Any] = {}
     for kind, name in place.attributes:
         value = values.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
@@ -190,10 +208,32 @@ def record_of(values: Mapping[str, object], place: Place, position: int) -> Reco
         if not value and kind in ("id", "cluster"):
             return place.reject(position, f"missing_{kind}", f"no {kind} in {name!r}")
         attributes[kind] = value or ""
+    if attributes.get("provenance", "") not in ("", "real", "synthetic"):
+        detail = f"expected real or synthetic, found {attributes['provenance']!r}"
+        return place.reject(position, "unknown_provenance", detail)
     try:
         for string in (text, *attributes.values()):
             string.encode()
     except UnicodeEncodeError as error:
         detail = f"half a surrogate pair at character {error.start}"
         return place.reject(position, "lone_surrogate", detail)
-    return Record(position=position, text=text, **attributes)
+    probability = None
+    if fields.language_probability:
+        try:
+            probability = _probability(values.get(fields.language_probability))
+        except ValueError as error:
+            return place.reject(position, "language_probability_not_valid", str(error))
+    return Record(position=position, text=text, language_probability=probability, **attributes)
+
+
+def _probability(value: object) -> float | None:
+    """From 0 to 1, also of the text of a number; None for nothing. Raises ValueError."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"expected a number from 0 to 1, found a {type(value).__name__}")  # noqa: TRY004  told as a reject
+    probability = float(value)
+    # Not "outside": NaN compares as neither.
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {probability}")
+    return probability

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from infra.bounds import Bounds
 from storage.layout import check_name
+from tasks.documents import Provenance
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames
 from training.config import FORBID_UNKNOWN
@@ -52,6 +53,10 @@ class SourceConfig:
     """Domain that its documents belong to."""
     licence: str = "unknown"
     """Licence of its documents, free text; goes into the record of every document."""
+    provenance: Provenance = "real"
+    """``synthetic``: its documents were made by a model or a program."""
+    synthetic_of: str = ""
+    """What synthetic documents were made from or by: a data set, a model."""
     format: Literal["auto", "jsonl", "csv", "parquet", "arrow", "text", "code"] = "auto"
     """``auto``: by file suffix. ``jsonl`` and ``csv`` (``.tsv`` too): plain, or packed as ``.gz``,
     ``.zst``, ``.bz2``. ``arrow``: files (Feather) and streams. ``text`` and ``code``: one document
@@ -74,6 +79,11 @@ class SourceConfig:
     def __post_init__(self) -> None:
         check_name(self.name, "source")
         check_name(self.domain, "domain")
+        if self.synthetic_of and self.provenance != "synthetic":
+            raise ValueError(
+                f"source {self.name!r} is synthetic_of {self.synthetic_of!r} and its provenance "
+                f"{self.provenance!r}; set provenance: synthetic"
+            )
         if any("**" in part and part != "**" for part in _local_path(self).split("/")):
             raise ValueError(
                 f"uri {self.uri!r} of source {self.name!r} has '**' next to other characters; it "

@@ -121,7 +121,8 @@ def _wrong_column(schema: Any, place: Place) -> str:
         if types.is_dictionary(kind):
             kind = kind.value_type
         is_scalar = types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind)
-        if not _is_string(kind) and (name == place.fields.text or not is_scalar):
+        is_number = types.is_floating(kind) and name == place.fields.language_probability
+        if not _is_string(kind) and (name == place.fields.text or not (is_scalar or is_number)):
             return f"expected strings in column {name!r}, found {kind}"
     return ""
 

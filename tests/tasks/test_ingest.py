@@ -82,6 +82,36 @@ def test_a_document_knows_where_it_came_from(tmp_path: Path) -> None:
     )
 
 
+def test_a_document_has_all_that_its_source_and_its_fields_say(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "when": "6 May 2024", "lang": "en", "p": 0.9, "url": "https://a.example/1"},
+        {"text": "b", "kind": "real"},
+        {"text": "c", "from": "model-x"},
+        {"text": "d", "kind": "synthetic"},
+    ]
+    write(tmp_path / "a.jsonl", b"\n".join(json.dumps(row).encode() for row in rows))
+    fields = FieldNames(
+        time="when",
+        language="lang",
+        language_probability="p",
+        address="url",
+        provenance="kind",
+        synthetic_of="from",
+    )
+    told = {"fields": fields, "provenance": "synthetic", "synthetic_of": "corpus-y"}
+    documents, rejects = read(source(tmp_path, **told))
+    assert rejects == []
+    first = documents[0]
+    assert (first.time, first.date, first.address) == ("6 May 2024", "2024-05-06", rows[0]["url"])
+    assert (first.language, first.language_probability) == ("en", 0.9)
+    assert [(document.provenance, document.synthetic_of) for document in documents] == [
+        ("synthetic", "corpus-y"),
+        ("real", ""),
+        ("synthetic", "model-x"),
+        ("synthetic", ""),
+    ]
+
+
 def test_moving_a_tree_changes_no_id_and_no_cluster(tmp_path: Path) -> None:
     seen: list[list[tuple[str, str]]] = []
     for place in ["here", "there/below"]:

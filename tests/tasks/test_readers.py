@@ -143,6 +143,32 @@ def test_a_promised_id_or_cluster_is_never_made_up(row: dict[str, Any], reason: 
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [(0.5, 0.5), ("0.5", 0.5), (1, 1.0), (None, None), ("", None)]
+)
+def test_a_probability_is_a_number_or_its_text(value: Any, expected: float | None) -> None:
+    fields = FieldNames(language_probability="p")
+    [record] = jsonl(json.dumps({"text": "x", "p": value}).encode(), place(fields))
+    assert record.language_probability == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"p": 1.5}, "language_probability_not_valid"),
+        ({"p": "high"}, "language_probability_not_valid"),
+        ({"p": [1]}, "language_probability_not_valid"),
+        ({"p": float("nan")}, "language_probability_not_valid"),
+        ({"made": "perhaps"}, "unknown_provenance"),
+    ],
+)
+def test_a_probability_or_provenance_that_is_none_is_a_reject(
+    row: dict[str, Any], reason: str
+) -> None:
+    fields = FieldNames(language_probability="p", provenance="made")
+    assert summary(jsonl(json.dumps({"text": "x"} | row).encode(), place(fields))) == [(1, reason)]
+
+
+@pytest.mark.parametrize(
     ("body", "reason"),
     [
         (b"caf\xe9", "bad_utf8"),

@@ -111,6 +111,7 @@ def test_an_entity_tag_changes_with_size_and_time(tmp_path: Path) -> None:
         ({"uri": "/data/a**/x"}, r"must be a whole path component, as in 'data/\*\*/\*.txt'"),
         ({"name": "Web"}, "source 'Web' is not a valid name"),
         ({"domain": "a/b"}, "domain 'a/b' is not a valid name"),
+        ({"synthetic_of": "model-x"}, "set provenance: synthetic"),
         ({"suffixes": ("txt",)}, "does not start with a dot; write '.txt'"),
     ],
 )
