@@ -29,7 +29,8 @@ class Document:
     date: str = ""
     """Of ``time``: ``2024-05-06``, ``2024-05`` or ``2024``; "" where it is none."""
     language: str = ""
-    """As the source says, "" when it does not: a code such as ``en``."""
+    """As the source says, "" when it does not: a code such as ``en``; of a file of code the name of
+    its language, such as ``python``."""
     language_probability: float | None = None
     """From 0 to 1; None when the source says nothing."""
     address: str = ""
@@ -62,6 +63,8 @@ class SourceObject:
     """Bytes."""
     etag: str
     """Changes when the content does; ``<size>-<mtime_ns>`` for a local file."""
+    licence: str = ""
+    """Of the nearest licence file in a tree of text or code, "" where there is none."""
 
 
 class SourceRefusedError(Exception):

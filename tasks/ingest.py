@@ -18,9 +18,11 @@ from tasks.documents import (
     printable,
 )
 from tasks.readers import Place, Record, read_jsonl, read_text
+from tasks.reading.code import read_code
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
 from tasks.reading.dates import date_of
+from tasks.reading.licence_files import LicenceFiles
 from tasks.sources import (
     FileFormat,
     SourceConfig,
@@ -39,7 +41,7 @@ _NUM_EXAMPLES = 3
 
 
 def list_source(source: SourceConfig) -> list[SourceObject]:
-    """The files of a source in canonical order, by URI. Safe to retry; reads no content.
+    """The files of a source in canonical order, by URI. Safe to retry; reads licence files only.
 
     No match is not an error: a source may be empty for now. Files that no format claims are left
     out. Both are logged.
@@ -47,6 +49,7 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
     root, pattern = root_and_pattern(source)
     listed: list[SourceObject] = []
     num_skipped = 0
+    licences = LicenceFiles(root)
     for path in root.glob(pattern):
         relative = path.relative_to(root)
         # An editor's swap file or a version control directory is not meant, unless it is named.
@@ -60,8 +63,14 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
         if not stat.S_ISREG(status.st_mode):
             continue
         if _is_utf8(path) and is_claimed(source, path, pattern):
+            is_document = format_of(source, path.name) in ("text", "code")
             listed.append(
-                SourceObject(uri=str(path), size=status.st_size, etag=_local_etag(status))
+                SourceObject(
+                    uri=str(path),
+                    size=status.st_size,
+                    etag=_local_etag(status),
+                    licence=licences.nearest(path.parent) if is_document else "",
+                )
             )
         else:
             num_skipped += 1
@@ -119,7 +128,7 @@ def read_objects(
                 item = _check_id(item, found.uri, seen_ids)
             if isinstance(item, Record):
                 tally.num_read += 1
-                yield _document(source, found.uri, relative, item)
+                yield _document(source, found, relative, item)
             else:
                 reject(item)
                 # Nobody can mend what holds nothing: a package marker, a log of a quiet night.
@@ -199,7 +208,7 @@ def _read_format(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Re
         return read_csv(file, place, compression_of(place.uri), delimiters_of(place.uri))
     if kind == "jsonl":
         return read_jsonl(file, place, compression_of(place.uri))
-    return read_text(file, place)
+    return read_code(file, place) if kind == "code" else read_text(file, place)
 
 
 def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject:
@@ -213,7 +222,7 @@ def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject
     return record
 
 
-def _document(source: SourceConfig, uri: str, relative: str, record: Record) -> Document:
+def _document(source: SourceConfig, found: SourceObject, relative: str, record: Record) -> Document:
     made_up = f"{relative}#{record.position}" if record.position else relative
     document = record.id or made_up
     by = {"document": document, "file": relative, "directory": relative.partition("/")[0]}
@@ -222,10 +231,10 @@ def _document(source: SourceConfig, uri: str, relative: str, record: Record) -> 
         cluster=record.cluster or by[source.cluster_by],
         text=record.text,
         source=source.name,
-        uri=uri,
+        uri=found.uri,
         position=record.position,
         domain=source.domain,
-        licence=record.licence or source.licence,
+        licence=record.licence or found.licence or source.licence,
         time=record.time,
         date=date_of(record.time) if record.time else "",
         language=record.language,

@@ -11,18 +11,13 @@ from storage.layout import check_name
 from tasks.documents import Provenance
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames
+from tasks.reading.code import LANGUAGES
 from training.config import FORBID_UNKNOWN
 
-FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "text"]
+FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "text", "code"]
 
-TEXT_SUFFIXES = (".txt", ".md", ".rst")
-# fmt: off
-CODE_SUFFIXES = (
-    ".c", ".cc", ".cpp", ".cs", ".cu", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".kt", ".lean",
-    ".lua", ".php", ".pl", ".py", ".pyi", ".r", ".rb", ".rs", ".scala", ".sh", ".sql", ".swift",
-    ".tex", ".ts", ".tsx",
-)
-# fmt: on
+TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
+CODE_SUFFIXES = tuple(LANGUAGES)
 COMPRESSED = ("", ".gz", ".zst", ".bz2")
 _SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
     # Not .json: in a tree of code that is one object over many lines.
@@ -52,7 +47,9 @@ class SourceConfig:
     domain: str
     """Domain that its documents belong to."""
     licence: str = "unknown"
-    """Licence of its documents, free text; goes into the record of every document."""
+    """Licence of its documents, free text; goes into the record of every document. In a tree of
+    text or code a LICENSE or COPYING of known wording goes first, the nearest one up the tree, and
+    an SPDX-License-Identifier in a file of code before that."""
     provenance: Provenance = "real"
     """``synthetic``: its documents were made by a model or a program."""
     synthetic_of: str = ""
@@ -136,7 +133,7 @@ def format_of(source: SourceConfig, name: str) -> FileFormat:
     """How to read a file of the source."""
     if source.format in _SUFFIXES:
         return source.format
-    return _format_by_suffix(source, name) or "text"
+    return _format_by_suffix(source, name) or ("code" if source.format == "code" else "text")
 
 
 def compression_of(name: str) -> Compression:
@@ -153,7 +150,8 @@ def delimiters_of(name: str) -> str:
 def _format_by_suffix(source: SourceConfig, name: str) -> FileFormat | None:
     name = name.lower()
     if name.endswith(source.document_suffixes):
-        return "text"
+        is_code = source.format != "text" and name.endswith(CODE_SUFFIXES)
+        return "code" if is_code or source.format == "code" else "text"
     for kind, suffixes in _SUFFIXES.items():
         if source.format in ("auto", kind) and name.endswith(suffixes):
             return kind

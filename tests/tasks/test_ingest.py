@@ -112,6 +112,26 @@ def test_a_document_has_all_that_its_source_and_its_fields_say(tmp_path: Path) -
     ]
 
 
+def test_code_has_its_language_and_the_licence_that_is_nearest(tmp_path: Path) -> None:
+    mit = (
+        b"Permission is hereby granted, free of charge, to any person obtaining a copy ...\n"
+        b"... this permission notice shall be included in all copies ..."
+    )
+    write(tmp_path / "a" / "LICENSE", mit)
+    write(tmp_path / "a" / "src" / "x.py", b"x = 1")
+    write(tmp_path / "a" / "tagged.rs", b"// SPDX-License-Identifier: BSD-3-Clause\nfn main() {}")
+    write(tmp_path / "a" / "vendored" / "COPYING", b"You may look at this but not touch it.")
+    write(tmp_path / "a" / "vendored" / "y.c", b"int y;")
+    write(tmp_path / "b" / "z.hs", b"z = 1")
+    documents, _ = read(source(tmp_path, format="code", licence="mixed"))
+    assert [(document.language, document.licence) for document in documents] == [
+        ("python", "MIT"),
+        ("rust", "BSD-3-Clause"),
+        ("c", "mixed"),
+        ("haskell", "mixed"),
+    ]
+
+
 def test_moving_a_tree_changes_no_id_and_no_cluster(tmp_path: Path) -> None:
     seen: list[list[tuple[str, str]]] = []
     for place in ["here", "there/below"]:
