@@ -22,7 +22,9 @@ from tasks.reading.code import read_code
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
 from tasks.reading.dates import date_of
+from tasks.reading.html import read_html
 from tasks.reading.licence_files import LicenceFiles
+from tasks.reading.warc import read_warc
 from tasks.sources import (
     FileFormat,
     SourceConfig,
@@ -36,6 +38,8 @@ from tasks.sources import (
 logger = logging.getLogger(__name__)
 
 _RETRY_REASONS = frozenset({"unreadable", "changed"})
+# Nobody can mend what holds nothing: a package's marker, the log of a quiet night, a page of links.
+_NOT_COUNTED = frozenset({"empty_file", "no_main_text"})
 _EARLY_STOP_LINES = 1000
 _NUM_EXAMPLES = 3
 
@@ -63,7 +67,7 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
         if not stat.S_ISREG(status.st_mode):
             continue
         if _is_utf8(path) and is_claimed(source, path, pattern):
-            is_document = format_of(source, path.name) in ("text", "code")
+            is_document = format_of(source, path.name) in ("html", "text", "code")
             listed.append(
                 SourceObject(
                     uri=str(path),
@@ -131,8 +135,7 @@ def read_objects(
                 yield _document(source, found, relative, item)
             else:
                 reject(item)
-                # Nobody can mend what holds nothing: a package marker, a log of a quiet night.
-                if item.reason != "empty_file":
+                if item.reason not in _NOT_COUNTED:
                     tally.num_read += 1
                     tally.add(item)
     tally.check()
@@ -204,6 +207,10 @@ def _read_format(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Re
         return read_parquet(file, place)
     if kind == "arrow":
         return read_arrow(file, place)
+    if kind == "warc":
+        return read_warc(file, place, compression_of(place.uri))
+    if kind == "html":
+        return read_html(file, place)
     if kind == "csv":
         return read_csv(file, place, compression_of(place.uri), delimiters_of(place.uri))
     if kind == "jsonl":
@@ -225,7 +232,12 @@ def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject
 def _document(source: SourceConfig, found: SourceObject, relative: str, record: Record) -> Document:
     made_up = f"{relative}#{record.position}" if record.position else relative
     document = record.id or made_up
-    by = {"document": document, "file": relative, "directory": relative.partition("/")[0]}
+    by = {
+        "document": document,
+        "file": relative,
+        "directory": relative.partition("/")[0],
+        "site": _site_of(record.address) or document,
+    }
     return Document(
         id=document,
         cluster=record.cluster or by[source.cluster_by],
@@ -243,6 +255,12 @@ def _document(source: SourceConfig, found: SourceObject, relative: str, record: 
         provenance=_provenance(source, record),
         synthetic_of=record.synthetic_of or ("" if record.provenance else source.synthetic_of),
     )
+
+
+def _site_of(address: str) -> str:
+    """Host of a URL without its port and ``www.``, "" when it has none."""
+    host = address.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    return host.partition(":")[0].lower().removeprefix("www.")
 
 
 def _provenance(source: SourceConfig, record: Record) -> Provenance:

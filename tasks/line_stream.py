@@ -3,7 +3,7 @@
 import bz2
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import zstandard
 
@@ -11,6 +11,7 @@ Compression = Literal["", "gz", "zst", "bz2"]
 
 _CHUNK_BYTES = 1 << 18
 _GZIP_BYTES = 1 << 14
+_GZIP_MAGIC = b"\x1f\x8b\x08"
 # Four bytes of zstd can stand for 128 KiB, so this bounds what a hostile file can fill to 8 MiB.
 _ZSTD_BYTES = 1 << 8
 # What a call has decoded is lost when it meets damage: so few bytes rarely hold the end of a good
@@ -68,19 +69,77 @@ def _plain(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
-    """Not the gzip module: an error there loses up to a buffer of good lines before it."""
+    for output in gunzip_members(file):
+        if isinstance(output, DamagedStreamError):
+            raise output
+        yield output
+
+
+def gunzip_members(
+    file: IO[bytes], *, searched_bytes: int = 0
+) -> Iterator[bytes | DamagedStreamError]:
+    """The decompressed chunks; where some are missing, the error, and then the next member's.
+
+    Not the gzip module: an error there loses up to a buffer of good bytes before it, and all after.
+
+    Args:
+        file: Opened at its start.
+        searched_bytes: A damaged member is looked through for the begin of the next one when it has
+            at most so many bytes; of a larger one only what lies behind the damage is.
+
+    Raises:
+        EOFError: The file ends early.
+        OSError: The file cannot be read.
+    """
     decoder = zlib.decompressobj(wbits=31)
-    while piece := file.read(_GZIP_BYTES):
-        while piece:
-            if decoder.eof:
-                piece = piece.lstrip(b"\0")  # some tools pad the end with zeros
-                if not piece:
-                    break
-                decoder = zlib.decompressobj(wbits=31)
-            yield decoder.decompress(piece, _CHUNK_BYTES)
-            piece = decoder.unconsumed_tail or decoder.unused_data
-    if not decoder.eof:
+    member = bytearray()
+    is_lost = False
+    pending = b""
+    while piece := pending or file.read(_GZIP_BYTES):
+        pending = b""
+        if is_lost:
+            member += piece
+            where = member.find(_GZIP_MAGIC)
+            if where < 0:
+                del member[: 1 - len(_GZIP_MAGIC)]
+                continue
+            piece = bytes(member[where:])
+        elif decoder.eof:
+            piece = piece.lstrip(b"\0")  # some tools pad the end with zeros
+            if not piece:
+                continue
+        if is_lost or decoder.eof:
+            decoder, is_lost = zlib.decompressobj(wbits=31), False
+            member.clear()
+        before = decoder.copy()
+        try:
+            output = decoder.decompress(piece, _CHUNK_BYTES)
+        except zlib.error as error:
+            yield from _before_damage(before, piece)
+            yield DamagedStreamError(str(error))
+            # Without its first byte, so that the same member is not found again.
+            pending, is_lost = bytes(member + piece)[1:], True
+            member.clear()
+            continue
+        pending = decoder.unconsumed_tail or decoder.unused_data
+        if searched_bytes and len(member) <= searched_bytes:
+            member += piece[: len(piece) - len(pending)]
+        elif member:
+            member.clear()
+        yield output
+    if not (decoder.eof or is_lost):
         raise EOFError("the gzip stream ends before its end marker")
+
+
+def _before_damage(decoder: Any, piece: bytes) -> Iterator[bytes]:
+    """What the call that met the damage had decoded before it."""
+    for place in range(len(piece)):
+        try:
+            output = decoder.decompress(piece[place : place + 1])
+        except zlib.error:
+            return
+        if output:
+            yield output
 
 
 def _unzstd(file: IO[bytes]) -> Iterator[bytes]:

@@ -111,27 +111,35 @@ class Place:
         return self.reject(position, "damaged_file" if damaged else "unreadable", str(error))
 
 
-def read_text(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    """The file as one document: strict UTF-8, a byte order mark removed."""
+def read_whole(file: IO[bytes], place: Place) -> bytes | Reject:
+    """All bytes of a file that is one document."""
     try:
         body = file.read(place.max_document_bytes + 1)
     except OSError as error:
-        yield place.stopped(0, error)
-        return
+        return place.stopped(0, error)
     if len(body) > place.max_document_bytes:
-        yield place.oversized(0, "the file has more bytes")
-        return
+        return place.oversized(0, "the file has more bytes")
+    return body
+
+
+def read_text(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+    """The file as one document: strict UTF-8, a byte order mark removed."""
+    body = read_whole(file, place)
+    yield body if isinstance(body, Reject) else plain(body, place, 0)
+
+
+def plain(body: bytes, place: Place, position: int) -> Record | Reject:
+    """Bytes that are a document as they are; ``position`` is 0 where they are the whole file."""
     try:
         text = body.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
-        yield place.reject(0, "bad_utf8", f"byte {error.start}: {error.reason}")
-        return
+        return place.reject(position, "bad_utf8", f"byte {error.start}: {error.reason}")
     if "\0" in text:
-        yield place.reject(0, "nul_bytes", f"NUL at character {text.index(chr(0))}: a binary file?")
-    elif not text or text.isspace():
-        yield place.reject(0, "empty_file", "the file has no text")
-    else:
-        yield Record(position=0, text=text)
+        detail = f"NUL at character {text.index(chr(0))}: a binary file?"
+        return place.reject(position, "nul_bytes", detail)
+    if not text or text.isspace():
+        return place.reject(position, "empty" if position else "empty_file", "there is no text")
+    return Record(position=position, text=text)
 
 
 def read_jsonl(

@@ -14,7 +14,7 @@ from tasks.readers import FieldNames
 from tasks.reading.code import LANGUAGES
 from training.config import FORBID_UNKNOWN
 
-FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "text", "code"]
+FileFormat = Literal["jsonl", "csv", "parquet", "arrow", "warc", "html", "text", "code"]
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".rst")
 CODE_SUFFIXES = tuple(LANGUAGES)
@@ -28,8 +28,10 @@ _SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
     "csv": tuple(f"{suffix}{packed}" for suffix in (".csv", ".tsv") for packed in COMPRESSED),
     "parquet": (".parquet",),
     "arrow": (".arrow", ".feather"),
+    "warc": (".warc", ".warc.gz", ".wet", ".wet.gz"),
+    "html": (".html", ".htm", ".xhtml"),
 }
-"""Of the formats that hold many documents a file."""
+"""Of the formats that are read by their own rules; of text and code see ``suffixes``."""
 EVERYTHING = "**/*"
 
 
@@ -54,21 +56,26 @@ class SourceConfig:
     """``synthetic``: its documents were made by a model or a program."""
     synthetic_of: str = ""
     """What synthetic documents were made from or by: a data set, a model."""
-    format: Literal["auto", "jsonl", "csv", "parquet", "arrow", "text", "code"] = "auto"
+    format: Literal["auto", "jsonl", "csv", "parquet", "arrow", "warc", "html", "text", "code"] = (
+        "auto"
+    )
     """``auto``: by file suffix. ``jsonl`` and ``csv`` (``.tsv`` too): plain, or packed as ``.gz``,
-    ``.zst``, ``.bz2``. ``arrow``: files (Feather) and streams. ``text`` and ``code``: one document
-    a file."""
+    ``.zst``, ``.bz2``. ``arrow``: files (Feather) and streams. ``warc``: web archives (``.wet``
+    too), plain or ``.gz``. ``html``: web pages, of which the main text is taken. ``text`` and
+    ``code``: one document a file."""
     fields: FieldNames = field(default_factory=FieldNames)
     """Which field of a JSON object or column of a table means what."""
     suffixes: tuple[str, ...] = ()
     """``auto``, ``text``, ``code``: suffixes of the files that are one document each; the common
     ones when not set."""
-    cluster_by: Literal["document", "file", "directory"] = "document"
-    """What must not straddle the holdout: a document, a file, or a directory directly below the
-    fixed part of ``uri`` (one repository of a tree). ``fields.cluster`` goes first."""
+    cluster_by: Literal["document", "file", "directory", "site"] = "document"
+    """What must not straddle the holdout: a document, a file, a directory directly below the fixed
+    part of ``uri`` (one repository of a tree), or the site of the document's address (of a web
+    archive, or ``fields.address``; without one the document). ``fields.cluster`` goes first."""
     reject_limit: Annotated[float, Bounds(ge=0, le=1)] = 0.05
     """Largest tolerated share of rejected lines, rows and files; above it the source is refused.
-    Files without any text are listed among the rejects and do not count."""
+    Files without any text and pages without a main text are listed among the rejects and do
+    not count."""
     max_document_bytes: Annotated[int, Bounds(gt=0, unit="bytes")] = 10_000_000
     """Largest document, as it is stored (of JSONL the line, of CSV the row); larger ones are
     rejected."""

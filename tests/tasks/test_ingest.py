@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tasks.documents import Document, Reject, SourceObject, SourceRefusedError
 from tasks.ingest import SourceConfig, list_source, new_objects, next_marks, read_objects
 from tasks.readers import FieldNames
+from tests.support.web import answer, html, info
 
 
 def source(uri: Path | str, **changes: Any) -> SourceConfig:
@@ -300,6 +301,40 @@ def test_tables_and_packed_files_are_read_by_their_suffix(tmp_path: Path) -> Non
     documents, rejects = read(source(tmp_path))
     assert [document.text for document in documents] == ["one", "two", "three, four", "five"]
     assert rejects == []
+
+
+def test_web_pages_and_archives_are_read_by_their_suffix_and_clustered_by_site(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a.warc.gz", info() + answer("otters") + answer("otters"))
+    write(tmp_path / "b.html", html("violins").encode())
+    write(tmp_path / "c.html", b"<html><script>run()</script></html>")
+    documents, rejects = read(source(tmp_path, cluster_by="site", reject_limit=0))
+    assert [(document.id, document.cluster) for document in documents] == [
+        ("a.warc.gz#2", "otters.example"),
+        ("a.warc.gz#3", "otters.example"),
+        ("b.html", "b.html"),
+    ]
+    assert documents[0].date == "2024-05-06"
+    # A page without a main text is told and does not count.
+    assert [(Path(reject.uri).name, reject.reason) for reject in rejects] == [
+        ("c.html", "no_main_text")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("https://www.a.example/x?y", "a.example"),
+        ("http://user:secret@A.example:8080/", "a.example"),
+        ("a.example", "a.jsonl#1"),
+        ("", "a.jsonl#1"),
+    ],
+)
+def test_a_site_is_the_host_of_an_address(tmp_path: Path, address: str, site: str) -> None:
+    write(tmp_path / "a.jsonl", json.dumps({"text": "x", "url": address}).encode())
+    [document], _ = read(source(tmp_path, cluster_by="site", fields=FieldNames(address="url")))
+    assert document.cluster == site
 
 
 def test_a_line_of_any_size_is_skipped(tmp_path: Path) -> None:
