@@ -21,8 +21,8 @@ from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
 from tasks.curate import CurateConfig, curate
 from tasks.document_table import write_document_table
-from tasks.documents import Document, Reject, SourceObject
-from tasks.ingest import next_marks, read_objects
+from tasks.documents import Document, ReadPart, Reject, SourceObject
+from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
 from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
@@ -115,14 +115,15 @@ def read_and_split(
         SourceRefusedError: Too much of a source cannot be read.
     """
     unread: list[Reject] = []
+    parts: dict[str, ReadPart] = {}
     with RejectWriter(work_dir / REJECTS) as rejects:
 
         def reject(item: Reject) -> None:
             rejects.add(item)
-            if not item.position:
+            if item.reason in RETRIED_REASONS:
                 unread.append(item)
 
-        curated = curate(_documents(inputs, reject), known.has, inputs.curate)
+        curated = curate(_documents(inputs, reject, parts), known.has, inputs.curate)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
@@ -136,7 +137,7 @@ def read_and_split(
     return ReadDocuments(
         documents=tuple(split),
         tokenizer=tokenizer,
-        consumed=next_marks({}, listed, unread),
+        consumed=next_marks({}, listed, unread, parts),
         rejected=rejects.counts,
         warnings=warnings,
         first_reject=rejects.first,
@@ -212,10 +213,12 @@ def framing_of(tokenizer: "Tokenizer") -> Framing:
     )
 
 
-def _documents(inputs: BuildInputs, reject: Callable[[Reject], None]) -> Iterator[Document]:
+def _documents(
+    inputs: BuildInputs, reject: Callable[[Reject], None], parts: dict[str, ReadPart]
+) -> Iterator[Document]:
     """All documents in canonical order: by source, file and position."""
     for source, objects in inputs.sources:
-        for document in read_objects(source, objects, reject):
+        for document in read_objects(source, objects, reject, parts.__setitem__):
             # Two sources may both have a document 1, and a domain may be fed by both.
             yield replace(document, id=f"{source.name}/{document.id}")
 

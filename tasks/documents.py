@@ -5,6 +5,7 @@ from typing import Literal
 
 Provenance = Literal["real", "synthetic"]
 """Written by people about the world, or made by a model or a program from other text."""
+Change = Literal["new", "grown", "replaced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,19 @@ class Reject:
     """For people. Pass it through ``printable`` before it is shown or stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """The beginning of a file that only grows, to the end of a line."""
+
+    num_bytes: int
+    num_lines: int
+    digest: str
+    """XXH3 of 128 bits, as hex: it tells an honest change, not a forged one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceObject:
-    """One listed file of a source."""
+    """One listed file of a source, and what of it is to be read."""
 
     uri: str
     """Absolute path."""
@@ -65,6 +76,10 @@ class SourceObject:
     """Changes when the content does; ``<size>-<mtime_ns>`` for a local file."""
     licence: str = ""
     """Of the nearest licence file in a tree of text or code, "" where there is none."""
+    change: Change = "new"
+    """Against what was marked as read."""
+    read_before: ReadPart | None = None
+    """Of one that has grown: what of it is not read again."""
 
 
 class SourceRefusedError(Exception):

@@ -2,34 +2,28 @@
 
 import hashlib
 import logging
-import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from tasks.documents import (
     Document,
     Provenance,
+    ReadPart,
     Reject,
     SourceObject,
     SourceRefusedError,
     printable,
 )
-from tasks.readers import Place, Record, read_jsonl, read_text
-from tasks.reading.code import read_code
-from tasks.reading.columns import read_arrow, read_parquet
-from tasks.reading.csv_rows import read_csv
+from tasks.readers import Record
 from tasks.reading.dates import date_of
-from tasks.reading.html import read_html
+from tasks.reading.growth import is_unchanged, mark_of, read_mark
 from tasks.reading.licence_files import LicenceFiles
-from tasks.reading.warc import read_warc
+from tasks.reading.source_file import local_etag, read_file
 from tasks.sources import (
-    FileFormat,
     SourceConfig,
-    compression_of,
-    delimiters_of,
     format_of,
     is_claimed,
     root_and_pattern,
@@ -37,11 +31,15 @@ from tasks.sources import (
 
 logger = logging.getLogger(__name__)
 
-_RETRY_REASONS = frozenset({"unreadable", "changed"})
+RETRIED_REASONS = frozenset({"unreadable", "changed"})
+"""Rejects after which the next refresh reads the file again."""
 # Nobody can mend what holds nothing: a package's marker, the log of a quiet night, a page of links.
 _NOT_COUNTED = frozenset({"empty_file", "no_main_text"})
 _EARLY_STOP_LINES = 1000
 _NUM_EXAMPLES = 3
+
+
+_NO_PARTS: Mapping[str, ReadPart] = {}
 
 
 def list_source(source: SourceConfig) -> list[SourceObject]:
@@ -72,7 +70,7 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
                 SourceObject(
                     uri=str(path),
                     size=status.st_size,
-                    etag=_local_etag(status),
+                    etag=local_etag(status),
                     licence=licences.nearest(path.parent) if is_document else "",
                 )
             )
@@ -92,25 +90,61 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
 
 
 def new_objects(listed: Iterable[SourceObject], marks: Mapping[str, str]) -> list[SourceObject]:
-    """What was never read or has changed since; a changed file is read again from its start."""
-    return [found for found in listed if marks.get(found.uri) != found.etag]
+    """What was never read or has changed since, with what kind of change it is.
+
+    A file of JSONL that only grew is read from where it ended; any other changed file again from
+    its start. To tell them apart the part that was read is read once more, as bytes.
+    """
+    changed: list[SourceObject] = []
+    for found in listed:
+        mark = marks.get(found.uri)
+        if mark is None:
+            changed.append(found)
+            continue
+        etag, part = read_mark(mark)
+        if etag == found.etag:
+            continue
+        if part is not None and _has_grown(found, part):
+            changed.append(replace(found, change="grown", read_before=part))
+        else:
+            changed.append(replace(found, change="replaced"))
+    if changed:
+        counts = Counter(found.change for found in changed)
+        told = ", ".join(f"{counts[change]:,} {change}" for change in sorted(counts))
+        logger.info("files to read: %s", told)
+    return changed
 
 
 def next_marks(
-    marks: Mapping[str, str], objects: Iterable[SourceObject], rejects: Iterable[Reject] = ()
+    marks: Mapping[str, str],
+    objects: Iterable[SourceObject],
+    rejects: Iterable[Reject] = (),
+    parts: Mapping[str, ReadPart] = _NO_PARTS,
 ) -> dict[str, str]:
-    """Marks after ``objects`` were read: etag by URI.
+    """Marks after ``objects`` were read, by URI.
 
-    Files that could not be opened (see ``rejects``) are not marked, so that the next refresh tries
-    again. Files that are gone stay marked, so that one that comes back is not read twice.
+    Files that could not be read to their end (see ``rejects``) are not marked, so that the next
+    refresh tries again. Files that are gone stay marked, so that one that comes back is not read
+    twice. Of ``parts``, told by ``read_objects``, only what is added needs to be read next time.
     """
-    unread = {reject.uri for reject in rejects if reject.reason in _RETRY_REASONS}
-    read = {found.uri: found.etag for found in objects if found.uri not in unread}
+    unread = {reject.uri for reject in rejects if reject.reason in RETRIED_REASONS}
+    read = {
+        found.uri: mark_of(found.etag, parts.get(found.uri))
+        for found in objects
+        if found.uri not in unread
+    }
     return dict(marks) | read
 
 
+def _forget(uri: str, part: ReadPart) -> None:
+    """Note nothing, for who reads a source once."""
+
+
 def read_objects(
-    source: SourceConfig, objects: Collection[SourceObject], reject: Callable[[Reject], None]
+    source: SourceConfig,
+    objects: Collection[SourceObject],
+    reject: Callable[[Reject], None],
+    note_part: Callable[[str, ReadPart], None] = _forget,
 ) -> Iterator[Document]:
     """Documents of ``objects`` by URI, then by position; what cannot be read goes to ``reject``.
 
@@ -127,7 +161,7 @@ def read_objects(
     for found in sorted(objects, key=lambda found: found.uri):
         # Relative to the root, so that moving a tree elsewhere changes no id and no holdout.
         relative = Path(found.uri).relative_to(root).as_posix()
-        for item in _read_object(source, found):
+        for item in read_file(source, found, note_part):
             if isinstance(item, Record):
                 item = _check_id(item, found.uri, seen_ids)
             if isinstance(item, Record):
@@ -173,49 +207,6 @@ class _Tally:
             f"{self._source.reject_limit:g}; first: {examples}; "
             "mend the files or raise reject_limit"
         )
-
-
-def _read_object(source: SourceConfig, found: SourceObject) -> Iterator[Record | Reject]:
-    place = Place(uri=found.uri, fields=source.fields, max_document_bytes=source.max_document_bytes)
-    try:
-        with Path(found.uri).open("rb") as file:
-            etag = _local_etag(os.fstat(file.fileno()))
-            if etag == found.etag:
-                yield from _read_or_empty(format_of(source, found.uri), file, place)
-            else:
-                # Its listing is in the snapshot's identity; the next refresh lists it anew.
-                detail = f"listed as {found.etag}, now {etag}; the next refresh reads it"
-                yield place.reject(0, "changed", detail)
-    except OSError as error:
-        yield place.reject(0, "unreadable", str(error))
-
-
-def _read_or_empty(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    if not os.fstat(file.fileno()).st_size:
-        yield place.reject(0, "empty_file", "the file has no bytes")
-        return
-    is_empty = True
-    for item in _read_format(kind, file, place):
-        is_empty = False
-        yield item
-    if is_empty:
-        yield place.reject(0, "empty_file", "the file holds no document")
-
-
-def _read_format(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    if kind == "parquet":
-        return read_parquet(file, place)
-    if kind == "arrow":
-        return read_arrow(file, place)
-    if kind == "warc":
-        return read_warc(file, place, compression_of(place.uri))
-    if kind == "html":
-        return read_html(file, place)
-    if kind == "csv":
-        return read_csv(file, place, compression_of(place.uri), delimiters_of(place.uri))
-    if kind == "jsonl":
-        return read_jsonl(file, place, compression_of(place.uri))
-    return read_code(file, place) if kind == "code" else read_text(file, place)
 
 
 def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject:
@@ -269,8 +260,12 @@ def _provenance(source: SourceConfig, record: Record) -> Provenance:
     return "real" if record.provenance else source.provenance
 
 
-def _local_etag(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
+def _has_grown(found: SourceObject, part: ReadPart) -> bool:
+    try:
+        return found.size >= part.num_bytes and is_unchanged(Path(found.uri), part)
+    except OSError:
+        # Reading it will say what is wrong.
+        return False
 
 
 def _is_utf8(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import bz2
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, Literal
+from typing import Any, Literal, Protocol
 
 import zstandard
 
@@ -19,11 +19,19 @@ _ZSTD_BYTES = 1 << 8
 _BZ2_BYTES = 1 << 4
 
 
+class Readable(Protocol):
+    """What is needed of an opened file."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes, none at the end only. Raises OSError."""
+        ...
+
+
 class DamagedStreamError(Exception):
     """The compressed bytes are not what the compressor wrote."""
 
 
-def decompress(file: IO[bytes], compression: Compression) -> Iterator[bytes]:
+def decompress(file: Readable, compression: Compression) -> Iterator[bytes]:
     """Chunks of the decompressed bytes, each of at most 256 KiB.
 
     Raises:
@@ -63,12 +71,12 @@ def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
         yield b"".join(pending) if size <= limit else None
 
 
-def _plain(file: IO[bytes]) -> Iterator[bytes]:
+def _plain(file: Readable) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK_BYTES):
         yield chunk
 
 
-def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
+def _gunzip(file: Readable) -> Iterator[bytes]:
     for output in gunzip_members(file):
         if isinstance(output, DamagedStreamError):
             raise output
@@ -76,7 +84,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def gunzip_members(
-    file: IO[bytes], *, searched_bytes: int = 0
+    file: Readable, *, searched_bytes: int = 0
 ) -> Iterator[bytes | DamagedStreamError]:
     """The decompressed chunks; where some are missing, the error, and then the next member's.
 
@@ -142,7 +150,7 @@ def _before_damage(decoder: Any, piece: bytes) -> Iterator[bytes]:
             yield output
 
 
-def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
+def _unzstd(file: Readable) -> Iterator[bytes]:
     """Not zstandard's stream_reader: it takes a truncated file for a whole one."""
     context = zstandard.ZstdDecompressor()
     decoder = context.decompressobj()
@@ -158,7 +166,7 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
         raise EOFError("the zstd stream ends before the end of its frame")
 
 
-def _unbz2(file: IO[bytes]) -> Iterator[bytes]:
+def _unbz2(file: Readable) -> Iterator[bytes]:
     """Not the bz2 module's file: it takes what follows a stream and is none for its end."""
     decoder = bz2.BZ2Decompressor()
     while buffer := file.read(_GZIP_BYTES):

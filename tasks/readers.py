@@ -9,12 +9,12 @@ gives exactly one item.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import orjson
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError, decompress, split_lines
+from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
 from training.config import FORBID_UNKNOWN
 
 BOM = b"\xef\xbb\xbf"
@@ -111,7 +111,7 @@ class Place:
         return self.reject(position, "damaged_file" if damaged else "unreadable", str(error))
 
 
-def read_whole(file: IO[bytes], place: Place) -> bytes | Reject:
+def read_whole(file: Readable, place: Place) -> bytes | Reject:
     """All bytes of a file that is one document."""
     try:
         body = file.read(place.max_document_bytes + 1)
@@ -122,7 +122,7 @@ def read_whole(file: IO[bytes], place: Place) -> bytes | Reject:
     return body
 
 
-def read_text(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+def read_text(file: Readable, place: Place) -> Iterator[Record | Reject]:
     """The file as one document: strict UTF-8, a byte order mark removed."""
     body = read_whole(file, place)
     yield body if isinstance(body, Reject) else plain(body, place, 0)
@@ -143,16 +143,17 @@ def plain(body: bytes, place: Place, position: int) -> Record | Reject:
 
 
 def read_jsonl(
-    file: IO[bytes], place: Place, compression: Compression
+    file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
 ) -> Iterator[Record | Reject]:
     """One JSON object a line. A damaged compressed file gives the lines before the damage.
 
-    The limit on a document's bytes counts the whole line, as it is written.
+    The limit on a document's bytes counts the whole line, as it is written. ``lines_before``
+    are those of the file that come before the first that is read.
     """
-    position = 0
+    position = lines_before
     lines = split_lines(decompress(file, compression), place.max_document_bytes)
     try:
-        for position, line in enumerate(lines, start=1):
+        for position, line in enumerate(lines, start=lines_before + 1):
             if line is None:
                 yield place.oversized(position, "the line has more bytes")
             elif line and not line.isspace():

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
-from typing import IO
 
 from tasks.documents import Reject
+from tasks.line_stream import Readable
 from tasks.readers import Place, Record, read_text
 
 # fmt: off
@@ -27,7 +27,7 @@ _HEAD_CHARS = 2000
 """Where a file's tag is looked for: further down it may be quoted."""
 
 
-def read_code(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+def read_code(file: Readable, place: Place) -> Iterator[Record | Reject]:
     """The file as one document, as ``read_text`` does."""
     for item in read_text(file, place):
         if isinstance(item, Record):

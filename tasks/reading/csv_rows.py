@@ -3,10 +3,10 @@
 import csv
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError, decompress, split_lines
+from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
 from tasks.readers import BOM, Place, Record, record_of
 
 Fields = list[str]
@@ -20,7 +20,7 @@ class _Line(NamedTuple):
 
 
 def read_csv(
-    file: IO[bytes], place: Place, compression: Compression, delimiters: str
+    file: Readable, place: Place, compression: Compression, delimiters: str
 ) -> Iterator[Record | Reject]:
     """Rows of a table whose first row names the columns; the position is the line of a row's start.
 
@@ -52,7 +52,7 @@ def read_csv(
 class _Lines:
     """The lines of a file, of which some can be given back."""
 
-    def __init__(self, file: IO[bytes], place: Place, compression: Compression) -> None:
+    def __init__(self, file: Readable, place: Place, compression: Compression) -> None:
         self.stopped: Reject | None = None
         """Why the file could not be read to its end."""
         self._place = place
@@ -69,7 +69,7 @@ class _Lines:
         """Make ``lines`` the next ones."""
         self._again.extendleft(reversed(lines))
 
-    def _read(self, file: IO[bytes], compression: Compression) -> Iterator[_Line]:
+    def _read(self, file: Readable, compression: Compression) -> Iterator[_Line]:
         position = 0
         lines = split_lines(decompress(file, compression), self._place.max_document_bytes)
         try:

@@ -3,9 +3,9 @@
 import logging
 import re
 from collections.abc import Iterator
-from typing import IO
 
 from tasks.documents import Reject
+from tasks.line_stream import Readable
 from tasks.readers import BOM, Place, Record, read_whole
 
 _DECLARED = re.compile(
@@ -19,7 +19,7 @@ _WEB_NAMES = {"ascii": "cp1252", "us-ascii": "cp1252", "iso-8859-1": "cp1252", "
 _MARKS = ((BOM, "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
 
-def read_html(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+def read_html(file: Readable, place: Place) -> Iterator[Record | Reject]:
     """The file as one document, its main text."""
     body = read_whole(file, place)
     yield body if isinstance(body, Reject) else page(body, place, 0)

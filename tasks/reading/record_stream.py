@@ -3,9 +3,8 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import IO
 
-from tasks.line_stream import Compression, DamagedStreamError, decompress, gunzip_members
+from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, gunzip_members
 
 _SEARCHED_BYTES = 1 << 20
 _START = re.compile(rb"\n(?=WARC/\d)")
@@ -24,7 +23,7 @@ class RecordBytes:
     ends early, and OSError.
     """
 
-    def __init__(self, file: IO[bytes], compression: Compression) -> None:
+    def __init__(self, file: Readable, compression: Compression) -> None:
         is_gzip = compression == "gz"
         self._chunks: Iterator[bytes | DamagedStreamError] = (
             # Each record is a member of its own, so that after damage the next one can be found.

@@ -13,10 +13,10 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import IO, Any
+from typing import Any
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError
+from tasks.line_stream import Compression, DamagedStreamError, Readable
 from tasks.readers import Place, Record, plain
 from tasks.reading.html import page
 from tasks.reading.record_stream import GapError, RecordBytes
@@ -32,7 +32,7 @@ Head = Mapping[str, str]
 """Fields of a record's head, by their names in lower case."""
 
 
-def read_warc(file: IO[bytes], place: Place, compression: Compression) -> Iterator[Record | Reject]:
+def read_warc(file: Readable, place: Place, compression: Compression) -> Iterator[Record | Reject]:
     """The documents of an archive. A damaged record is one reject, and the next one is looked for.
 
     What was altered is found by the record's digest, where it has one.
