@@ -163,8 +163,8 @@ def read_jsonl(
 
 
 def _parse_line(line: bytes, place: Place, position: int) -> Record | Reject:
-    if position == 1:
-        line = line.removeprefix(BOM)
+    # Also in the middle, where files were joined.
+    line = line.removeprefix(BOM)
     try:
         value = orjson.loads(line)
     except orjson.JSONDecodeError:
