@@ -18,14 +18,17 @@ from tasks.documents import (
     printable,
 )
 from tasks.readers import Record
+from tasks.reading.bucket_source import is_in_bucket, list_bucket, name_in_bucket
 from tasks.reading.dates import date_of
 from tasks.reading.growth import is_unchanged, mark_of, read_mark
 from tasks.reading.licence_files import LicenceFiles
 from tasks.reading.source_file import local_etag, read_file
 from tasks.sources import (
+    EVERYTHING,
     SourceConfig,
     format_of,
     is_claimed,
+    is_named,
     root_and_pattern,
 )
 
@@ -46,8 +49,25 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
     """The files of a source in canonical order, by URI. Safe to retry; reads licence files only.
 
     No match is not an error: a source may be empty for now. Files that no format claims are left
-    out. Both are logged.
+    out. Both are logged. Of a bucket it raises AccessError and UnavailableError.
     """
+    in_bucket = is_in_bucket(source.uri)
+    listed, num_skipped = list_bucket(source) if in_bucket else _list_local(source)
+    if num_skipped:
+        logger.warning(
+            "source %s: left out %d files whose name is not UTF-8 or whose suffix format %r does "
+            "not read; name a format or suffixes to read them",
+            source.name,
+            num_skipped,
+            source.format,
+        )
+    if not listed:
+        logger.warning("source %s: no file matches %s", source.name, source.uri)
+    return sorted(listed, key=lambda found: found.uri)
+
+
+def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
+    """The files that are read, and how many more no format claims."""
     root, pattern = root_and_pattern(source)
     listed: list[SourceObject] = []
     num_skipped = 0
@@ -64,29 +84,21 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
             continue
         if not stat.S_ISREG(status.st_mode):
             continue
-        if _is_utf8(path) and is_claimed(source, path, pattern):
-            is_document = format_of(source, path.name) in ("html", "text", "code")
-            listed.append(
-                SourceObject(
-                    uri=str(path),
-                    size=status.st_size,
-                    etag=local_etag(status),
-                    licence=licences.nearest(path.parent) if is_document else "",
-                )
-            )
-        else:
+        by_pattern, named = pattern != EVERYTHING, is_named(source, path)
+        is_meant = is_claimed(source, path.name, is_named=named, by_pattern=by_pattern)
+        if not is_meant or not _is_utf8(path):
             num_skipped += 1
-    if num_skipped:
-        logger.warning(
-            "source %s: left out %d files whose name is not UTF-8 or whose suffix format %r does "
-            "not read; name a format or suffixes to read them",
-            source.name,
-            num_skipped,
-            source.format,
+            continue
+        is_document = format_of(source, path.name) in ("html", "text", "code")
+        listed.append(
+            SourceObject(
+                uri=str(path),
+                size=status.st_size,
+                etag=local_etag(status),
+                licence=licences.nearest(path.parent) if is_document else "",
+            )
         )
-    if not listed:
-        logger.warning("source %s: no file matches %s", source.name, source.uri)
-    return sorted(listed, key=lambda found: found.uri)
+    return listed, num_skipped
 
 
 def new_objects(listed: Iterable[SourceObject], marks: Mapping[str, str]) -> list[SourceObject]:
@@ -155,12 +167,16 @@ def read_objects(
         SourceRefusedError: More than ``reject_limit`` was rejected; after the last document, or
             as soon as a reject finds it so once 1,000 lines were seen.
     """
-    root, _ = root_and_pattern(source)
+    root = None if is_in_bucket(source.uri) else root_and_pattern(source)[0]
     tally = _Tally(source)
     seen_ids: set[bytes] = set()
     for found in sorted(objects, key=lambda found: found.uri):
         # Relative to the root, so that moving a tree elsewhere changes no id and no holdout.
-        relative = Path(found.uri).relative_to(root).as_posix()
+        relative = (
+            Path(found.uri).relative_to(root).as_posix()
+            if root
+            else name_in_bucket(source, found.uri)
+        )
         for item in read_file(source, found, note_part):
             if isinstance(item, Record):
                 item = _check_id(item, found.uri, seen_ids)

@@ -1,6 +1,7 @@
 """What a source is: where its files lie and which format each has. Reads names, never contents."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -33,6 +34,7 @@ _SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
 }
 """Of the formats that are read by their own rules; of text and code see ``suffixes``."""
 EVERYTHING = "**/*"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](?:/|$)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,8 @@ class SourceConfig:
     """Names the source within the lineage."""
     uri: str
     """A file, a directory (everything below it) or a pattern with ``*``, ``?``, ``[...]`` and, for
-    any directories, ``**``; a path or a ``file://`` URI. Hidden files are left out."""
+    any directories, ``**``; a path, a ``file://`` URI or ``s3://bucket/key``. Hidden files are left
+    out. Credentials of a bucket come from the environment, a profile or the machine's role."""
     domain: str
     """Domain that its documents belong to."""
     licence: str = "unknown"
@@ -126,14 +129,26 @@ def root_and_pattern(source: SourceConfig) -> tuple[Path, str]:
     return Path(*parts[:fixed]), f"{pattern}/*" if parts[-1] == "**" else pattern
 
 
-def is_claimed(source: SourceConfig, path: Path, pattern: str) -> bool:
-    """Whether a file that the pattern matches is meant to be read."""
-    if source.format != "auto" and path == _absolute(source):
+def is_claimed(source: SourceConfig, name: str, *, is_named: bool, by_pattern: bool) -> bool:
+    """Whether a file that the URI matches is meant to be read.
+
+    Args:
+        source: Whose URI it is.
+        name: Of the file, without its directory.
+        is_named: The URI is this very file.
+        by_pattern: The URI says more than a directory.
+    """
+    if source.format != "auto" and is_named:
         return True
     # Who writes a pattern says which files are meant: part-00000 is JSONL when the format says so.
-    if source.format in _SUFFIXES and pattern != EVERYTHING:
+    if source.format in _SUFFIXES and by_pattern:
         return True
-    return _format_by_suffix(source, path.name) is not None
+    return _format_by_suffix(source, name) is not None
+
+
+def is_named(source: SourceConfig, path: Path) -> bool:
+    """Whether a local source's URI is this very file."""
+    return path == _absolute(source)
 
 
 def format_of(source: SourceConfig, name: str) -> FileFormat:
@@ -173,10 +188,18 @@ def _absolute(source: SourceConfig) -> Path:
 def _local_path(source: SourceConfig) -> str:
     uri, name = source.uri, source.name
     scheme, found, rest = uri.partition("://")
+    if scheme == "s3" and found:
+        if not _BUCKET.match(rest):
+            # Not quoted: it may hold a secret.
+            raise ValueError(
+                f"uri of source {name!r} is no s3://bucket/key: write the bucket and the key or "
+                "pattern and nothing else; credentials come from the environment"
+            )
+        return rest.partition("/")[2]
     if found and scheme != "file":
         raise ValueError(
             f"uri {uri!r} of source {name!r} has scheme {scheme!r}, which cannot be read yet; "
-            "copy the files to a local directory and name it as a path or file:// URI"
+            "name a path, a file:// URI or s3://bucket/key"
         )
     if found and not rest.startswith("/"):
         raise ValueError(

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from storage.errors import ConflictError, NotFoundError
+from storage.remote_files import open_remote
 from tasks.documents import ReadPart, Reject, SourceObject
 from tasks.readers import Place, Record, read_jsonl, read_text
+from tasks.reading.bucket_source import bucket_and_key, is_in_bucket
 from tasks.reading.code import read_code
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
@@ -28,6 +31,9 @@ def read_file(
     """
     place = Place(uri=found.uri, fields=source.fields, max_document_bytes=source.max_document_bytes)
     kind = format_of(source, found.uri)
+    if is_in_bucket(found.uri):
+        yield from _read_remote(kind, place, found)
+        return
     may_grow = kind == "jsonl" and not compression_of(found.uri)
     try:
         with Path(found.uri).open("rb") as file:
@@ -44,6 +50,21 @@ def read_file(
             yield place.reject(0, "changed", f"{problem}; the next refresh reads it")
     except OSError as error:
         yield place.reject(0, "unreadable", str(error))
+
+
+def _read_remote(kind: FileFormat, place: Place, found: SourceObject) -> Iterator[Record | Reject]:
+    """An object of a bucket, in ranges; every one is of the version that was listed."""
+    if not found.size:
+        yield place.reject(0, "empty_file", "the object has no bytes")
+        return
+    bucket, key = bucket_and_key(found.uri)
+    try:
+        with open_remote(bucket, key, size=found.size, etag=found.etag) as file:
+            yield from _or_empty(_read_format(kind, file, place), place)
+    except NotFoundError as error:
+        yield place.reject(0, "unreadable", str(error))
+    except ConflictError as error:
+        yield place.reject(0, "changed", f"{error}; the next refresh reads it")
 
 
 def _changed(file: IO[bytes], found: SourceObject, may_grow: bool) -> str:

@@ -105,7 +105,10 @@ def test_an_entity_tag_changes_with_size_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"uri": "s3://bucket/data/*"}, "scheme 's3', which cannot be read yet; copy the files"),
+        ({"uri": "gs://bucket/data/*"}, "scheme 'gs', which cannot be read yet; name a path, a"),
+        ({"uri": "s3://"}, "is no s3://bucket/key"),
+        ({"uri": "s3://user:secret@bucket/a"}, "credentials come from the environment"),
+        ({"uri": "s3://bucket/a**/x"}, "must be a whole path component"),
         ({"uri": "file://data/x"}, "names the host 'data'; write file:/// with three slashes"),
         ({"uri": ""}, "is empty or has a NUL"),
         ({"uri": "/data/a**/x"}, r"must be a whole path component, as in 'data/\*\*/\*.txt'"),
