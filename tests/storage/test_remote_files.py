@@ -5,7 +5,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-
 from storage.errors import AccessError, ConflictError, NotFoundError
 from storage.remote_files import list_remote, open_remote
 from storage.s3_client import current_client
