@@ -72,7 +72,7 @@ base:
 
 sources:
   - name: example
-    # JSONL (plain, .gz, .zst), Parquet, or a tree of text or code files
+    # JSONL or CSV (plain, .gz, .zst, .bz2), Parquet, Arrow, WARC, or a tree of text, code or HTML
     uri: /data/example/*.jsonl.gz
     # proportions and checks are per domain
     domain: web-en

@@ -32,8 +32,8 @@ from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.document_table import write_document_table
-from tasks.documents import Document, Reject, SourceObject
-from tasks.ingest import next_marks, read_objects
+from tasks.documents import Document, ReadPart, Reject, SourceObject
+from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
@@ -142,6 +142,7 @@ def read_and_split(
         SourceRefusedError: Too much of a source cannot be read.
     """
     unread: list[Reject] = []
+    parts: dict[str, ReadPart] = {}
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
         AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
@@ -149,10 +150,12 @@ def read_and_split(
 
         def reject(item: Reject) -> None:
             rejects.add(item)
-            if not item.position:
+            if item.reason in RETRIED_REASONS:
                 unread.append(item)
 
-        curated = curate(_documents(inputs, reject), known.has, inputs.curate, annotations.add)
+        curated = curate(
+            _documents(inputs, reject, parts), known.has, inputs.curate, annotations.add
+        )
         leaks = None
         if inputs.sought is not None:
             leaks = DecontaminationScreen(inputs.sought)
@@ -182,7 +185,7 @@ def read_and_split(
     return ReadDocuments(
         documents=tuple(split),
         tokenizer=tokenizer,
-        consumed=next_marks({}, listed, unread),
+        consumed=next_marks({}, listed, unread, parts),
         rejected=rejects.counts,
         warnings=warnings,
         first_reject=rejects.first,
@@ -270,10 +273,12 @@ def framing_of(tokenizer: "Tokenizer") -> Framing:
     )
 
 
-def _documents(inputs: BuildInputs, reject: Callable[[Reject], None]) -> Iterator[Document]:
+def _documents(
+    inputs: BuildInputs, reject: Callable[[Reject], None], parts: dict[str, ReadPart]
+) -> Iterator[Document]:
     """All documents in canonical order: by source, file and position."""
     for source, objects in inputs.sources:
-        for document in read_objects(source, objects, reject):
+        for document in read_objects(source, objects, reject, parts.__setitem__):
             # Two sources may both have a document 1, and a domain may be fed by both.
             yield replace(document, id=f"{source.name}/{document.id}")
 

@@ -1,6 +1,11 @@
 """What travels between ingestion, curation and packing: documents, rejects, listed source files."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Provenance = Literal["real", "synthetic"]
+"""Written by people about the world, or made by a model or a program from other text."""
+Change = Literal["new", "grown", "replaced"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +22,23 @@ class Document:
     uri: str
     """File that it was read from."""
     position: int
-    """Line of a JSONL file or row of a Parquet file, from 1; 0 when the file is the document."""
+    """Line of JSONL or CSV or row of a table, from 1; 0 when the file is the document."""
     domain: str
     licence: str
     time: str
     """As the source writes it, "" when unknown."""
+    date: str = ""
+    """Of ``time``: ``2024-05-06``, ``2024-05`` or ``2024``; "" where it is none."""
+    language: str = ""
+    """As the source says, "" when it does not: a code such as ``en``; of a file of code the name of
+    its language, such as ``python``."""
+    language_probability: float | None = None
+    """From 0 to 1; None when the source says nothing."""
+    address: str = ""
+    """Where the text was published (a URL), "" when unknown."""
+    provenance: Provenance = "real"
+    synthetic_of: str = ""
+    """What synthetic text was made from or by: an id, a data set, a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +54,19 @@ class Reject:
     """For people. Pass it through ``printable`` before it is shown or stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadPart:
+    """The beginning of a file that only grows, to the end of a line."""
+
+    num_bytes: int
+    num_lines: int
+    digest: str
+    """XXH3 of 128 bits, as hex: it tells an honest change, not a forged one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceObject:
-    """One listed file of a source."""
+    """One listed file of a source, and what of it is to be read."""
 
     uri: str
     """Absolute path."""
@@ -47,6 +74,12 @@ class SourceObject:
     """Bytes."""
     etag: str
     """Changes when the content does; ``<size>-<mtime_ns>`` for a local file."""
+    licence: str = ""
+    """Of the nearest licence file in a tree of text or code, "" where there is none."""
+    change: Change = "new"
+    """Against what was marked as read."""
+    read_before: ReadPart | None = None
+    """Of one that has grown: what of it is not read again."""
 
 
 class SourceRefusedError(Exception):

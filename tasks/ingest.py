@@ -2,58 +2,57 @@
 
 import hashlib
 import logging
-import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
-from tasks.documents import Document, Reject, SourceObject, SourceRefusedError, printable
-from tasks.readers import Place, Record, read_jsonl, read_parquet, read_text
+from tasks.documents import (
+    Document,
+    Provenance,
+    ReadPart,
+    Reject,
+    SourceObject,
+    SourceRefusedError,
+    printable,
+)
+from tasks.readers import Record
+from tasks.reading.bucket_source import is_in_bucket, list_bucket, name_in_bucket
+from tasks.reading.dates import date_of
+from tasks.reading.growth import is_unchanged, mark_of, read_mark
+from tasks.reading.licence_files import LicenceFiles
+from tasks.reading.source_file import local_etag, read_file
 from tasks.sources import (
-    FileFormat,
+    EVERYTHING,
     SourceConfig,
-    compression_of,
     format_of,
     is_claimed,
+    is_named,
     root_and_pattern,
 )
 
 logger = logging.getLogger(__name__)
 
-_RETRY_REASONS = frozenset({"unreadable", "changed"})
+RETRIED_REASONS = frozenset({"unreadable", "changed"})
+"""Rejects after which the next refresh reads the file again."""
+# Nobody can mend what holds nothing: a package's marker, the log of a quiet night, a page of links.
+_NOT_COUNTED = frozenset({"empty_file", "no_main_text"})
 _EARLY_STOP_LINES = 1000
 _NUM_EXAMPLES = 3
 
 
+_NO_PARTS: Mapping[str, ReadPart] = {}
+
+
 def list_source(source: SourceConfig) -> list[SourceObject]:
-    """The files of a source in canonical order, by URI. Safe to retry; reads no content.
+    """The files of a source in canonical order, by URI. Safe to retry; reads licence files only.
 
     No match is not an error: a source may be empty for now. Files that no format claims are left
-    out. Both are logged.
+    out. Both are logged. Of a bucket it raises AccessError and UnavailableError.
     """
-    root, pattern = root_and_pattern(source)
-    listed: list[SourceObject] = []
-    num_skipped = 0
-    for path in root.glob(pattern):
-        relative = path.relative_to(root)
-        # An editor's swap file or a version control directory is not meant, unless it is named.
-        if "/." not in f"/{pattern}" and any(part.startswith(".") for part in relative.parts):
-            continue
-        try:
-            status = path.stat()
-        except OSError as error:
-            logger.warning("source %s: left out %r: %s", source.name, str(path), error)
-            continue
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        if _is_utf8(path) and is_claimed(source, path, pattern):
-            listed.append(
-                SourceObject(uri=str(path), size=status.st_size, etag=_local_etag(status))
-            )
-        else:
-            num_skipped += 1
+    in_bucket = is_in_bucket(source.uri)
+    listed, num_skipped = list_bucket(source) if in_bucket else _list_local(source)
     if num_skipped:
         logger.warning(
             "source %s: left out %d files whose name is not UTF-8 or whose suffix format %r does "
@@ -67,26 +66,97 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
     return sorted(listed, key=lambda found: found.uri)
 
 
+def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
+    """The files that are read, and how many more no format claims."""
+    root, pattern = root_and_pattern(source)
+    listed: list[SourceObject] = []
+    num_skipped = 0
+    licences = LicenceFiles(root)
+    for path in root.glob(pattern):
+        relative = path.relative_to(root)
+        # An editor's swap file or a version control directory is not meant, unless it is named.
+        if "/." not in f"/{pattern}" and any(part.startswith(".") for part in relative.parts):
+            continue
+        try:
+            status = path.stat()
+        except OSError as error:
+            logger.warning("source %s: left out %r: %s", source.name, str(path), error)
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        by_pattern, named = pattern != EVERYTHING, is_named(source, path)
+        is_meant = is_claimed(source, path.name, is_named=named, by_pattern=by_pattern)
+        if not is_meant or not _is_utf8(path):
+            num_skipped += 1
+            continue
+        is_document = format_of(source, path.name) in ("html", "text", "code")
+        listed.append(
+            SourceObject(
+                uri=str(path),
+                size=status.st_size,
+                etag=local_etag(status),
+                licence=licences.nearest(path.parent) if is_document else "",
+            )
+        )
+    return listed, num_skipped
+
+
 def new_objects(listed: Iterable[SourceObject], marks: Mapping[str, str]) -> list[SourceObject]:
-    """What was never read or has changed since; a changed file is read again from its start."""
-    return [found for found in listed if marks.get(found.uri) != found.etag]
+    """What was never read or has changed since, with what kind of change it is.
+
+    A file of JSONL that only grew is read from where it ended; any other changed file again from
+    its start. To tell them apart the part that was read is read once more, as bytes.
+    """
+    changed: list[SourceObject] = []
+    for found in listed:
+        mark = marks.get(found.uri)
+        if mark is None:
+            changed.append(found)
+            continue
+        etag, part = read_mark(mark)
+        if etag == found.etag:
+            continue
+        if part is not None and _has_grown(found, part):
+            changed.append(replace(found, change="grown", read_before=part))
+        else:
+            changed.append(replace(found, change="replaced"))
+    if changed:
+        counts = Counter(found.change for found in changed)
+        told = ", ".join(f"{counts[change]:,} {change}" for change in sorted(counts))
+        logger.info("files to read: %s", told)
+    return changed
 
 
 def next_marks(
-    marks: Mapping[str, str], objects: Iterable[SourceObject], rejects: Iterable[Reject] = ()
+    marks: Mapping[str, str],
+    objects: Iterable[SourceObject],
+    rejects: Iterable[Reject] = (),
+    parts: Mapping[str, ReadPart] = _NO_PARTS,
 ) -> dict[str, str]:
-    """Marks after ``objects`` were read: etag by URI.
+    """Marks after ``objects`` were read, by URI.
 
-    Files that could not be opened (see ``rejects``) are not marked, so that the next refresh tries
-    again. Files that are gone stay marked, so that one that comes back is not read twice.
+    Files that could not be read to their end (see ``rejects``) are not marked, so that the next
+    refresh tries again. Files that are gone stay marked, so that one that comes back is not read
+    twice. Of ``parts``, told by ``read_objects``, only what is added needs to be read next time.
     """
-    unread = {reject.uri for reject in rejects if reject.reason in _RETRY_REASONS}
-    read = {found.uri: found.etag for found in objects if found.uri not in unread}
+    unread = {reject.uri for reject in rejects if reject.reason in RETRIED_REASONS}
+    read = {
+        found.uri: mark_of(found.etag, parts.get(found.uri))
+        for found in objects
+        if found.uri not in unread
+    }
     return dict(marks) | read
 
 
+def _forget(uri: str, part: ReadPart) -> None:
+    """Note nothing, for who reads a source once."""
+
+
 def read_objects(
-    source: SourceConfig, objects: Collection[SourceObject], reject: Callable[[Reject], None]
+    source: SourceConfig,
+    objects: Collection[SourceObject],
+    reject: Callable[[Reject], None],
+    note_part: Callable[[str, ReadPart], None] = _forget,
 ) -> Iterator[Document]:
     """Documents of ``objects`` by URI, then by position; what cannot be read goes to ``reject``.
 
@@ -97,21 +167,27 @@ def read_objects(
         SourceRefusedError: More than ``reject_limit`` was rejected; after the last document, or
             as soon as a reject finds it so once 1,000 lines were seen.
     """
-    root, _ = root_and_pattern(source)
+    root = None if is_in_bucket(source.uri) else root_and_pattern(source)[0]
     tally = _Tally(source)
     seen_ids: set[bytes] = set()
     for found in sorted(objects, key=lambda found: found.uri):
         # Relative to the root, so that moving a tree elsewhere changes no id and no holdout.
-        relative = Path(found.uri).relative_to(root).as_posix()
-        for item in _read_object(source, found):
+        relative = (
+            Path(found.uri).relative_to(root).as_posix()
+            if root
+            else name_in_bucket(source, found.uri)
+        )
+        for item in read_file(source, found, note_part):
             if isinstance(item, Record):
                 item = _check_id(item, found.uri, seen_ids)
-            tally.num_read += 1
             if isinstance(item, Record):
-                yield _document(source, found.uri, relative, item)
+                tally.num_read += 1
+                yield _document(source, found, relative, item)
             else:
                 reject(item)
-                tally.add(item)
+                if item.reason not in _NOT_COUNTED:
+                    tally.num_read += 1
+                    tally.add(item)
     tally.check()
 
 
@@ -149,29 +225,6 @@ class _Tally:
         )
 
 
-def _read_object(source: SourceConfig, found: SourceObject) -> Iterator[Record | Reject]:
-    place = Place(uri=found.uri, fields=source.fields, max_document_bytes=source.max_document_bytes)
-    try:
-        with Path(found.uri).open("rb") as file:
-            etag = _local_etag(os.fstat(file.fileno()))
-            if etag == found.etag:
-                yield from _read_format(format_of(source, found.uri), file, place)
-            else:
-                # Its listing is in the snapshot's identity; the next refresh lists it anew.
-                detail = f"listed as {found.etag}, now {etag}; the next refresh reads it"
-                yield place.reject(0, "changed", detail)
-    except OSError as error:
-        yield place.reject(0, "unreadable", str(error))
-
-
-def _read_format(kind: FileFormat, file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    if kind == "parquet":
-        return read_parquet(file, place)
-    if kind == "jsonl":
-        return read_jsonl(file, place, compression_of(place.uri))
-    return read_text(file, place)
-
-
 def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject:
     if not record.id:
         return record
@@ -183,25 +236,52 @@ def _check_id(record: Record, uri: str, seen_ids: set[bytes]) -> Record | Reject
     return record
 
 
-def _document(source: SourceConfig, uri: str, relative: str, record: Record) -> Document:
+def _document(source: SourceConfig, found: SourceObject, relative: str, record: Record) -> Document:
     made_up = f"{relative}#{record.position}" if record.position else relative
     document = record.id or made_up
-    by = {"document": document, "file": relative, "directory": relative.partition("/")[0]}
+    by = {
+        "document": document,
+        "file": relative,
+        "directory": relative.partition("/")[0],
+        "site": _site_of(record.address) or document,
+    }
     return Document(
         id=document,
         cluster=record.cluster or by[source.cluster_by],
         text=record.text,
         source=source.name,
-        uri=uri,
+        uri=found.uri,
         position=record.position,
         domain=source.domain,
-        licence=record.licence or source.licence,
+        licence=record.licence or found.licence or source.licence,
         time=record.time,
+        date=date_of(record.time) if record.time else "",
+        language=record.language,
+        language_probability=record.language_probability,
+        address=record.address,
+        provenance=_provenance(source, record),
+        synthetic_of=record.synthetic_of or ("" if record.provenance else source.synthetic_of),
     )
 
 
-def _local_etag(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
+def _site_of(address: str) -> str:
+    """Host of a URL without its port and ``www.``, "" when it has none."""
+    host = address.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    return host.partition(":")[0].lower().removeprefix("www.")
+
+
+def _provenance(source: SourceConfig, record: Record) -> Provenance:
+    if record.synthetic_of or record.provenance == "synthetic":
+        return "synthetic"
+    return "real" if record.provenance else source.provenance
+
+
+def _has_grown(found: SourceObject, part: ReadPart) -> bool:
+    try:
+        return found.size >= part.num_bytes and is_unchanged(Path(found.uri), part)
+    except OSError:
+        # Reading it will say what is wrong.
+        return False
 
 
 def _is_utf8(path: Path) -> bool:

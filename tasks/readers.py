@@ -1,26 +1,31 @@
-"""One function a file format: an open file in, records and rejects out, in the order of the file.
+"""What a reader finds in a file, and the readers of plain text and JSONL.
 
-Nothing in a file makes a reader raise: what cannot be read comes out as a Reject. Memory is bounded
-by the largest document allowed (for Parquet by the file's row groups). Blank lines of JSONL hold
-nothing and are not counted; every other line gives exactly one item.
+A reader is a function: an open file in, records and rejects out, in the order of the file. Nothing
+in a file makes it raise: what cannot be read comes out as a Reject. Memory is bounded by the
+largest document allowed. Blank lines of JSONL hold nothing and are not counted; every other line
+gives exactly one item.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import IO, Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import orjson
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError, decompress, split_lines
+from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
 from training.config import FORBID_UNKNOWN
 
-_BOM = b"\xef\xbb\xbf"
-_PARQUET_ROWS = 256
+BOM = b"\xef\xbb\xbf"
+_ATTRIBUTES = (
+    "id", "time", "cluster", "licence", "language", "address", "provenance", "synthetic_of",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldNames:
-    """Fields of a JSONL object or columns of a Parquet file; "" means that the source has none."""
+    """Fields of a JSONL object or columns of a table; "" means that the source has none."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
@@ -34,10 +39,27 @@ class FieldNames:
     """What belongs together (work, site, repository) and must not straddle the holdout."""
     licence: str = ""
     """The document's own licence; the source's where it is missing."""
+    language: str = ""
+    """Code of the language that it is in."""
+    language_probability: str = ""
+    """How sure that is; a number from 0 to 1."""
+    address: str = ""
+    """Where it was published (a URL)."""
+    provenance: str = ""
+    """``real`` or ``synthetic``; the source's where it is missing."""
+    synthetic_of: str = ""
+    """What it was made from or by, which makes it synthetic; the source's where it is missing."""
 
     def __post_init__(self) -> None:
         if not self.text:
             raise ValueError("fields.text is empty; name the field that holds the document's text")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All fields that the source has, the text first, each once."""
+        attributes = (getattr(self, kind) for kind in _ATTRIBUTES)
+        names = (self.text, *attributes, self.language_probability)
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +72,11 @@ class Record:
     time: str = ""
     cluster: str = ""
     licence: str = ""
+    language: str = ""
+    language_probability: float | None = None
+    address: str = ""
+    provenance: str = ""
+    synthetic_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +86,12 @@ class Place:
     uri: str
     fields: FieldNames
     max_document_bytes: int
+    attributes: tuple[tuple[str, str], ...] = field(init=False)
+    """What a document has besides its text, each with its field."""
+
+    def __post_init__(self) -> None:
+        pairs = ((kind, getattr(self.fields, kind)) for kind in _ATTRIBUTES)
+        object.__setattr__(self, "attributes", tuple(pair for pair in pairs if pair[1]))
 
     def reject(self, position: int, reason: str, detail: str) -> Reject:
         """A Reject of this file."""
@@ -70,84 +103,82 @@ class Place:
             position, "oversized", f"{found}, at most {self.max_document_bytes} are allowed"
         )
 
+    def stopped(self, position: int, error: Exception) -> Reject:
+        """A Reject of what lies behind the place where a stream of bytes broke off."""
+        if isinstance(error, EOFError):
+            return self.reject(position, "truncated_file", str(error))
+        damaged = isinstance(error, DamagedStreamError)
+        return self.reject(position, "damaged_file" if damaged else "unreadable", str(error))
 
-def read_text(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    """The file as one document: strict UTF-8, a byte order mark removed."""
+
+def read_whole(file: Readable, place: Place) -> bytes | Reject:
+    """All bytes of a file that is one document."""
     try:
         body = file.read(place.max_document_bytes + 1)
     except OSError as error:
-        yield place.reject(0, "unreadable", str(error))
-        return
+        return place.stopped(0, error)
     if len(body) > place.max_document_bytes:
-        yield place.oversized(0, "the file has more bytes")
-        return
+        return place.oversized(0, "the file has more bytes")
+    return body
+
+
+def read_text(file: Readable, place: Place) -> Iterator[Record | Reject]:
+    """The file as one document: strict UTF-8, a byte order mark removed."""
+    body = read_whole(file, place)
+    yield body if isinstance(body, Reject) else plain(body, place, 0)
+
+
+def plain(body: bytes, place: Place, position: int) -> Record | Reject:
+    """Bytes that are a document as they are; ``position`` is 0 where they are the whole file."""
     try:
-        text = body.removeprefix(_BOM).decode()
+        text = body.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
-        yield place.reject(0, "bad_utf8", f"byte {error.start}: {error.reason}")
-        return
+        return place.reject(position, "bad_utf8", f"byte {error.start}: {error.reason}")
     if "\0" in text:
-        yield place.reject(0, "nul_bytes", f"NUL at character {text.index(chr(0))}: a binary file?")
-    elif not text or text.isspace():
-        yield place.reject(0, "empty", "the file has no text")
-    else:
-        yield Record(position=0, text=text)
+        detail = f"NUL at character {text.index(chr(0))}: a binary file?"
+        return place.reject(position, "nul_bytes", detail)
+    if not text or text.isspace():
+        return place.reject(position, "empty" if position else "empty_file", "there is no text")
+    return Record(position=position, text=text)
 
 
 def read_jsonl(
-    file: IO[bytes], place: Place, compression: Compression
+    file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
 ) -> Iterator[Record | Reject]:
     """One JSON object a line. A damaged compressed file gives the lines before the damage.
 
-    The limit on a document's bytes counts the whole line, as it is written.
+    The limit on a document's bytes counts the whole line, as it is written. ``lines_before``
+    are those of the file that come before the first that is read.
     """
-    position = 0
+    position = lines_before
     lines = split_lines(decompress(file, compression), place.max_document_bytes)
     try:
-        for position, line in enumerate(lines, start=1):
+        for position, line in enumerate(lines, start=lines_before + 1):
             if line is None:
                 yield place.oversized(position, "the line has more bytes")
             elif line and not line.isspace():
                 yield _parse_line(line, place, position)
-    except EOFError as error:
-        yield place.reject(position + 1, "truncated_file", str(error))
-    except DamagedStreamError as error:
-        yield place.reject(position + 1, "damaged_file", str(error))
-    except OSError as error:
-        yield place.reject(position + 1, "unreadable", str(error))
-
-
-def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
-    """One row a document; only the columns that are named in the fields are read."""
-    import pyarrow as pa  # noqa: PLC0415  only Parquet sources need it
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    position = 0
-    try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        columns = _columns(place.fields)
-        problem = _wrong_column(parquet.schema_arrow, place.fields.text, columns)
-        if problem:
-            yield place.reject(0, "wrong_column", problem)
-            return
-        for batch in parquet.iter_batches(_PARQUET_ROWS, columns=columns):
-            values = [_column_values(batch.column(name)) for name in columns]
-            for row in zip(*values, strict=True):
-                position += 1
-                yield _parse_row(dict(zip(columns, row, strict=True)), place, position)
-        # An altered footer can make pyarrow end early without an error.
-        if position != parquet.metadata.num_rows:
-            detail = f"the footer promises {parquet.metadata.num_rows} rows, found {position}"
-            yield place.reject(position + 1, "damaged_file", detail)
-    # UnicodeDecodeError: a damaged column name.
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        where = position + 1 if position else 0
-        yield place.reject(where, "damaged_file", str(error))
+    except (EOFError, DamagedStreamError, OSError) as error:
+        yield place.stopped(position + 1, error)
 
 
 def _parse_line(line: bytes, place: Place, position: int) -> Record | Reject:
-    if position == 1:
-        line = line.removeprefix(_BOM)
+    # Also in the middle, where files were joined.
+    line = line.removeprefix(BOM)
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _parse_slowly(line, place, position)
+    if isinstance(value, dict) and isinstance(found := record_of(value, place, position), Record):
+        return found
+    return _parse_slowly(line, place, position)
+
+
+def _parse_slowly(line: bytes, place: Place, position: int) -> Record | Reject:
+    """By the standard library, which reads more (NaN, integers of any size) and says what it saw.
+
+    orjson has the last word on good lines only.
+    """
     try:
         value: object = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -159,24 +190,11 @@ def _parse_line(line: bytes, place: Place, position: int) -> Record | Reject:
     if not isinstance(value, dict):
         found = type(value).__name__
         return place.reject(position, "not_an_object", f"expected an object a line, found {found}")
-    return _record(value, place, position)
+    return record_of(value, place, position)
 
 
-def _parse_row(row: Mapping[str, object], place: Place, position: int) -> Record | Reject:
-    text = row[place.fields.text]
-    if isinstance(text, bytes) and len(text) > place.max_document_bytes:
-        return place.oversized(position, f"the text has {len(text)} bytes")
-    values: dict[str, object] = {}
-    for name, value in row.items():
-        try:
-            values[name] = value.decode() if isinstance(value, bytes) else value
-        except UnicodeDecodeError as error:
-            detail = f"column {name!r}, byte {error.start}: {error.reason}"
-            return place.reject(position, "bad_utf8", detail)
-    return _record(values, place, position)
-
-
-def _record(values: Mapping[str, object], place: Place, position: int) -> Record | Reject:
+def record_of(values: Mapping[str, object], place: Place, position: int) -> Record | Reject:
+    """The document in an object or a row, or what is wrong with it."""
     fields = place.fields
     text = values.get(fields.text)
     if text is None:
@@ -187,11 +205,8 @@ def _record(values: Mapping[str, object], place: Place, position: int) -> Record
         return place.reject(position, "text_not_string", f"{fields.text!r} holds a {found}")
     if not text or text.isspace():
         return place.reject(position, "empty", f"{fields.text!r} has no text")
-    attributes: dict[str, str] = {}
-    for kind in ("id", "time", "cluster", "licence"):
-        name: str = getattr(fields, kind)
-        if not name:
-            continue
+    attributes: dict[str, Any] = {}
+    for kind, name in place.attributes:
         value = values.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
@@ -202,45 +217,32 @@ def _record(values: Mapping[str, object], place: Place, position: int) -> Record
         if not value and kind in ("id", "cluster"):
             return place.reject(position, f"missing_{kind}", f"no {kind} in {name!r}")
         attributes[kind] = value or ""
+    if attributes.get("provenance", "") not in ("", "real", "synthetic"):
+        detail = f"expected real or synthetic, found {attributes['provenance']!r}"
+        return place.reject(position, "unknown_provenance", detail)
     try:
         for string in (text, *attributes.values()):
             string.encode()
     except UnicodeEncodeError as error:
         detail = f"half a surrogate pair at character {error.start}"
         return place.reject(position, "lone_surrogate", detail)
-    return Record(position=position, text=text, **attributes)
+    probability = None
+    if fields.language_probability:
+        try:
+            probability = _probability(values.get(fields.language_probability))
+        except ValueError as error:
+            return place.reject(position, "language_probability_not_valid", str(error))
+    return Record(position=position, text=text, language_probability=probability, **attributes)
 
 
-def _columns(fields: FieldNames) -> list[str]:
-    names = (fields.text, fields.id, fields.time, fields.cluster, fields.licence)
-    return list(dict.fromkeys(name for name in names if name))
-
-
-def _wrong_column(schema: Any, text: str, columns: list[str]) -> str:
-    """What is wrong with a Parquet file's columns, or "" when it can be read."""
-    from pyarrow import types  # noqa: PLC0415  only Parquet sources need it
-
-    for name in columns:
-        if schema.names.count(name) != 1:
-            found = ", ".join(map(repr, schema.names[:8]))
-            return f"expected one column {name!r}, found columns {found}"
-        kind = schema.field(name).type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        is_string = types.is_string(kind) or types.is_large_string(kind)
-        is_scalar = types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind)
-        if not is_string and (name == text or not is_scalar):
-            return f"expected strings in column {name!r}, found {kind}"
-    return ""
-
-
-def _column_values(column: Any) -> list[bytes | None]:
-    """UTF-8 of every row, not yet checked: pyarrow would raise for a whole batch at one bad row."""
-    import pyarrow as pa  # noqa: PLC0415  only Parquet sources need it
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        column = column.cast(pa.string())
-    large = pa.types.is_large_string(column.type)
-    return column.cast(pa.large_binary() if large else pa.binary()).to_pylist()
+def _probability(value: object) -> float | None:
+    """From 0 to 1, also of the text of a number; None for nothing. Raises ValueError."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, int | float | str):
+        raise ValueError(f"expected a number from 0 to 1, found a {type(value).__name__}")  # noqa: TRY004  told as a reject
+    probability = float(value)
+    # Not "outside": NaN compares as neither.
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {probability}")
+    return probability

@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import json
 import logging
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tasks.documents import Document, Reject, SourceObject, SourceRefusedError
 from tasks.ingest import SourceConfig, list_source, new_objects, next_marks, read_objects
 from tasks.readers import FieldNames
+from tests.support.web import answer, html, info
 
 
 def source(uri: Path | str, **changes: Any) -> SourceConfig:
@@ -81,6 +83,56 @@ def test_a_document_knows_where_it_came_from(tmp_path: Path) -> None:
     )
 
 
+def test_a_document_has_all_that_its_source_and_its_fields_say(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "when": "6 May 2024", "lang": "en", "p": 0.9, "url": "https://a.example/1"},
+        {"text": "b", "kind": "real"},
+        {"text": "c", "from": "model-x"},
+        {"text": "d", "kind": "synthetic"},
+    ]
+    write(tmp_path / "a.jsonl", b"\n".join(json.dumps(row).encode() for row in rows))
+    fields = FieldNames(
+        time="when",
+        language="lang",
+        language_probability="p",
+        address="url",
+        provenance="kind",
+        synthetic_of="from",
+    )
+    told = {"fields": fields, "provenance": "synthetic", "synthetic_of": "corpus-y"}
+    documents, rejects = read(source(tmp_path, **told))
+    assert rejects == []
+    first = documents[0]
+    assert (first.time, first.date, first.address) == ("6 May 2024", "2024-05-06", rows[0]["url"])
+    assert (first.language, first.language_probability) == ("en", 0.9)
+    assert [(document.provenance, document.synthetic_of) for document in documents] == [
+        ("synthetic", "corpus-y"),
+        ("real", ""),
+        ("synthetic", "model-x"),
+        ("synthetic", ""),
+    ]
+
+
+def test_code_has_its_language_and_the_licence_that_is_nearest(tmp_path: Path) -> None:
+    mit = (
+        b"Permission is hereby granted, free of charge, to any person obtaining a copy ...\n"
+        b"... this permission notice shall be included in all copies ..."
+    )
+    write(tmp_path / "a" / "LICENSE", mit)
+    write(tmp_path / "a" / "src" / "x.py", b"x = 1")
+    write(tmp_path / "a" / "tagged.rs", b"// SPDX-License-Identifier: BSD-3-Clause\nfn main() {}")
+    write(tmp_path / "a" / "vendored" / "COPYING", b"You may look at this but not touch it.")
+    write(tmp_path / "a" / "vendored" / "y.c", b"int y;")
+    write(tmp_path / "b" / "z.hs", b"z = 1")
+    documents, _ = read(source(tmp_path, format="code", licence="mixed"))
+    assert [(document.language, document.licence) for document in documents] == [
+        ("python", "MIT"),
+        ("rust", "BSD-3-Clause"),
+        ("c", "mixed"),
+        ("haskell", "mixed"),
+    ]
+
+
 def test_moving_a_tree_changes_no_id_and_no_cluster(tmp_path: Path) -> None:
     seen: list[list[tuple[str, str]]] = []
     for place in ["here", "there/below"]:
@@ -142,7 +194,8 @@ def test_any_bytes_in_any_file_are_documents_or_rejects(
     assert len(places) == len(set(places))
     if name == "a.jsonl":
         numbered = enumerate(body.split(b"\n"), start=1)
-        assert places == [number for number, line in numbered if line and not line.isspace()]
+        lines = [number for number, line in numbered if line and not line.isspace()]
+        assert places == (lines or [0])
     else:
         assert len(places) == 1
 
@@ -224,6 +277,64 @@ def test_an_empty_source_is_no_error_and_is_reported(
         config = source(tmp_path / "absent" / "*.jsonl")
         assert read(config) == ([], [])
     assert "source web: no file matches" in caplog.text
+
+
+def test_files_without_any_text_are_listed_and_refuse_no_source(tmp_path: Path) -> None:
+    names = ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.txt", "e.csv.bz2", "f.arrow"]
+    for name in names:
+        write(tmp_path / name, b"")
+    write(tmp_path / "g.csv", b"text\n")
+    write(tmp_path / "h.jsonl", b"\n\n")
+    documents, rejects = read(source(tmp_path, reject_limit=0))
+    assert documents == []
+    assert [(reject.position, reject.reason) for reject in rejects] == [(0, "empty_file")] * 8
+
+
+def test_tables_and_packed_files_are_read_by_their_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl.bz2", bz2.compress(lines("one")))
+    write(tmp_path / "b.csv", b"text\ntwo\n")
+    write(tmp_path / "c.tsv.gz", gzip.compress(b"text\nthree, four\n"))
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as sink:
+        table = pa.table({"text": ["five"]})
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    documents, rejects = read(source(tmp_path))
+    assert [document.text for document in documents] == ["one", "two", "three, four", "five"]
+    assert rejects == []
+
+
+def test_web_pages_and_archives_are_read_by_their_suffix_and_clustered_by_site(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "a.warc.gz", info() + answer("otters") + answer("otters"))
+    write(tmp_path / "b.html", html("violins").encode())
+    write(tmp_path / "c.html", b"<html><script>run()</script></html>")
+    documents, rejects = read(source(tmp_path, cluster_by="site", reject_limit=0))
+    assert [(document.id, document.cluster) for document in documents] == [
+        ("a.warc.gz#2", "otters.example"),
+        ("a.warc.gz#3", "otters.example"),
+        ("b.html", "b.html"),
+    ]
+    assert documents[0].date == "2024-05-06"
+    # A page without a main text is told and does not count.
+    assert [(Path(reject.uri).name, reject.reason) for reject in rejects] == [
+        ("c.html", "no_main_text")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("https://www.a.example/x?y", "a.example"),
+        ("http://user:secret@A.example:8080/", "a.example"),
+        ("a.example", "a.jsonl#1"),
+        ("", "a.jsonl#1"),
+    ],
+)
+def test_a_site_is_the_host_of_an_address(tmp_path: Path, address: str, site: str) -> None:
+    write(tmp_path / "a.jsonl", json.dumps({"text": "x", "url": address}).encode())
+    [document], _ = read(source(tmp_path, cluster_by="site", fields=FieldNames(address="url")))
+    assert document.cluster == site
 
 
 def test_a_line_of_any_size_is_skipped(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import io
+import random
 import tracemalloc
 
 import pytest
@@ -15,6 +17,8 @@ LINES = b"".join(b"line %d of a file that compresses\n" % number for number in r
 def compress(body: bytes, compression: Compression) -> bytes:
     if compression == "gz":
         return gzip.compress(body)
+    if compression == "bz2":
+        return bz2.compress(body)
     return zstandard.compress(body) if compression == "zst" else body
 
 
@@ -41,12 +45,12 @@ def test_lines_do_not_depend_on_how_the_file_is_cut(
     ]
 
 
-@pytest.mark.parametrize("compression", ["", "gz", "zst"])
+@pytest.mark.parametrize("compression", ["", "gz", "zst", "bz2"])
 def test_what_was_compressed_comes_back(compression: Compression) -> None:
     assert drain(compress(LINES, compression), compression) == LINES
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_concatenated_members_are_one_stream(compression: Compression) -> None:
     body = compress(b"first\n", compression) + compress(LINES, compression)
     assert drain(body, compression) == b"first\n" + LINES
@@ -56,7 +60,7 @@ def test_zeros_after_a_gzip_member_are_padding() -> None:
     assert drain(gzip.compress(LINES) + bytes(600), "gz") == LINES
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_a_truncated_stream_is_noticed_wherever_it_ends(compression: Compression) -> None:
     body = compress(LINES, compression)
     for size in [0, 3, len(body) // 2, len(body) - 1]:
@@ -64,9 +68,9 @@ def test_a_truncated_stream_is_noticed_wherever_it_ends(compression: Compression
             drain(body[:size], compression)
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_bytes_that_no_compressor_wrote_are_damage(compression: Compression) -> None:
-    with pytest.raises(DamagedStreamError, match=r"header check|[Uu]nknown frame"):
+    with pytest.raises(DamagedStreamError, match=r"header check|[Uu]nknown frame|Invalid data"):
         drain(b"not compressed at all, only named so", compression)
 
 
@@ -77,7 +81,7 @@ def test_an_altered_checksum_is_damage() -> None:
         drain(bytes(body), "gz")
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_a_line_far_above_the_limit_is_skipped_in_bounded_memory(compression: Compression) -> None:
     body = compress(bytes(100_000_000) + b"\nnext", compression)
     tracemalloc.start()
@@ -87,3 +91,22 @@ def test_a_line_far_above_the_limit_is_skipped_in_bounded_memory(compression: Co
 
     assert lines == [None, b"next"]
     assert peak < 30_000_000
+
+
+def test_bytes_after_a_bzip2_stream_are_damage_and_cost_nothing_before_them() -> None:
+    chunks = decompress(io.BytesIO(bz2.compress(LINES) + b"not bzip2 at all"), "bz2")
+    found: list[bytes] = []
+    with pytest.raises(DamagedStreamError, match="Invalid data stream"):
+        found.extend(chunks)
+    assert b"".join(found) == LINES
+
+
+def test_a_damaged_bzip2_block_costs_no_block_before_it() -> None:
+    # Two blocks of 100,000 bytes each and more; the second begins behind the middle.
+    body = random.Random(0).randbytes(150_000)
+    packed = bytearray(bz2.compress(body, compresslevel=1))
+    packed[-1000] ^= 255
+    found: list[bytes] = []
+    with pytest.raises(DamagedStreamError, match="Invalid data stream"):
+        found.extend(decompress(io.BytesIO(bytes(packed)), "bz2"))
+    assert body[:90_000] == b"".join(found)[:90_000]

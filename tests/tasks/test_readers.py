@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import io
 import json
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from tasks.documents import Reject
 from tasks.line_stream import Compression
-from tasks.readers import FieldNames, Place, Record, read_jsonl, read_parquet, read_text
+from tasks.readers import FieldNames, Place, Record, read_jsonl, read_text
+from tasks.reading.columns import read_parquet
 
 GOOD = b'{"text": "a good line"}'
 ALL_FIELDS = FieldNames(id="id", time="time", cluster="cluster", licence="licence")
@@ -85,23 +87,35 @@ def test_line_ends_and_byte_order_mark_are_no_part_of_a_document() -> None:
     assert summary(jsonl(body)) == [(1, "a good line"), (3, "a good line"), (6, "a good line")]
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_a_truncated_file_gives_the_lines_before_the_damage(compression: Compression) -> None:
     # Text that does not compress, so that half of the bytes hold about half of the lines.
     lines = [json.dumps({"text": f"{number} {hash(number) ** 9}"}) for number in range(20_000)]
     body = "\n".join(lines).encode()
-    packed = gzip.compress(body) if compression == "gz" else zstandard.compress(body)
+    compress = {"gz": gzip.compress, "zst": zstandard.compress, "bz2": bz2.compress}[compression]
+    # A block of bzip2 is all or nothing.
+    packed = compress(body, 1)
 
     *good, last = jsonl(packed[: len(packed) // 2], compression=compression)
 
-    assert len(good) > 5000
+    assert len(good) > 3000
     assert [json.dumps({"text": item.text}) for item in good] == lines[: len(good)]
     assert (last.position, last.reason) == (len(good) + 1, "truncated_file")
 
 
-@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
 def test_a_file_that_only_claims_to_be_compressed_is_one_reject(compression: Compression) -> None:
     assert summary(jsonl(GOOD, compression=compression)) == [(1, "damaged_file")]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 400])
+def test_a_number_that_few_parsers_read_costs_no_document(number: str) -> None:
+    assert summary(jsonl(b'{"text": "x", "score": %s}' % number.encode())) == [(1, "x")]
+
+
+def test_an_integer_of_any_size_is_an_id() -> None:
+    [record] = jsonl(b'{"text": "x", "id": 123456789012345678901234}', place(FieldNames(id="id")))
+    assert record.id == "123456789012345678901234"
 
 
 def test_all_fields_are_read_and_numbers_become_strings() -> None:
@@ -129,13 +143,39 @@ def test_a_promised_id_or_cluster_is_never_made_up(row: dict[str, Any], reason: 
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [(0.5, 0.5), ("0.5", 0.5), (1, 1.0), (None, None), ("", None)]
+)
+def test_a_probability_is_a_number_or_its_text(value: Any, expected: float | None) -> None:
+    fields = FieldNames(language_probability="p")
+    [record] = jsonl(json.dumps({"text": "x", "p": value}).encode(), place(fields))
+    assert record.language_probability == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"p": 1.5}, "language_probability_not_valid"),
+        ({"p": "high"}, "language_probability_not_valid"),
+        ({"p": [1]}, "language_probability_not_valid"),
+        ({"p": float("nan")}, "language_probability_not_valid"),
+        ({"made": "perhaps"}, "unknown_provenance"),
+    ],
+)
+def test_a_probability_or_provenance_that_is_none_is_a_reject(
+    row: dict[str, Any], reason: str
+) -> None:
+    fields = FieldNames(language_probability="p", provenance="made")
+    assert summary(jsonl(json.dumps({"text": "x"} | row).encode(), place(fields))) == [(1, reason)]
+
+
+@pytest.mark.parametrize(
     ("body", "reason"),
     [
         (b"caf\xe9", "bad_utf8"),
         ("wide".encode("utf-16"), "bad_utf8"),
         (b"\x7fELF\0\0", "nul_bytes"),
-        (b"", "empty"),
-        (b"\xef\xbb\xbf \r\n", "empty"),
+        (b"", "empty_file"),
+        (b"\xef\xbb\xbf \r\n", "empty_file"),
         (b"x" * 1001, "oversized"),
     ],
 )
@@ -220,7 +260,7 @@ def test_any_bytes_give_one_item_for_every_line_that_is_not_blank(body: bytes) -
     assert [item.position for item in jsonl(body)] == expected
 
 
-@given(st.binary(max_size=200), st.sampled_from(["gz", "zst"]))
+@given(st.binary(max_size=200), st.sampled_from(["gz", "zst", "bz2"]))
 def test_any_bytes_under_a_compressed_name_never_raise(
     body: bytes, compression: Compression
 ) -> None:

@@ -114,6 +114,21 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_of_a_file_that_has_grown_a_refresh_reads_the_new_lines_only(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    request = _request(_source(data))
+    _refresh(store, request, tmp_path / "work")
+    _write(tmp_path / "more.jsonl", range(40, 80))
+    with (data / "1.jsonl").open("a") as file:
+        file.write((tmp_path / "more.jsonl").read_text())
+    result = _refresh(store, request, tmp_path / "work")
+    assert result.documents_read == 40
+    rows = _table(store, _manifest(store, result).id)
+    assert [row["position"] for row in rows] == list(range(41, 81))
+    assert _refresh(store, request, tmp_path / "work").snapshot is None
+
+
 def test_a_refresh_commits_a_pending_snapshot_with_its_marks_and_suite(
     store: LocalObjects, data: Path, tmp_path: Path
 ) -> None:

@@ -105,12 +105,16 @@ def test_an_entity_tag_changes_with_size_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"uri": "s3://bucket/data/*"}, "scheme 's3', which cannot be read yet; copy the files"),
+        ({"uri": "gs://bucket/data/*"}, "scheme 'gs', which cannot be read yet; name a path, a"),
+        ({"uri": "s3://"}, "is no s3://bucket/key"),
+        ({"uri": "s3://user:secret@bucket/a"}, "credentials come from the environment"),
+        ({"uri": "s3://bucket/a**/x"}, "must be a whole path component"),
         ({"uri": "file://data/x"}, "names the host 'data'; write file:/// with three slashes"),
         ({"uri": ""}, "is empty or has a NUL"),
         ({"uri": "/data/a**/x"}, r"must be a whole path component, as in 'data/\*\*/\*.txt'"),
         ({"name": "Web"}, "source 'Web' is not a valid name"),
         ({"domain": "a/b"}, "domain 'a/b' is not a valid name"),
+        ({"synthetic_of": "model-x"}, "set provenance: synthetic"),
         ({"suffixes": ("txt",)}, "does not start with a dot; write '.txt'"),
     ],
 )
@@ -132,7 +136,8 @@ def test_a_source_is_validated_from_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a.jsonl", ""), ("a.jsonl.GZ", "gz"), ("a.json.zst", "zst")]
+    ("name", "expected"),
+    [("a.jsonl", ""), ("a.jsonl.GZ", "gz"), ("a.json.zst", "zst"), ("a.csv.bz2", "bz2")],
 )
 def test_compression_is_told_by_the_last_suffix(name: str, expected: str) -> None:
     assert compression_of(name) == expected

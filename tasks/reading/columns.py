@@ -1,0 +1,160 @@
+"""Parquet files, and the files and streams of Arrow's own format: one row a document.
+
+Memory is bounded by the row groups or record batches of the file.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from tasks.documents import Reject
+from tasks.readers import Place, Record, record_of
+
+_ROWS_AT_ONCE = 256
+_ARROW_FILE = b"ARROW1"
+
+
+def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+    """Only the columns that are named in the fields are read.
+
+    A damaged row group is one reject at its first row that could not be read; the others are read.
+    """
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    position = 0
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        if problem := _wrong_column(parquet.schema_arrow, place):
+            yield place.reject(0, "wrong_column", problem)
+            return
+        groups = [
+            parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)
+        ]
+        # An altered footer can make pyarrow end early without an error.
+        if sum(groups) != parquet.metadata.num_rows:
+            detail = f"the footer promises {parquet.metadata.num_rows} rows, its row groups "
+            yield place.reject(1, "damaged_file", f"{detail}{sum(groups)}")
+            return
+    # UnicodeDecodeError: a damaged column name.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield place.reject(0, "damaged_file", str(error))
+        return
+    for group, num_rows in enumerate(groups):
+        end = position + num_rows
+        try:
+            for batch in parquet.iter_batches(
+                _ROWS_AT_ONCE, row_groups=[group], columns=list(place.fields.named)
+            ):
+                for row in _rows(batch, place):
+                    position += 1
+                    yield _parse_row(row, place, position)
+            problem = "" if position == end else f"row group {group} ends early"
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            problem = str(error)
+        if problem:
+            lost = f"{end - position} rows of row group {group} cannot be read"
+            yield place.reject(position + 1, "damaged_file", f"{lost}: {problem}")
+        position = end
+
+
+def read_arrow(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
+    """A file (Feather too) or a stream of record batches, told apart by its first bytes.
+
+    How many rows a batch that cannot be read had is not known, so it is the last that is looked at.
+    The format has no checksums: altered letters of a text are not noticed.
+    """
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    position = 0
+    try:
+        head = file.read(len(_ARROW_FILE))
+        file.seek(0)
+        if not head:
+            yield place.reject(0, "empty_file", "the file has no bytes")
+            return
+        is_file = head == _ARROW_FILE
+        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        if problem := _wrong_column(reader.schema, place):
+            yield place.reject(0, "wrong_column", problem)
+            return
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            for row in _rows(batch, place):
+                position += 1
+                yield _parse_row(row, place, position)
+    # A damaged length can ask for any amount of memory, and a damaged name be no text.
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        where = position + 1 if position else 0
+        yield place.reject(where, "damaged_file", str(error))
+
+
+def _rows(batch: Any, place: Place) -> Iterator[dict[str, Any]]:
+    """A dict a row of the columns that are named; all values UTF-8, not yet checked."""
+    names = place.fields.named
+    values = [_column_values(batch.column(name)) for name in names]
+    return (dict(zip(names, row, strict=True)) for row in zip(*values, strict=True))
+
+
+def _parse_row(row: Mapping[str, object], place: Place, position: int) -> Record | Reject:
+    text = row[place.fields.text]
+    if isinstance(text, bytes) and len(text) > place.max_document_bytes:
+        return place.oversized(position, f"the text has {len(text)} bytes")
+    values: dict[str, object] = {}
+    for name, value in row.items():
+        try:
+            values[name] = value.decode() if isinstance(value, bytes) else value
+        except UnicodeDecodeError as error:
+            detail = f"column {name!r}, byte {error.start}: {error.reason}"
+            return place.reject(position, "bad_utf8", detail)
+    return record_of(values, place, position)
+
+
+def _wrong_column(schema: Any, place: Place) -> str:
+    """What is wrong with a table's columns, or "" when it can be read."""
+    from pyarrow import types  # noqa: PLC0415  only tables need it
+
+    for name in place.fields.named:
+        if schema.names.count(name) != 1:
+            found = ", ".join(map(repr, schema.names[:8]))
+            return f"expected one column {name!r}, found columns {found}"
+        kind = schema.field(name).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        is_scalar = types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind)
+        is_number = types.is_floating(kind) and name == place.fields.language_probability
+        if not _is_string(kind) and (name == place.fields.text or not (is_scalar or is_number)):
+            return f"expected strings in column {name!r}, found {kind}"
+    return ""
+
+
+def _is_string(kind: Any) -> bool:
+    from pyarrow import types  # noqa: PLC0415  only tables need it
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _column_values(column: Any) -> list[bytes | None]:
+    """UTF-8 of every row, not yet checked: pyarrow would raise for a whole batch at one bad row.
+
+    Raises ArrowInvalid for offsets and indices that lie outside of the column's bytes.
+    """
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    if pa.types.is_dictionary(column.type):
+        values = _as_binary(column.dictionary)
+        column = pa.DictionaryArray.from_arrays(column.indices, values, safe=True)
+        return column.dictionary_decode().to_pylist()
+    return _as_binary(column).to_pylist()
+
+
+def _as_binary(column: Any) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    if not _is_string(column.type):
+        column.validate(full=True)
+        column = column.cast(pa.string())
+    wide = {pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    # The bytes stay where they are, so that nothing was looked at before validate.
+    column = column.cast(wide.get(column.type, pa.binary()))
+    column.validate(full=True)
+    return column

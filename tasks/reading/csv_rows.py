@@ -1,0 +1,184 @@
+"""CSV and TSV: a header row, then a row a document, quoted as RFC 4180 has it."""
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tasks.documents import Reject
+from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
+from tasks.readers import BOM, Place, Record, record_of
+
+Fields = list[str]
+
+
+class _Line(NamedTuple):
+    """A line of the file; ``body`` is None for one above the limit."""
+
+    position: int
+    body: bytes | None
+
+
+def read_csv(
+    file: Readable, place: Place, compression: Compression, delimiters: str
+) -> Iterator[Record | Reject]:
+    """Rows of a table whose first row names the columns; the position is the line of a row's start.
+
+    A quote that is never closed costs the row it stands in and no other: reading goes on with the
+    next line. The limit on a document's bytes counts the whole row, as it is written.
+
+    Args:
+        file: Opened at its start.
+        place: Where this is and what it may accept.
+        compression: Of the file.
+        delimiters: The first of these by which the header has the columns that are named.
+    """
+    # Of the whole process, and only ever raised; rows are limited before they get there.
+    csv.field_size_limit(max(csv.field_size_limit(), place.max_document_bytes))
+    lines = _Lines(file, place, compression)
+    first = next((line for line in lines if line.body is None or line.body.strip()), None)
+    if first is not None:
+        header, delimiter = _header((first.body or b"").removeprefix(BOM), place, delimiters)
+        if problem := _wrong_column(header, place):
+            yield place.reject(0, "wrong_column", problem)
+            return
+        for line in lines:
+            if line.body is None or line.body.strip():
+                yield from _row(line, lines, place, header, delimiter)
+    if lines.stopped:
+        yield lines.stopped
+
+
+class _Lines:
+    """The lines of a file, of which some can be given back."""
+
+    def __init__(self, file: Readable, place: Place, compression: Compression) -> None:
+        self.stopped: Reject | None = None
+        """Why the file could not be read to its end."""
+        self._place = place
+        self._again: deque[_Line] = deque()
+        self._rest = self._read(file, compression)
+
+    def __iter__(self) -> Iterator[_Line]:
+        return self
+
+    def __next__(self) -> _Line:
+        return self._again.popleft() if self._again else next(self._rest)
+
+    def give_back(self, lines: list[_Line]) -> None:
+        """Make ``lines`` the next ones."""
+        self._again.extendleft(reversed(lines))
+
+    def _read(self, file: Readable, compression: Compression) -> Iterator[_Line]:
+        position = 0
+        lines = split_lines(decompress(file, compression), self._place.max_document_bytes)
+        try:
+            for position, body in enumerate(lines, start=1):
+                yield _Line(position, body)
+        except (EOFError, DamagedStreamError, OSError) as error:
+            self.stopped = self._place.stopped(position + 1, error)
+
+
+def _row(
+    first: _Line, lines: _Lines, place: Place, header: Fields, delimiter: str
+) -> Iterator[Record | Reject]:
+    if first.body is None:
+        yield place.oversized(first.position, "the line has more bytes")
+        return
+    if b'"' not in first.body:
+        fields, problem, taken = _text(first.body).rstrip("\r\n").split(delimiter), "", [first]
+    else:
+        fields, problem, taken = _quoted(first, lines, place.max_document_bytes, delimiter)
+    reason = "malformed_csv"
+    if not problem and len(fields) != len(header):
+        reason = "wrong_columns"
+        problem = f"expected {len(header)} fields as the header has, found {len(fields)}"
+    if not problem:
+        yield _record(fields, place, header, taken)
+        return
+    is_above = _size(taken) > place.max_document_bytes or taken[-1].body is None
+    if is_above and not _are_mostly_rows(taken[1:], len(header), delimiter):
+        _skip_quoted(lines)
+        yield place.oversized(first.position, "the row has more bytes")
+        return
+    lines.give_back(taken[1:])
+    yield place.reject(first.position, reason, problem)
+
+
+def _record(fields: Fields, place: Place, header: Fields, taken: list[_Line]) -> Record | Reject:
+    position = taken[0].position
+    for line in taken:
+        if b"\0" in (line.body or b""):
+            return place.reject(position, "nul_bytes", f"a NUL in line {line.position}")
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError as error:
+        detail = f"character {error.start} of the row's fields is no UTF-8"
+        return place.reject(position, "bad_utf8", detail)
+    return record_of(dict(zip(header, fields, strict=True)), place, position)
+
+
+def _quoted(
+    first: _Line, lines: _Lines, limit: int, delimiter: str
+) -> tuple[Fields, str, list[_Line]]:
+    """Fields of a row that may span lines, what is wrong with it, and the lines that it took."""
+    taken = [first]
+
+    def pull() -> Iterator[str]:
+        size = len(first.body or b"")
+        yield _text(first.body)
+        for line in lines:
+            taken.append(line)
+            size += len(line.body or b"") + 1
+            if line.body is None or size > limit:
+                return
+            yield _text(line.body)
+
+    try:
+        return next(csv.reader(pull(), delimiter=delimiter, strict=True)), "", taken
+    except csv.Error as error:
+        return [], str(error), taken
+
+
+def _are_mostly_rows(lines: list[_Line], width: int, delimiter: str) -> bool:
+    """Whether a stray quote has taken rows for a part of its own."""
+    whole = [line.body for line in lines if line.body is not None]
+    splits = (_text(body).split(delimiter) for body in whole)
+    return sum(len(fields) == width for fields in splits) * 2 > len(whole)
+
+
+def _skip_quoted(lines: _Lines) -> None:
+    """Pass over the rest of a field that is too large, to the line that closes its quote."""
+    for line in lines:
+        if line.body is not None and line.body.count(b'"') % 2:
+            return
+
+
+def _header(line: bytes, place: Place, delimiters: str) -> tuple[Fields, str]:
+    found: list[tuple[Fields, str]] = []
+    for delimiter in delimiters:
+        try:
+            fields = next(csv.reader([_text(line)], delimiter=delimiter, strict=True))
+        except csv.Error:
+            continue
+        if not _wrong_column(fields, place):
+            return fields, delimiter
+        found.append((fields, delimiter))
+    return found[0] if found else ([], delimiters[0])
+
+
+def _wrong_column(header: Fields, place: Place) -> str:
+    for name in place.fields.named:
+        if header.count(name) != 1:
+            found = ", ".join(map(repr, header[:8])) or "no header that can be read"
+            return f"expected one column {name!r}, found columns {found}"
+    return ""
+
+
+def _size(lines: list[_Line]) -> int:
+    return sum(len(line.body or b"") + 1 for line in lines) - 1
+
+
+def _text(body: bytes | None) -> str:
+    # What is no UTF-8 passes through as lone surrogates, so that only its own row is rejected.
+    return (body or b"").decode(errors="surrogateescape") + "\n"

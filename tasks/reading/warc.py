@@ -1,0 +1,181 @@
+"""WARC and WET: archived web pages in the order of the file; the position counts its records.
+
+Documents are pages that a server answered with (status 200), pages kept without an answer
+(``resource``) and texts made of pages (``conversion``, which is all of a WET file). Of pages the
+main text is taken. Requests, redirects, pictures and the archive's own notes are no documents and
+are passed over. Read by the standard (ISO 28500); the answers in it with warcio.
+"""
+
+import base64
+import hashlib
+import io
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tasks.documents import Reject
+from tasks.line_stream import Compression, DamagedStreamError, Readable
+from tasks.readers import Place, Record, plain
+from tasks.reading.html import page
+from tasks.reading.record_stream import GapError, RecordBytes
+
+_VERSION = re.compile(rb"WARC/\d+\.\d+\s*")
+_HEAD_BYTES = 1 << 16
+_END = b"\r\n\r\n"
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+_PIECE_BYTES = 1 << 16
+_PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2"]
+
+Head = Mapping[str, str]
+"""Fields of a record's head, by their names in lower case."""
+
+
+def read_warc(file: Readable, place: Place, compression: Compression) -> Iterator[Record | Reject]:
+    """The documents of an archive. A damaged record is one reject, and the next one is looked for.
+
+    What was altered is found by the record's digest, where it has one.
+    """
+    stream = RecordBytes(file, compression)
+    position = 0
+    try:
+        while True:
+            position += 1
+            try:
+                if stream.is_at_end():
+                    return
+                item = _read_record(stream, place, position)
+                if item is not None:
+                    yield item
+            except GapError as gap:
+                yield place.reject(position, "damaged_record", str(gap))
+                if not stream.to_next_record():
+                    return
+    except (EOFError, DamagedStreamError, OSError) as error:
+        yield place.stopped(position, error)
+
+
+def _read_record(stream: RecordBytes, place: Place, position: int) -> Record | Reject | None:
+    """The next record's document, or None when it is not one."""
+    head = _read_head(stream)
+    size = int(head["content-length"])
+    if size > place.max_document_bytes:
+        # Not by its size, which may be the damage.
+        stream.to_next_record()
+        is_document = _kind_of(head) is not None
+        return place.oversized(position, f"a record of {size} bytes") if is_document else None
+    block = stream.read(size)
+    end = stream.read(len(_END))
+    if len(block) < size or end not in (_END, b""):
+        # The size may be wrong, and then a record may begin inside of what was taken for this one.
+        stream.give_back(block + end)
+        raise GapError(f"the record does not end behind the {size} bytes that its head promises")
+    kind = _kind_of(head)
+    if kind is None:
+        return None
+    if problem := _altered(head, block):
+        return place.reject(position, "damaged_record", problem)
+    found = _document(kind, block, place, position)
+    if not isinstance(found, Record):
+        return found
+    languages = head.get("warc-identified-content-language", found.language)
+    return replace(
+        found,
+        time=head.get("warc-date", ""),
+        address=head.get("warc-target-uri", "").strip("<>"),
+        language=languages.partition(",")[0].strip(),
+    )
+
+
+def _read_head(stream: RecordBytes) -> Head:
+    version = stream.line(_HEAD_BYTES)
+    if not _VERSION.fullmatch(version):
+        raise GapError(f"expected a record that begins with WARC/1.0 or so, found {version[:40]!r}")
+    head: dict[str, str] = {}
+    size = 0
+    while (line := stream.line(_HEAD_BYTES)).strip():
+        size += len(line)
+        name, found, value = line.decode(errors="replace").partition(":")
+        if not found or size > _HEAD_BYTES:
+            # It may be the begin of the next record.
+            stream.give_back(line)
+            raise GapError(f"expected a field of the record's head, found {line[:40]!r}")
+        head[name.strip().lower()] = value.strip()
+    if not head.get("content-length", "").isdecimal():
+        raise GapError(f"expected a Content-Length, found {head.get('content-length')!r}")
+    return head
+
+
+def _kind_of(head: Head) -> str | None:
+    """``http`` for an answer with a page in it, a media type of text, or None for no document."""
+    media = _media_type(head.get("content-type", ""))
+    record = head.get("warc-type", "").lower()
+    if record == "response":
+        return "http" if media == "application/http" else None
+    is_text = media in ("text/plain", "text/html", "application/xhtml+xml")
+    return media if record in ("resource", "conversion") and is_text else None
+
+
+def _document(kind: str, block: bytes, place: Place, position: int) -> Record | Reject | None:
+    if kind == "text/plain":
+        return plain(block, place, position)
+    if kind != "http":
+        return page(block, place, position)
+    try:
+        answer, body = _answer(block, place.max_document_bytes)
+    except ValueError as error:
+        return place.reject(position, "damaged_record", str(error))
+    content = answer.get_header("content-type") or ""
+    if answer.get_statuscode() != "200":
+        return None
+    if len(body) > place.max_document_bytes:
+        return place.oversized(position, "the page unpacked has more bytes")
+    if _media_type(content) == "text/plain":
+        return plain(body, place, position)
+    if _media_type(content) not in ("text/html", "application/xhtml+xml"):
+        return None
+    charset = _CHARSET.search(content)
+    return page(body, place, position, charset[1] if charset else "")
+
+
+def _answer(block: bytes, limit: int) -> tuple[Any, bytes]:
+    """Status and fields of a server's answer, and its unpacked body up to ``limit`` + 1 bytes.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    import brotli  # noqa: PLC0415  only archives need these
+    from warcio.recordloader import ArcWarcRecord  # noqa: PLC0415
+    from warcio.statusandheaders import (  # noqa: PLC0415
+        StatusAndHeadersParser,
+        StatusAndHeadersParserException,
+    )
+
+    stream = io.BytesIO(block)
+    try:
+        answer = StatusAndHeadersParser(_PROTOCOLS).parse(stream)
+        record = ArcWarcRecord("warc", "response", None, stream, answer, "", len(block))
+        content, pieces, size = record.content_stream(), [], 0
+        while size <= limit and (piece := content.read(_PIECE_BYTES)):
+            pieces.append(piece)
+            size += len(piece)
+    except (StatusAndHeadersParserException, EOFError, zlib.error, brotli.error) as error:
+        raise ValueError(f"the server's answer cannot be read: {error}") from error
+    return answer, b"".join(pieces)
+
+
+def _altered(head: Head, block: bytes) -> str:
+    """What is wrong with the block by its digest, "" when nothing or when it has none."""
+    algorithm, _, told = head.get("warc-block-digest", "").partition(":")
+    if algorithm.lower() != "sha1":
+        return ""
+    digest = hashlib.sha1(block, usedforsecurity=False)
+    known = (base64.b32encode(digest.digest()).decode(), digest.hexdigest().upper())
+    if told.upper() in known:
+        return ""
+    return f"the record's digest is {known[0]}, its head promises {told}"
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -1,0 +1,178 @@
+import gzip
+import io
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.documents import Reject
+from tasks.line_stream import Compression
+from tasks.readers import FieldNames, Place, Record
+from tasks.reading.warc import read_warc
+from tests.support.web import DATE, answer, conversion, html, info, sentences, unpacked
+
+PAGES = ["otters", "glaciers", "violins", "harbours"]
+ARCHIVE = [info(), *map(answer, PAGES)]
+
+
+def read(body: bytes, compression: Compression = "gz", limit: int = 100_000) -> list[Any]:
+    place = Place(uri="/data/a.warc.gz", fields=FieldNames(), max_document_bytes=limit)
+    return list(read_warc(io.BytesIO(body), place, compression))
+
+
+def topics(items: list[Record | Reject]) -> list[tuple[int, str]]:
+    """Position and page or reason of every item."""
+    return [
+        (item.position, item.text.split()[1] if isinstance(item, Record) else item.reason)
+        for item in items
+    ]
+
+
+GOOD = list(enumerate(PAGES, start=2))
+
+
+@pytest.mark.parametrize("compression", ["gz", ""])
+def test_pages_come_in_the_order_of_the_file_with_the_number_of_their_record(
+    compression: Compression,
+) -> None:
+    body = b"".join(ARCHIVE)
+    items = read(body if compression else unpacked(body), compression)
+    assert topics(items) == GOOD
+    assert items[0] == Record(
+        position=2,
+        text=f"About otters\n{sentences('otters')}",
+        time=DATE,
+        address="https://www.otters.example/page",
+        language="en",
+    )
+
+
+def test_an_archive_that_is_packed_as_a_whole_is_read_too() -> None:
+    assert topics(read(gzip.compress(unpacked(b"".join(ARCHIVE))))) == GOOD
+
+
+def test_a_wet_file_holds_texts_with_their_language() -> None:
+    items = read(
+        conversion(b"One text.\n") + conversion(b"\xff") + conversion("Zw\u00f6lf".encode())
+    )
+    assert items[0] == Record(
+        position=1, text="One text.\n", time=DATE, address="https://wet.example/", language="eng"
+    )
+    assert items[1].reason == "bad_utf8"
+    assert items[2].text == "Zw\u00f6lf"
+
+
+def test_what_is_no_page_is_passed_over() -> None:
+    others = [
+        answer("a", status="404 Not Found"),
+        answer("b", status="301 Moved", body=b""),
+        answer("c", content_type="image/png", body=b"\x89PNG"),
+        info(),
+    ]
+    assert topics(read(b"".join([*others, answer("otters")]))) == [(5, "otters")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pack"),
+    [
+        ([("Content-Encoding", "gzip")], gzip.compress),
+        (
+            [("Transfer-Encoding", "chunked")],
+            lambda body: b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
+        ),
+    ],
+)
+def test_a_page_is_unpacked_as_it_was_served(fields: Any, pack: Any) -> None:
+    record = answer("otters", body=pack(html("otters").encode()), fields=fields)
+    assert topics(read(record)) == [(1, "otters")]
+
+
+def test_a_page_is_decoded_as_its_server_says() -> None:
+    page = html("caf\u00e9-life").encode("latin-1")
+    [record] = read(answer("x", content_type="text/html; charset=ISO-8859-1", body=page))
+    assert record.text.startswith("About caf\u00e9-life")
+    assert topics(read(answer("x", body=page))) == [(1, "bad_encoding")]
+
+
+@pytest.mark.parametrize("which", [1, 2, 4])
+@pytest.mark.parametrize("where", [2, 12, 40, 200])
+def test_a_damaged_member_costs_its_record_only(which: int, where: int) -> None:
+    records = [bytearray(record) for record in ARCHIVE]
+    records[which][where] ^= 0xFF
+    items = read(b"".join(records))
+    expected = [page for page in PAGES if page != PAGES[which - 1]]
+    assert [topic for _, topic in topics(items) if topic in PAGES] == expected
+    rejects = [item for item in items if isinstance(item, Reject)]
+    assert [(item.position, item.reason) for item in rejects] == [(which + 1, "damaged_record")]
+
+
+def test_an_altered_check_sum_is_told_and_the_record_is_believed_by_its_own() -> None:
+    records = [bytearray(record) for record in ARCHIVE]
+    records[2][-6] ^= 0xFF
+    assert [topic for _, topic in topics(read(b"".join(records)))] == [
+        "otters",
+        "glaciers",
+        "damaged_record",
+        "violins",
+        "harbours",
+    ]
+
+
+@pytest.mark.parametrize("body", [b"WARC/1" * 20_000, b"WARC/1.0\r\n" * 9, b"WARC/1.0\r\na: b"])
+def test_what_only_begins_like_a_record_ends(body: bytes) -> None:
+    assert {item.reason for item in read(body, "")} == {"damaged_record"}
+    assert topics(read(body + b"\n" + unpacked(answer("otters")), ""))[-1][1] == "otters"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        (rb"Content-Length: \d+", b"Content-Length: 9"),
+        (rb"Content-Length: \d+", b"Content-Length: 3000"),
+        (rb"Content-Length: \d+", b"Content-Length: 99999999999"),
+        (rb"Content-Length: \d+", b"Content-Length: many"),
+        (rb"WARC/1.0", b"WRAC/1.0"),
+        (rb"About violins", b"About vi0lins"),
+        (rb"HTTP/1.1 200", b"HTPT/1.1 200"),
+        (rb"WARC-Date: ", b"no field\r\nWARC-Date: "),
+    ],
+)
+def test_a_damaged_record_of_a_plain_archive_costs_no_other(pattern: bytes, instead: bytes) -> None:
+    plain = [unpacked(record) for record in ARCHIVE]
+    plain[3] = re.sub(pattern, instead, plain[3], count=1)
+    found = topics(read(b"".join(plain), ""))
+    assert [topic for _, topic in found if topic in PAGES] == ["otters", "glaciers", "harbours"]
+    assert [reason for _, reason in found if reason not in PAGES] in (
+        ["damaged_record"],
+        ["oversized"],
+    )
+
+
+@pytest.mark.parametrize("compression", ["gz", ""])
+def test_a_truncated_archive_gives_the_records_before_its_end(compression: Compression) -> None:
+    body = b"".join(ARCHIVE)
+    body = body if compression else unpacked(body)
+    items = read(body[:-100], compression)
+    assert topics(items)[:3] == GOOD[:3]
+    assert [(item.position, type(item)) for item in items[3:]] == [(5, Reject)]
+
+
+def test_a_page_above_the_limit_is_one_reject() -> None:
+    big = answer("big", body=b"<p>" + b"word " * 30_000)
+    assert topics(read(big + answer("otters"))) == [(1, "oversized"), (2, "otters")]
+    packed = answer(
+        "big", body=gzip.compress(bytes(10_000_000)), fields=[("Content-Encoding", "gzip")]
+    )
+    assert topics(read(packed + answer("otters"))) == [(1, "oversized"), (2, "otters")]
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=200), st.sampled_from(["gz", ""]), st.integers(0, 3))
+def test_any_bytes_between_records_cost_no_record_that_follows_them(
+    noise: bytes, compression: Compression, before: int
+) -> None:
+    records = ARCHIVE if compression else list(map(unpacked, ARCHIVE))
+    items = read(b"".join([*records[:before], noise, b"\r\n", *records[before:]]), compression)
+    assert [item.text.split()[1] for item in items if isinstance(item, Record)] == PAGES
