@@ -88,7 +88,7 @@ def expected_seconds(store: ObjectStore, layout: Layout, failed: UpdatePlan, tok
 def _gentler(plan: UpdatePlan, remedy: Remedy, config: RemedyConfig) -> PlanRequest:
     recipe, replay = plan.recipe, replay_of(plan)
     if remedy == "more_replay":
-        replay = _more(replay, config.replay_factor)
+        replay = gentler_replay(replay, config.replay_factor)
     else:
         peak = config.peak_factor * recipe.schedule.eta_max
         recipe = replace(recipe, schedule=replace(recipe.schedule, eta_max=peak))
@@ -108,8 +108,11 @@ def replay_of(plan: UpdatePlan) -> ReplayConfig:
     )
 
 
-def _more(asked: ReplayConfig, factor: float) -> ReplayConfig:
-    """A replay share of so many times as much, and beside the reference so many times less."""
+def gentler_replay(asked: ReplayConfig, factor: float) -> ReplayConfig:
+    """A replay share of so many times as much, and beside the reference so many times less.
+
+    At most 0.9 of the tokens are replay, reference included.
+    """
     reference = 1 - (1 - asked.reference_share) / factor if asked.reference_share else 0.0
     reference = min(_MAX_REPLAY_SHARE, reference)
     most = 1 - (1 - _MAX_REPLAY_SHARE) / (1 - reference)

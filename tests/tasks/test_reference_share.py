@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.head import commit_change
 from storage.local_objects import LocalObjects
@@ -21,7 +23,7 @@ from tasks.plan_changes import changes_between
 from tasks.plan_text import describe
 from tasks.publish import replay_extender
 from tasks.remedy.config import RemedyConfig
-from tasks.remedy.retrain import retraining_plan
+from tasks.remedy.retrain import gentler_replay, retraining_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe
 from training.plan_difference import Change
@@ -126,6 +128,24 @@ def test_more_replay_leaves_half_as_much_beside_the_reference(tmp_path: Path) ->
     assert share_of_reference(made) == 0.75
     assert made.replay_share == pytest.approx(0.75 + 0.25 * 0.5)
     assert made.remedy == "more replay, share 0.5 beside a reference share of 0.75"
+
+
+@given(
+    st.floats(min_value=0, max_value=0.9),
+    st.floats(min_value=0, max_value=0.9),
+    st.floats(min_value=1.01, max_value=100),
+)
+def test_more_replay_is_more_and_leaves_a_tenth_to_new_text(
+    share: float, reference_share: float, factor: float
+) -> None:
+    def left(asked: ReplayConfig) -> float:
+        return (1 - asked.reference_share) * (1 - asked.share)
+
+    asked = ReplayConfig(share=share, reference_share=reference_share)
+    made = gentler_replay(asked, factor)
+    assert made.reference_share >= asked.reference_share
+    assert left(made) >= min(0.1, left(asked)) - 1e-9
+    assert left(made) <= max(0.1, left(asked)) + 1e-9
 
 
 def test_a_changed_reference_share_is_named_and_frees_what_a_rollback_held(tmp_path: Path) -> None:
