@@ -63,7 +63,7 @@ base:
 {model}\
   # ... or continue an existing model (then remove model above), a Hugging Face directory with
   # config.json, *.safetensors and tokenizer.json; reference is text like what it was trained on,
-  # to guard what it knows:
+  # to guard what it knows; half of every update is replay of it (replay.reference_share):
   # directory: /models/my-base-model
   # reference:
   #   - name: reference

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +19,10 @@ TOTAL_PARTS = 4096
 _MAX_PARTS = 2**16
 _PARTS_A_STREAM = 8
 
+MAX_REFERENCE_PASSES = 4
+"""Of one update over the reference: so often repeated text still teaches almost like new text
+(Muennighoff et al. 2023, arXiv:2305.16264)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplayConfig:
@@ -27,10 +31,16 @@ class ReplayConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
     share: Annotated[float, Bounds(ge=0, lt=1)] = 0.25
-    """Share of an update's tokens that is replay; it takes the place of new tokens, it is not
-    extra compute.
+    """Share of an update's tokens that is replay, of those that are not reference; it takes the
+    place of new tokens, it is not extra compute.
     5% is enough for a weak shift, 25% for a strong one such as another language (Ibrahim et al.
     2024)."""
+    reference_share: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
+    """Share of an update's tokens that is ``base.reference``, for the life of the lineage: it
+    stands for all that an imported model was trained on, beside which a night's text is small, so
+    what was learned since must not thin it out. Less where the reference is so small that an
+    update would pass over it more than four times. 0: replayed like all else, by its size. Without
+    a reference it says nothing."""
     budget_tokens: Annotated[int, Bounds(ge=0, unit="tokens")] = 1_000_000_000
     """Size of the replay buffer, stratified by domain and time."""
 
@@ -44,19 +54,73 @@ class NewSlice:
     samples: int
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of an update's tokens; what they leave is new."""
+
+    reference: float
+    own: float
+    """Replay of what the lineage has learned itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class OldSamples:
+    """What the buffer keeps, by where it is from."""
+
+    reference: int
+    own: int
+
+
+def old_samples(replay: ReplayManifest | None, references: Collection[str]) -> OldSamples:
+    """Samples of the buffer, those of the snapshots in ``references`` apart from all others."""
+    strata = replay.strata if replay else ()
+    reference = sum(stratum.samples for stratum in strata if stratum.snapshot in references)
+    return OldSamples(reference, sum(stratum.samples for stratum in strata) - reference)
+
+
+def shares_of(config: ReplayConfig, old: OldSamples, *, beside: float) -> Shares:
+    """What an update replays.
+
+    Args:
+        config: Shares as they are asked for.
+        old: What there is to replay.
+        beside: Samples that the update draws beside the reference: it bounds how much of a small
+            reference is drawn.
+    """
+    own = config.share if old.own else 0.0
+    if not old.reference:
+        return Shares(0.0, own)
+    most = MAX_REFERENCE_PASSES * old.reference
+    reference = min(config.reference_share, most / (most + max(0.0, beside)))
+    by_size = config.share * old.reference / (old.reference + old.own)
+    if by_size >= reference:
+        return Shares(by_size, config.share - by_size)
+    return Shares(reference, (1 - reference) * own)
+
+
 def mix(
     layout: Layout,
     new: Sequence[NewSlice],
     replay: ReplayManifest | None,
     *,
-    replay_share: float,
+    shares: Shares,
     seed: int,
+    references: Collection[str] = (),
 ) -> Mixture:
     """The streams of one update with their parts of ``TOTAL_PARTS``.
 
-    New slices share what replay leaves in proportion to their samples; strata share the replay in
-    proportion to what the buffer keeps of them, which is how the buffer's own stratification
-    reaches the batches. Without a buffer (the first version) everything is new.
+    New slices share what replay leaves in proportion to their samples; strata share their part of
+    the replay, the reference's or the lineage's own, in proportion to what the buffer keeps of
+    them, which is how the buffer's own stratification reaches the batches. Without a buffer (the
+    first version) everything is new.
+
+    Args:
+        layout: Of the lineage.
+        new: What waits.
+        replay: The buffer, if there is one.
+        shares: Of the tokens; a share of what the buffer does not have is new.
+        seed: Of the order of samples.
+        references: Snapshots of the buffer that are the reference.
 
     Raises:
         ValueError: There is no new sample, or there are more streams than parts.
@@ -65,29 +129,41 @@ def mix(
     if not fresh:
         raise ValueError("cannot mix an update without new training samples")
     strata = [stratum for stratum in (replay.strata if replay else ()) if stratum.samples > 0]
-    total_parts = _resolution(len(fresh), len(strata), replay_share)
-    replay_parts = round(total_parts * replay_share) if strata else 0
-    if replay_share and not strata:
+    reference = [stratum for stratum in strata if stratum.snapshot in references]
+    own = [stratum for stratum in strata if stratum.snapshot not in references]
+    left = 1 - (shares.reference if reference else 0.0) - (shares.own if own else 0.0)
+    total_parts = _resolution(
+        (len(fresh), left), (len(reference), shares.reference), (len(own), shares.own)
+    )
+    if shares.reference + shares.own and not strata:
         logger.info("no replay buffer yet: this update sees new data only")
-    new_parts = apportion([piece.samples for piece in fresh], total_parts - replay_parts)
-    old_parts = apportion([stratum.samples for stratum in strata], replay_parts)
+    reference_parts = _parts(reference, round(total_parts * shares.reference))
+    own_parts = _parts(own, round(total_parts * shares.own))
+    rest = total_parts - sum(reference_parts) - sum(own_parts)
+    new_parts = apportion([piece.samples for piece in fresh], rest)
     streams = [
         _stream(layout, piece, parts, available=piece.samples, is_replay=False)
         for piece, parts in zip(fresh, new_parts, strict=True)
     ] + [
         _stream(layout, stratum, parts, available=stratum.available, is_replay=True)
-        for stratum, parts in zip(strata, old_parts, strict=True)
+        for stratum, parts in zip([*reference, *own], [*reference_parts, *own_parts], strict=True)
         if parts
     ]
     return Mixture(streams=_reduced(streams), seed=seed)
 
 
-def _resolution(num_new: int, num_old: int, replay_share: float) -> int:
-    """Parts of a mixture, so many that the smallest streams do not get much more than their due."""
+def _parts(strata: Sequence[ReplayStratum], total: int) -> list[int]:
+    return apportion([stratum.samples for stratum in strata], total)
+
+
+def _resolution(*groups: tuple[int, float]) -> int:
+    """Parts of a mixture, so many that the smallest streams do not get much more than their due.
+
+    ``groups`` are numbers of streams with the share of each group.
+    """
     total = TOTAL_PARTS
-    while total < _MAX_PARTS and (
-        total * replay_share < _PARTS_A_STREAM * num_old
-        or total * (1 - replay_share) < _PARTS_A_STREAM * num_new
+    while total < _MAX_PARTS and any(
+        total * share < _PARTS_A_STREAM * streams for streams, share in groups
     ):
         total *= 2
     return total

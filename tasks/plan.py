@@ -17,7 +17,7 @@ from storage.manifest import identity_of, load, publish
 from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot
-from tasks.mix import NewSlice, ReplayConfig, mix
+from tasks.mix import MAX_REFERENCE_PASSES, NewSlice, ReplayConfig, mix, old_samples, shares_of
 from tasks.plan_checks import check_compatible, check_same_model, stored_config
 from tasks.scoring.panel import Guard
 from training.config import (
@@ -69,7 +69,7 @@ class UpdatePlan:
     replay: str | None
     replay_share_requested: float
     replay_share: float
-    """What the mixture realises."""
+    """What the mixture realises, the reference included."""
     suite: str
     recipe: Recipe
     train: TrainPlan
@@ -91,6 +91,9 @@ class UpdatePlan:
     merged_from: tuple[str, ...] = ()
     """Versions that it was merged from, by no training of its own; ``train`` is then that of
     ``remedy_of``."""
+    reference_share_requested: float = 0.0
+    """0 without a reference, and in plans from before it was asked for, which replayed it by its
+    size."""
 
     @property
     def next_trunk(self) -> str | None:
@@ -187,7 +190,9 @@ def held_under_another_recipe(
             # A remedy's own recipe is not what anybody has asked for.
             plan = load_plan(store, layout, _asked_for(head, record).update)
             rolled_back |= set(record.snapshots)
-            if (plan.recipe, plan.replay_share_requested) == (request.recipe, request.replay.share):
+            asked = (plan.recipe, plan.replay_share_requested, plan.reference_share_requested)
+            reference_share = request.replay.reference_share if references_of(head) else 0.0
+            if asked == (request.recipe, request.replay.share, reference_share):
                 trained_like_today |= set(record.snapshots)
     return sorted((held & rolled_back) - trained_like_today)
 
@@ -195,6 +200,11 @@ def held_under_another_recipe(
 def _asked_for(head: Head, record: VersionRecord) -> VersionRecord:
     """The version that the configuration made, also where another one has repaired it."""
     return next((known for known in head.versions if known.version == record.remedy_of), record)
+
+
+def references_of(head: Head) -> frozenset[str]:
+    """The snapshots that stand for what an imported base was trained on."""
+    return frozenset(record.id for record in head.snapshots if record.role == "reference")
 
 
 def is_saved(store: ObjectStore, layout: Layout, update: str) -> bool:
@@ -225,7 +235,11 @@ def plan_of(
     start = _start_of(store, layout, head, request)
     # Another seed for every update: with the recipe's own, each would replay the same samples.
     seed = int(identity_of([recipe.seed, start.initial, [piece.id for piece in pending]])[:15], 16)
-    mixture = mix(layout, new, replay, replay_share=request.replay.share, seed=seed)
+    references = references_of(head)
+    old = old_samples(replay, references)
+    beside = _samples_beside(request, new, old.reference)
+    shares = shares_of(request.replay, old, beside=beside)
+    mixture = mix(layout, new, replay, shares=shares, seed=seed, references=references)
     replayed = sum(stream.parts for stream in mixture.streams if stream.is_replay)
     replay_share = replayed / mixture.total_parts
     num_steps = num_steps_of(request.budget, recipe, new, replay_share, is_first=not head.champion)
@@ -252,6 +266,7 @@ def plan_of(
         replay=head.replay if replayed else None,
         replay_share_requested=request.replay.share,
         replay_share=replay_share,
+        reference_share_requested=request.replay.reference_share if old.reference else 0.0,
         suite=head.suite or "",
         recipe=recipe,
         budget=request.budget,
@@ -338,6 +353,14 @@ def trunk_step_of(schedule: Schedule, recipe: Recipe, num_steps: int) -> int:
     if schedule.kind != "infinite":
         return num_steps
     return max(1, num_steps - round(schedule.decay_tokens / recipe.global_batch_tokens))
+
+
+def _samples_beside(request: PlanRequest, new: list[NewSlice], reference: int) -> float:
+    """Samples that an update draws beside a reference of so many; at least 0."""
+    budget = request.budget
+    if budget.tokens is None:
+        return budget.epochs * sum(piece.samples for piece in new) / (1 - request.replay.share)
+    return max(0.0, budget.tokens / request.recipe.seq_len - MAX_REFERENCE_PASSES * reference)
 
 
 def num_steps_of(

@@ -68,6 +68,9 @@ def changes_between(
         pass  # Without a buffer, say, no share changes anything.
     elif begun.replay_share_requested != share:
         found.append(Change("replay.share", begun.replay_share_requested, share))
+    elif begun.reference_share_requested != wanted.reference_share_requested:
+        before, now = begun.reference_share_requested, wanted.reference_share_requested
+        found.append(Change("replay.reference_share", before, now))
     elif begun.replay != wanted.replay:
         found.append(Change("the replay buffer", begun.replay, wanted.replay))
     found += _length_changes(begun, wanted, request.budget, explained=bool(found))

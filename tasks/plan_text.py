@@ -16,7 +16,7 @@ def describe(plan: UpdatePlan) -> list[str]:
         f"against champion {plan.champion or '(none: first version)'}",
         f"new data: {', '.join(plan.new_snapshots)}, {plan.new_tokens:,} tokens; "
         f"replay {plan.replay or '(none)'} at {plan.replay_share:.2%} "
-        f"(asked for {plan.replay_share_requested:.2%})",
+        f"(asked for {_asked(plan)})",
         f"length: {train.num_steps:,} steps x {train.global_batch_samples} samples x "
         f"{train.seq_len} tokens = {plan.total_tokens:,} tokens",
         describe_schedule(train.schedule),
@@ -36,6 +36,15 @@ def describe(plan: UpdatePlan) -> list[str]:
             f"{drawn:,.0f} of {stream.samples:,} samples ({drawn / stream.samples:.2f} passes)"
         )
     return [*lines, *describe_outlook(plan)]
+
+
+def _asked(plan: UpdatePlan) -> str:
+    if not plan.reference_share_requested:
+        return f"{plan.replay_share_requested:.2%}"
+    return (
+        f"{plan.reference_share_requested:.2%} reference, {plan.replay_share_requested:.2%} of the "
+        "rest"
+    )
 
 
 def describe_outlook(plan: UpdatePlan) -> list[str]:

@@ -39,8 +39,8 @@ class RemedyConfig:
     last_checkpoints: Annotated[int, Bounds(gt=1, le=100)] = 5
     """``last_k``: checkpoints of the update that are averaged, as far as it has stored them."""
     replay_factor: Annotated[float, Bounds(gt=1, le=100)] = 2.0
-    """``more_replay``: replay share of the retraining, as a multiple of the update's; at most
-    0.9 of its tokens are replay."""
+    """``more_replay``: replay share of the retraining, as a multiple of the update's, and by how
+    much less of it lies beside the reference; at most 0.9 of its tokens are replay."""
     peak_factor: Annotated[float, Bounds(gt=0, lt=1)] = 0.5
     """``lower_peak``: peak learning rate of the retraining, as a share of the update's."""
     max_retraining: Annotated[float, Bounds(ge=0, le=100)] = 2.0

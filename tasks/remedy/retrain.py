@@ -86,31 +86,54 @@ def expected_seconds(store: ObjectStore, layout: Layout, failed: UpdatePlan, tok
 
 
 def _gentler(plan: UpdatePlan, remedy: Remedy, config: RemedyConfig) -> PlanRequest:
-    recipe, share = plan.recipe, plan.replay_share_requested
+    recipe, replay = plan.recipe, replay_of(plan)
     if remedy == "more_replay":
-        share = min(_MAX_REPLAY_SHARE, config.replay_factor * (share or ReplayConfig().share))
+        replay = gentler_replay(replay, config.replay_factor)
     else:
         peak = config.peak_factor * recipe.schedule.eta_max
         recipe = replace(recipe, schedule=replace(recipe.schedule, eta_max=peak))
     return PlanRequest(
         recipe=recipe,
         budget=plan.budget or BudgetConfig(tokens=plan.total_tokens),
-        replay=ReplayConfig(share=share),
+        replay=replay,
         # The trunk says what is trained.
         new_model=None,
     )
 
 
+def replay_of(plan: UpdatePlan) -> ReplayConfig:
+    """What a plan was asked to replay."""
+    return ReplayConfig(
+        share=plan.replay_share_requested, reference_share=plan.reference_share_requested
+    )
+
+
+def gentler_replay(asked: ReplayConfig, factor: float) -> ReplayConfig:
+    """A replay share of so many times as much, and beside the reference so many times less.
+
+    At most 0.9 of the tokens are replay, reference included.
+    """
+    reference = 1 - (1 - asked.reference_share) / factor if asked.reference_share else 0.0
+    reference = min(_MAX_REPLAY_SHARE, reference)
+    most = 1 - (1 - _MAX_REPLAY_SHARE) / (1 - reference)
+    share = min(factor * (asked.share or ReplayConfig().share), max(0.0, most))
+    return ReplayConfig(share=share, reference_share=reference)
+
+
 def _in_words(request: PlanRequest, remedy: Remedy) -> str:
     if remedy == "more_replay":
-        return f"more replay, share {request.replay.share:g}"
+        reference = request.replay.reference_share
+        beside = f" beside a reference share of {reference:g}" if reference else ""
+        return f"more replay, share {request.replay.share:g}{beside}"
     return f"lower peak, eta_max {request.recipe.schedule.eta_max:g}"
 
 
 def settings_of_retraining(made: UpdatePlan, remedy: Remedy) -> dict[str, float]:
     """What was set, as an attempt records it."""
     if remedy == "more_replay":
-        return {"share": made.replay_share_requested}
+        asked = replay_of(made)
+        shares = {"reference_share": asked.reference_share} if asked.reference_share else {}
+        return {"share": asked.share, **shares}
     return {"eta_max": made.recipe.schedule.eta_max}
 
 

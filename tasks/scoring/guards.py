@@ -254,22 +254,45 @@ def _shared_out(
     guarded, others = set(by_size[:MAX_GUARDS]), by_size[MAX_GUARDS:]
     # All that informs has together as much as one guard would on average.
     aside = max_tokens // MAX_GUARDS if others else 0
-    needed = math.fsum(needs.tokens(members) for domain in guarded for members in pools[domain])
+    of_guards = [members for domain in sorted(guarded) for members in pools[domain]]
+    shares = iter(
+        _filled(
+            max_tokens - aside,
+            [needs.tokens(members) for members in of_guards],
+            [sum(item.tokens for item in members) for members in of_guards],
+        )
+    )
     return tuple(
         Pool(
             label=_label(domain, members, is_alone=len(pools[domain]) == 1),
             domain=domain,
             slices=tuple(item.name for item in members),
             is_guarded=domain in guarded,
-            max_tokens=(
-                int((max_tokens - aside) * needs.tokens(members) / max(1.0, needed))
-                if domain in guarded
-                else aside // len(others)
-            ),
+            max_tokens=next(shares) if domain in guarded else aside // len(others),
         )
         for domain in sorted(pools)
         for members in pools[domain]
     )
+
+
+def _filled(budget: int, needed: Sequence[float], held_out: Sequence[int]) -> list[int]:
+    """A budget in proportion to what is needed; what one cannot use, for it is all, is others'.
+
+    Else a guard that needs little to show a loss against the champion would be scored on little
+    although there is budget for all of it, and show nothing against the versions before that.
+    """
+    shares = [0.0] * len(needed)
+    left, open_ = float(budget), set(range(len(needed)))
+    while open_:
+        level = left / max(1.0, math.fsum(needed[at] for at in open_))
+        full = {at for at in open_ if held_out[at] <= level * needed[at]}
+        for at in full or open_:
+            shares[at] = held_out[at] if full else level * needed[at]
+        if not full:
+            break
+        left -= math.fsum(shares[at] for at in full)
+        open_ -= full
+    return [int(share) for share in shares]
 
 
 def _label(domain: str, members: Sequence[OldSlice], *, is_alone: bool) -> str:

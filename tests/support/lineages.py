@@ -4,7 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from storage.head import Head, VersionRecord, commit_change, next_head, read_head
+from storage.head import (
+    Head,
+    SnapshotRole,
+    VersionRecord,
+    commit_change,
+    next_head,
+    read_head,
+)
 from storage.layout import Layout
 from storage.manifest import content_hash
 from storage.objects import ObjectStore
@@ -44,15 +51,25 @@ def newest(store: ObjectStore) -> Head:
     return head
 
 
-def add_snapshot(store: ObjectStore, number: int, *, tokenizer: str | None = None) -> str:
-    """Mint a snapshot that has no shards and commit it as pending; returns its id."""
+def add_snapshot(
+    store: ObjectStore,
+    number: int,
+    *,
+    tokenizer: str | None = None,
+    role: SnapshotRole = "new",
+    train_samples: int = 10,
+) -> str:
+    """Mint a snapshot that has no shards and commit it; returns its id.
+
+    It is pending, or learned when it is a reference.
+    """
     identity = f"{number:064x}"[::-1]
     manifest = SnapshotManifest(
         id=identity[:12],
         lineage="demo",
         identity=identity,
         content=content_hash(()),
-        role="new",
+        role=role,
         minted_at="2026-01-01T00:00:00+00:00",
         tokenizer="tokenizers/t",
         vocab_size=300,
@@ -63,8 +80,8 @@ def add_snapshot(store: ObjectStore, number: int, *, tokenizer: str | None = Non
         domains=(
             DomainSlice(
                 domain="news",
-                train_samples=10,
-                train_tokens=160,
+                train_samples=train_samples,
+                train_tokens=train_samples * SEQ_LEN,
                 train_documents=5,
                 holdout_documents=2,
                 holdout_clusters=2,
@@ -89,6 +106,7 @@ def add_snapshot(store: ObjectStore, number: int, *, tokenizer: str | None = Non
             suite=f"suite{number}",
             tokenizer=tokenizer or (head.tokenizer if head else None),
             by="test",
+            role=role,
         ),
     )
     return manifest.id

@@ -149,6 +149,31 @@ def test_the_shares_keep_the_budget_and_all_that_can_be_sharp_is(
             assert effect <= MARGIN
 
 
+def test_what_all_can_be_scored_of_is_scored_of_all_whatever_it_needs() -> None:
+    slices = history(4, {"news": 20, "web": 900, "quiet": 30})
+    held_out = {
+        domain: sum(item.tokens for item in slices if item.domain == domain)
+        for domain in ("news", "web", "quiet")
+    }
+    spreads = {"quiet": 1 / 128}
+    pools = pooled(slices, spreads=spreads, max_tokens=sum(held_out.values()))
+    for domain, tokens in held_out.items():
+        assert sum(found.max_tokens for found in pools if found.domain == domain) == tokens
+
+
+@settings(max_examples=50, deadline=None)
+@given(slices=_histories, max_tokens=st.integers(1000, 200_000))
+def test_no_budget_is_left_while_a_guard_could_use_it(
+    slices: list[OldSlice], max_tokens: int
+) -> None:
+    pools = pooled(slices, max_tokens=max_tokens)
+    held_out = {item.name: item.tokens for item in slices}
+    could_use = [sum(held_out[name] for name in found.slices) for found in pools]
+    used = sum(found.max_tokens for found in pools)
+    assert all(found.max_tokens <= most for found, most in zip(pools, could_use, strict=True))
+    assert used >= min(max_tokens, sum(could_use)) - len(pools)
+
+
 def test_a_small_budget_makes_few_sharp_guards_rather_than_many_blunt_ones() -> None:
     slices = history(30, {"web": 900})
     assert len(pooled(slices)) == MAX_GUARDS
