@@ -16,6 +16,7 @@ from flows.review_config import ReviewConfig
 from flows.schedule import TimetableConfig
 from storage.layout import check_name
 from tasks.curate import CurateConfig, check_rules_are_used
+from tasks.decontamination.config import DecontaminateConfig
 from tasks.evaluations.config import MintedConfig, TaskConfig
 from tasks.judge.verdict import CheckConfig
 from tasks.mix import ReplayConfig
@@ -75,6 +76,9 @@ class Lineage:
     tasks: tuple[TaskConfig, ...] = ()
     """Questions with right answers that every version is asked, beside its held-out text."""
     minted: MintedConfig = field(default_factory=MintedConfig)
+    decontaminate: DecontaminateConfig | None = field(default_factory=DecontaminateConfig)
+    """Keeps the items of ``tasks`` out of training; ``null``: what was trained on guards nothing,
+    which is all that is done."""
     check: CheckConfig = field(default_factory=CheckConfig)
     remedy: RemedyConfig = field(default_factory=RemedyConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
@@ -97,10 +101,12 @@ class Lineage:
         self._check_sizes()
 
     def _check_tasks(self) -> None:
-        names = [task.name for task in self.tasks]
+        against = self.decontaminate.against if self.decontaminate else ()
+        names = [task.name for task in (*self.tasks, *against)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"tasks: names must be unique, found twice: {', '.join(twice)}")
+            where = "tasks and decontaminate.against" if against else "tasks"
+            raise ValueError(f"{where}: names must be unique, found twice: {', '.join(twice)}")
 
     def _check_sizes(self) -> None:
         """Refuse what could only fail after the data were read."""
@@ -202,18 +208,23 @@ def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
     prepared["base"] = base
     prepared["sources"] = [_anchored(source, folder) for source in raw.get("sources") or []]
     prepared["tasks"] = [_anchored(task, folder) for task in raw.get("tasks") or []]
+    if against := (raw.get("decontaminate") or {}).get("against"):
+        anchored = [_anchored(task, folder) for task in against]
+        prepared["decontaminate"] = {**raw["decontaminate"], "against": anchored}
     return prepared
 
 
 def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
     """What must be a mapping or a list before relative paths and recipes can be filled in."""
-    base = raw.get("base")
+    base, kept_out = raw.get("base"), raw.get("decontaminate")
     found = [
         ("base", base, dict),
         ("recipe", raw.get("recipe"), dict),
         ("sources", raw.get("sources"), list),
         ("tasks", raw.get("tasks"), list),
-        ("base.reference", base.get("reference") if isinstance(base, dict) else None, list),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        ("decontaminate", kept_out, dict),
+        ("base.reference", _inside(base, "reference"), list),
+        ("decontaminate.against", _inside(kept_out, "against"), list),
     ]
     words = {dict: "a mapping", list: "a list"}
     return [
@@ -237,6 +248,10 @@ def _empty_rules(raw: dict[str, Any]) -> list[str]:
         for name, value in rules.items()
         if value is None
     ]
+
+
+def _inside(section: Any, key: str) -> Any:
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def _anchored(source: Any, folder: Path) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr, TypeAdapter
 
 from flows.lineage import DEFAULT_RECIPE, Lineage
+from infra.bounds import FORBID_UNKNOWN
 from infra.settings import Settings
 from training.recipes import RECIPES
 
@@ -26,7 +27,7 @@ _TELLING = ("schedule.kind", "schedule.eta_max", "schedule.warmup_fraction")
 
 def render_reference() -> str:
     """The page ``docs/configuration.md``."""
-    schema = TypeAdapter(Lineage).json_schema()
+    schema = _schema()
     defaults = _defaults_of(Lineage)
     lines = [_HEADER, *_table("Top level", schema, defaults)]
     recipe = RECIPES[DEFAULT_RECIPE]()
@@ -41,6 +42,20 @@ def render_reference() -> str:
         lines += _recipes() if name == "Recipe" else []
     lines += _settings()
     return "\n".join(lines) + "\n"
+
+
+def _schema() -> dict[str, Any]:
+    """The JSON schema of a lineage, with the docstrings of its fields.
+
+    Only here: pydantic parses the source of every class for them, and in CPython before 3.11.8 that
+    fails at random while another thread parses something (python/cpython#106905), as a flow run's
+    does.
+    """
+    FORBID_UNKNOWN["use_attribute_docstrings"] = True
+    try:
+        return TypeAdapter(Lineage).json_schema()
+    finally:
+        del FORBID_UNKNOWN["use_attribute_docstrings"]
 
 
 def _with_name(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import update_data as data
 from flows import update_steps as steps
 from flows.ground import open_ground
 from flows.naming import run_name
@@ -30,7 +31,7 @@ def refresh_data(
     if isinstance(lease, Outcome):
         return ended(lease)
     with lease:
-        result = steps.refresh(ground, lease)
+        result = data.refresh(ground, lease)
     head = read_head(ground.store, ground.layout)
     kind = "done" if result.snapshot else "nothing to do"
     more = {"snapshot": result.snapshot, "warnings": result.warnings}

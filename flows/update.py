@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import update_data as data
 from flows import update_judging as judging
 from flows import update_remedies as remedies
 from flows import update_steps as steps
@@ -65,9 +66,10 @@ def update_model(
 
 
 def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
-    steps.import_base_model(ground, lease)
-    refreshed = steps.refresh(ground, lease)
-    steps.freeze_tasks(ground, lease)
+    data.import_base_model(ground, lease)
+    refreshed = data.refresh(ground, lease)
+    data.freeze_tasks(ground, lease)
+    data.search_pending_text(ground)
     judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):

@@ -27,7 +27,7 @@ from tasks.remedy.record import told_remedies
 from tasks.reporting.page import report_key
 from tasks.scoring.check import CheckResult
 from tasks.scoring.check import check as score_candidate
-from tasks.scoring.compute import Place
+from tasks.scoring.place import Place
 from tasks.scoring.scores import forgetting_matrix
 from training.goodput import settled
 

@@ -8,7 +8,6 @@ import logging
 import sys
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
@@ -28,25 +27,16 @@ from flows.outcome import Kind, Outcome
 from flows.plan_view import view_of
 from flows.schedule import WhenBusy
 from flows.steps import step
-from infra.progress import follow
 from infra.stack.status import require
 from storage.errors import LeaseHeldError
-from storage.head import Head, SnapshotRole, read_head
+from storage.head import Head, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
-from tasks.evaluations.freeze import freeze_tasks as freeze_lineage_tasks
+from tasks.decontamination.current import check_current
 from tasks.expose import record_exposures
-from tasks.import_base import import_base
 from tasks.plan import UpdatePlan
 from tasks.publish import ExtendReplay, replay_extender
-from tasks.refresh import refresh as refresh_lineage
-from tasks.refresh_request import (
-    ImportedTokenizer,
-    RefreshConfig,
-    RefreshRequest,
-    RefreshResult,
-    TrainedTokenizer,
-)
+from tasks.refresh_request import RefreshResult
 from tasks.rejects import rejects_of
 from tasks.take_over import begin
 from tasks.train import MetricRelay
@@ -94,54 +84,6 @@ class Stopped:
     message: str
 
 
-@step
-def import_base_model(ground: Ground, lease: Lease) -> None:
-    """Version 1 of a lineage that continues an existing model: the model itself, untrained."""
-    base = ground.lineage.base
-    head = read_head(ground.store, ground.layout)
-    if base.directory is None or (head is not None and head.champion is not None):
-        return
-    directory = Path(base.directory)
-    if base.reference:
-        _refresh(ground, lease, role="reference")
-    # From the head: an earlier run may have minted the reference and died before the import.
-    head = read_head(ground.store, ground.layout)
-    references = tuple(
-        record.id for record in (head.snapshots if head else ()) if record.role == "reference"
-    )
-    import_base(
-        ground.store,
-        ground.layout,
-        directory,
-        references=references,
-        extend_replay=extend_replay(ground),
-        by=whoami(),
-        reason=f"imported from {directory.name}",
-        work_dir=ground.work_dir,
-        lease_token=lease.token,
-    )
-
-
-@step
-def refresh(ground: Ground, lease: Lease) -> RefreshResult:
-    """Read what is new in the sources and mint a pending snapshot, if there is enough."""
-    return _refresh(ground, lease, role="new")
-
-
-@step
-def freeze_tasks(ground: Ground, lease: Lease) -> None:
-    """Bring the suite's task items up to date; refuses what cannot be read before it trains."""
-    freeze_lineage_tasks(
-        ground.store,
-        ground.layout,
-        ground.lineage.tasks,
-        ground.lineage.minted,
-        by=whoami(),
-        work_dir=ground.work_dir,
-        lease_token=lease.token,
-    )
-
-
 def tell_plan(ground: Ground, plan: UpdatePlan, refreshed: RefreshResult) -> None:
     """Say in the log what will be trained, before it is; a dry run ends with the same."""
     logger.info(f"refresh: {refreshed.reason}")
@@ -162,6 +104,9 @@ def train(
     """
     if ground.lineage.compute.num_workers and not ground.settings.ray_address:
         require(ground.settings, "ray-head")
+    head = read_head(ground.store, ground.layout)
+    assert head is not None  # a plan is made from one
+    check_current(ground.store, ground.layout, head, plan.snapshots)
     begin(ground.store, ground.layout, plan)
     # The next holder of the lease finds this update should we die.
     lease.set_note(plan.id, unfinished=on_behalf_of or plan.id)
@@ -278,32 +223,4 @@ def extend_replay(ground: Ground) -> ExtendReplay:
         ground.layout,
         budget_tokens=ground.lineage.replay.budget_tokens,
         seq_len=ground.lineage.recipe.seq_len,
-    )
-
-
-def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResult:
-    lineage = ground.lineage
-    base = lineage.base
-    ground.work_dir.mkdir(parents=True, exist_ok=True)
-    request = RefreshRequest(
-        sources=lineage.sources if role == "new" else base.reference,
-        tokenizer=(
-            TrainedTokenizer(base.model.vocab_size)
-            if base.model is not None
-            else ImportedTokenizer(Path(base.directory or ""))
-        ),
-        seq_len=lineage.recipe.seq_len,
-        curate=lineage.curate,
-        holdout=lineage.holdout,
-        minimum=lineage.refresh if role == "new" else RefreshConfig(),
-        role=role,
-    )
-    return refresh_lineage(
-        ground.store,
-        ground.layout,
-        request,
-        by=whoami(),
-        work_dir=ground.work_dir,
-        lease_token=lease.token,
-        progress=follow("refresh"),
     )

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
+FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
 """``__pydantic_config__`` of a configuration class."""
 
 

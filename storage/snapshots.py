@@ -42,6 +42,17 @@ class DomainSlice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedTask:
+    """A set of task items that the snapshot's documents were searched for."""
+
+    task: str
+    items: str
+    """Name of the file of its items, which is a hash of them; ``SuiteTask.file`` has the same."""
+    documents_dropped: int
+    """Documents that gave an item away, and are not in the training text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotManifest:
     """Everything a reader needs to know of a snapshot; ``manifest.json`` makes it exist."""
 
@@ -73,6 +84,10 @@ class SnapshotManifest:
     lines_rejected: dict[str, int]
     """By reason: malformed_json, bad_utf8, ..."""
     files: tuple[FileDigest, ...]
+    checked_tasks: tuple[CheckedTask, ...] = ()
+    """What the training text has none of."""
+    checked_suite: str | None = None
+    """Version of the suite that the lineage had then."""
 
 
 def mint(store: ObjectStore, layout: Layout, manifest: SnapshotManifest) -> SnapshotManifest:

@@ -18,10 +18,18 @@ from storage.head import SnapshotRole
 from storage.layout import Layout
 from storage.manifest import canonical_json, content_hash, digest_file
 from storage.objects import ObjectStore
-from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManifest, mint
+from storage.snapshots import (
+    DOCUMENTS,
+    UNIGRAM,
+    CheckedTask,
+    KnownDocuments,
+    SnapshotManifest,
+    mint,
+)
 from tasks.curate import CurateConfig, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.pii import describe_found
+from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
 from tasks.ingest import next_marks, read_objects
@@ -38,7 +46,11 @@ logger = logging.getLogger(__name__)
 
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
-RESERVED_NAMES = frozenset({"manifest.json", ANNOTATIONS, DOCUMENTS, REJECTS, CONSUMED, UNIGRAM})
+LEAKS = "leaks.jsonl"
+"""The task items that documents gave away which were dropped for it, a line each."""
+RESERVED_NAMES = frozenset(
+    {"manifest.json", ANNOTATIONS, DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS}
+)
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +67,9 @@ class BuildInputs:
     identity: str
     sources: SourceFiles
     curate: CurateConfig
+    sought: Sought | None
+    """Task items that the training text must not have; None: there are none."""
+    checked_suite: str | None
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
@@ -72,6 +87,8 @@ class ReadDocuments:
     """Lines, rows and files by reason."""
     warnings: tuple[str, ...]
     first_reject: Reject | None = None
+    checked_tasks: tuple[CheckedTask, ...] = ()
+    """What was looked for in the documents."""
 
     @property
     def num_train(self) -> int:
@@ -128,11 +145,17 @@ def read_and_split(
                 unread.append(item)
 
         curated = curate(_documents(inputs, reject), known.has, inputs.curate, annotations.add)
+        leaks = None
+        if inputs.sought is not None:
+            leaks = DecontaminationScreen(inputs.sought)
+            curated = leaks.screen(curated)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
             curated, tokenizer, lambda done: progress("documents", done, 0)
         )
+    if leaks is not None:
+        leaks.write(work_dir / LEAKS)
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
     if (work_dir / ANNOTATIONS).exists():
@@ -149,6 +172,7 @@ def read_and_split(
         rejected=rejects.counts,
         warnings=warnings,
         first_reject=rejects.first,
+        checked_tasks=leaks.checked() if leaks is not None else (),
     )
 
 
@@ -186,6 +210,9 @@ def store_snapshot(
     if (work_dir / ANNOTATIONS).exists():
         (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
         names.append(ANNOTATIONS)
+    if inputs.sought is not None:
+        (work_dir / LEAKS).rename(local / LEAKS)
+        names.append(LEAKS)
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])
@@ -210,6 +237,8 @@ def store_snapshot(
         documents_dropped=read.dropped,
         lines_rejected=read.rejected,
         files=tuple(files),
+        checked_tasks=read.checked_tasks,
+        checked_suite=inputs.checked_suite,
     )
     return mint(store, layout, manifest)
 

@@ -12,7 +12,9 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.build import RESERVED_NAMES, BuildInputs, SourceFiles
 from tasks.curate import CurateConfig
+from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
+from tasks.evaluations.config import TaskConfig
 from tasks.ingest import list_source, new_objects
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
@@ -68,6 +70,10 @@ class RefreshRequest:
     seq_len: int
     """Inputs of a sample, in tokens."""
     curate: CurateConfig = field(default_factory=CurateConfig)
+    kept_out: tuple[TaskConfig, ...] = ()
+    """Sets of task items that no training text may have."""
+    leak_share: float = 0.5
+    """Share of an item that a document gives away to be dropped."""
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     minimum: RefreshConfig = field(default_factory=RefreshConfig)
     role: SnapshotRole = "new"
@@ -135,23 +141,28 @@ def inputs_of(
     """What is built, and its identity: hash of all that can change a byte of it."""
     _check_domains(request)
     _check_seq_len(store, layout, request, head)
-    identity = identity_of(
-        {
-            "method": _METHOD,
-            "lineage": layout.lineage,
-            "known": state_of(head),
-            "sources": sources,
-            "curate": request.curate,
-            "holdout": request.holdout,
-            "seq_len": request.seq_len,
-            "role": request.role,
-            "tokenizer": _tokenizer_identity(head, request.tokenizer),
-        }
-    )
+    determining: dict[str, Any] = {
+        "method": _METHOD,
+        "lineage": layout.lineage,
+        "known": state_of(head),
+        "sources": sources,
+        "curate": request.curate,
+        "holdout": request.holdout,
+        "seq_len": request.seq_len,
+        "role": request.role,
+        "tokenizer": _tokenizer_identity(head, request.tokenizer),
+    }
+    sought = None
+    # Where nothing is kept out, identities are those from before there was such a thing.
+    if request.kept_out:
+        sought = read_sought(request.kept_out, min_share=request.leak_share)
+        determining["sought"] = [sought.min_share, sorted(sought.files.items())]
     return BuildInputs(
-        identity=identity,
+        identity=identity_of(determining),
         sources=sources,
         curate=request.curate,
+        sought=sought,
+        checked_suite=head.suite if head and sought else None,
         holdout=request.holdout,
         seq_len=request.seq_len,
         role=request.role,

@@ -14,7 +14,7 @@ import typer
 
 from flows.cli.deciding import promote, reject, rollback, unhold
 from flows.cli.judging import check
-from flows.cli.looking import gc, history, status
+from flows.cli.looking import gc, history, status, who_saw
 from flows.cli.merging import graft
 from flows.cli.serving import down, serve, up
 from flows.cli.working import demo, init, plan, refresh, update
@@ -44,6 +44,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     serve,
     history,
     status,
+    who_saw,
     up,
     down,
     gc,

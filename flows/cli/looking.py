@@ -42,6 +42,24 @@ def status(
     print_ground(checked(lineage) if lineage else None, as_json=as_json)
 
 
+def who_saw(
+    lineage: LineageFile = DEFAULT_FILE,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Id of a document, as its source gives it."),
+    ] = None,
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option("--text", metavar="FILE", help="File that holds a document's text."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where a document lies, which updates learned from it, and which versions know it."""
+    from flows.who_saw import print_who_saw
+
+    print_who_saw(lineage, ids=ids or (), files=texts or (), as_json=as_json)
+
+
 def gc(
     lineage: LineageFile = DEFAULT_FILE,
     grace_hours: Annotated[

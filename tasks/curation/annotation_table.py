@@ -17,6 +17,9 @@ from tasks.documents import Document
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+DELIVERED = "delivered"
+"""Column of the digest of each text before the rules changed it: as a person would ask for it."""
+
 Found: TypeAlias = tuple[Sequence[int], Mapping[str, NDArray[Any]]]
 """Places of the documents of a domain within a batch, and their numbers."""
 
@@ -71,6 +74,14 @@ class AnnotationWriter:
         self._writer.write_table(table)
 
 
+def documents_delivered_as(path: Path, contents: Sequence[bytes]) -> list[str]:
+    """Documents whose text, before the rules changed it, had one of these digests."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    filters = [[(DELIVERED, "in", list(contents))]]
+    return pq.read_table(path, columns=["document"], filters=filters)["document"].to_pylist()
+
+
 def read_annotations(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """Domains of the documents and the numbers, for ``judge``; nulls are read as 0 or ""."""
     import pyarrow.compute as pc  # noqa: PLC0415
@@ -79,7 +90,7 @@ def read_annotations(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
     table = pq.read_table(path)
     numbers: dict[str, NDArray[Any]] = {}
     for name in table.column_names:
-        if name in ("document", "domain"):
+        if name in ("document", "domain", DELIVERED):
             continue
         column = table.column(name)
         nothing = "" if str(column.type) == "string" else 0

@@ -82,6 +82,10 @@ def read_definition(path: Path) -> Definition:
         ValueError: Names file, line and key of what is unknown or not supported, and the remedy.
     """
     definition = _load(path, seen=())
+    if isinstance(definition.values.get("task"), list):
+        raise definition.refuse(
+            "task", "this is a group of tasks", "give the file of each of its tasks instead"
+        )
     for key, value in definition.values.items():
         _check_key(definition, key, value)
     for key in ("output_type", "dataset_path", "doc_to_target"):

@@ -26,9 +26,8 @@ from storage.suite import (
 from tasks.evaluations.canaries import canary_words, mint_canaries
 from tasks.evaluations.cloze import HeldOutText, mint_cloze
 from tasks.evaluations.config import MintedConfig, TaskConfig
-from tasks.evaluations.frozen import chosen, freeze_items
-from tasks.evaluations.harness import read_harness
-from tasks.evaluations.plain import read_plain
+from tasks.evaluations.configured import read_configured
+from tasks.evaluations.frozen import freeze_items
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -104,15 +103,10 @@ class _Freeze:
     work_dir: Path
 
     def configured(self, task: TaskConfig) -> SuiteTask:
-        read = read_harness(task) if task.kind == "lm_eval" else read_plain(task)
-        try:
-            items = chosen(read, task.max_items)
-        except ValueError as error:
-            raise ValueError(f"{task.uri}: {error}") from error
         return freeze_items(
             self.store,
             self.layout,
-            items,
+            read_configured(task),
             name=task.name,
             origin="configured",
             informs_only=task.informs_only,

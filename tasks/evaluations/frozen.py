@@ -7,6 +7,7 @@ from typing import Any
 
 from storage.layout import Layout
 from storage.manifest import (
+    FileDigest,
     canonical_json,
     digest_bytes,
     identity_of,
@@ -81,13 +82,19 @@ def freeze_items(
     kinds = {item.item.kind for item in items}
     if len(kinds) != 1:
         raise ValueError(f"expected items of one kind, found {sorted(kinds) or 'no item'}")
-    # Not the dataclass itself: a field added one day must not change what old items hash to.
-    value = {"items": [_set_fields(item) for item in items]}
-    body = readable_json(value)
-    file = digest_bytes(body, f"{hashlib.sha256(canonical_json(value)).hexdigest()[:16]}.json")
+    file, body = file_of(items)
     store.put_if_absent(f"{layout.suite_items}/{file.name}", body)
     clusters = len({item.item.cluster for item in items})
     return SuiteTask(kind=kinds.pop(), items=len(items), clusters=clusters, file=file, **told)
+
+
+def file_of(items: Sequence[FrozenItem]) -> tuple[FileDigest, bytes]:
+    """The file that holds ``items``, named after its content, and its bytes."""
+    # Not the dataclass itself: a field added one day must not change what old items hash to.
+    value = {"items": [_set_fields(item) for item in items]}
+    body = readable_json(value)
+    name = f"{hashlib.sha256(canonical_json(value)).hexdigest()[:16]}.json"
+    return digest_bytes(body, name), body
 
 
 def read_items(store: ObjectStore, layout: Layout, task: SuiteTask) -> tuple[FrozenItem, ...]:

@@ -15,7 +15,7 @@ from training.items.score import ItemScore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredItemScores:
-    """One model's scores of the items of one file, column by column."""
+    """One model's scores of the items of one file, or of a part of it, column by column."""
 
     weights: str
     """SHA-256 of the model's weights and configuration."""
@@ -38,7 +38,29 @@ def read_item_scores(
     Raises:
         CorruptError: The record is damaged, or of other items.
     """
-    key = layout.task_scores(weights, task.file.name)
+    return _read(store, layout.task_scores(weights, task.file.name), weights, task, task.items)
+
+
+def read_part(
+    store: ObjectStore, layout: Layout, weights: str, task: SuiteTask, first: int, num_items: int
+) -> tuple[ItemScore, ...] | None:
+    """The scores of ``num_items`` items of the file from the place ``first`` on; None without any.
+
+    Raises:
+        CorruptError: The record is damaged, or of other items.
+    """
+    key = _key_of_part(layout, weights, task, first, num_items)
+    return _read(store, key, weights, task, num_items)
+
+
+def _key_of_part(layout: Layout, weights: str, task: SuiteTask, first: int, num_items: int) -> str:
+    stem = task.file.name.removesuffix(".json")
+    return layout.task_scores(weights, f"{stem}-{first}-{first + num_items}.json")
+
+
+def _read(
+    store: ObjectStore, key: str, weights: str, task: SuiteTask, num_items: int
+) -> tuple[ItemScore, ...] | None:
     try:
         stored = load(store, key, StoredItemScores)
     except NotFoundError:
@@ -47,11 +69,11 @@ def read_item_scores(
     if (stored.weights, stored.content, len(stored.items)) != (
         weights,
         task.file.sha256,
-        task.items,
-    ) or {len(column) for column in columns} != {task.items}:
+        num_items,
+    ) or {len(column) for column in columns} != {num_items}:
         raise CorruptError(
             f"{key} holds {len(stored.items)} scores of items {stored.content[:12]} by the model "
-            f"{stored.weights[:12]}, expected {task.items} of {task.file.sha256[:12]} by "
+            f"{stored.weights[:12]}, expected {num_items} of {task.file.sha256[:12]} by "
             f"{weights[:12]}: delete it, it will be computed again"
         )
     rows = zip(stored.items, *columns, strict=True)
@@ -79,6 +101,26 @@ def write_item_scores(
 
     Safe to retry.
     """
+    _write(store, layout.task_scores(weights, task.file.name), weights, task, scores)
+    return read_item_scores(store, layout, weights, task) or tuple(scores)
+
+
+def write_part(
+    store: ObjectStore,
+    layout: Layout,
+    weights: str,
+    task: SuiteTask,
+    first: int,
+    scores: Sequence[ItemScore],
+) -> None:
+    """Put the scores of the items from the place ``first`` on on record. Safe to retry."""
+    key = _key_of_part(layout, weights, task, first, len(scores))
+    _write(store, key, weights, task, scores)
+
+
+def _write(
+    store: ObjectStore, key: str, weights: str, task: SuiteTask, scores: Sequence[ItemScore]
+) -> None:
     stored = StoredItemScores(
         weights=weights,
         content=task.file.sha256,
@@ -91,8 +133,7 @@ def write_item_scores(
     )
     # Another machine rounds differently; a verdict must rest on what is on record.
     with suppress(AlreadyExistsError):
-        publish(store, layout.task_scores(weights, task.file.name), stored)
-    return read_item_scores(store, layout, weights, task) or tuple(scores)
+        publish(store, key, stored)
 
 
 def _printable(answer: str) -> str:

@@ -6,23 +6,20 @@ no torch.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from infra.progress import Progress
 from storage.head import Head
 from storage.models import is_published, read_model_manifest, weights_hash
 from storage.suite import SuiteManifest, SuiteTask
+from tasks.evaluations.answers import answers_on_record
 from tasks.evaluations.chance import why_informing
 from tasks.evaluations.detectable import Pair, detectable_fall
 from tasks.evaluations.frozen import FrozenItem, read_items
-from tasks.evaluations.item_record import read_item_scores, write_item_scores
+from tasks.evaluations.item_record import read_item_scores
 from tasks.evaluations.trained_on import find_trained_on
 from tasks.judge.verdict import DocumentScore, SliceScores, TaskScores
 from tasks.scoring.compute import Desk
+from tasks.scoring.place import Place
 from training.items.score import ItemScore
-
-if TYPE_CHECKING:
-    from training.tokenizer import Tokenizer
 
 TRAINED_ON = "(trained on)"
 """Follows the name of a task in the name of the part of it that guards nothing."""
@@ -52,10 +49,11 @@ def score_tasks(
     head: Head,
     trained: Sequence[str],
     max_accuracy_loss: float,
+    place: Place,
 ) -> TaskEvidence:
     """The answers of both models, and which tasks a verdict may depend on.
 
-    Safe to retry: each task is on record as soon as it is scored. Without a champion there is
+    Safe to retry: what is answered is on record, a few items at a time. Without a champion there is
     nothing to compare with: the candidate is asked, for the record, and the evidence is empty.
 
     Args:
@@ -67,10 +65,12 @@ def score_tasks(
         trained: Snapshots that one of the two was trained on, or which stand for that.
         max_accuracy_loss: Largest tolerated fall, as a share of items: what cannot rule that out
             guards nothing.
+        place: Where models answer.
 
     Raises:
         NotFoundError: A model does not exist.
         CorruptError: A model, a record or a file of items is damaged.
+        TrainingError: Ray lost its workers too often, or has no room for one.
     """
     from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
 
@@ -79,65 +79,30 @@ def score_tasks(
     assert head.tokenizer is not None  # tasks are frozen when there are tokenised documents
     tokenizer = fetch_tokenizer(desk.store, head.tokenizer, desk.work_dir / "tokenizer")
     items = {task.name: read_items(desk.store, desk.layout, task) for task in suite.tasks}
-    ours = _answers(desk, candidate, suite.tasks, items, tokenizer)
+    answers = answers_on_record(
+        desk,
+        [candidate, champion] if champion else [candidate],
+        suite.tasks,
+        items,
+        tokenizer=head.tokenizer,
+        place=place,
+    )
     if champion is None:
         return TaskEvidence()
-    theirs = _answers(desk, champion, suite.tasks, items, tokenizer)
+    ours, theirs = answers[candidate], answers[champion]
     found = find_trained_on(desk.store, desk.layout, suite.tasks, trained, tokenizer, desk.work_dir)
     judged = _judged_before(desk, head, without=candidate)
     tasks: list[TaskScores] = []
     texts: list[SliceScores] = []
     for task in suite.tasks:
-        answers = ours[task.name], theirs[task.name]
+        both = ours[task.name], theirs[task.name]
         if task.kind == "perplexity":
-            texts.append(_as_text(task, items[task.name], *answers, found[task.name]))
+            texts.append(_as_text(task, items[task.name], *both, found[task.name]))
         else:
-            parts = _parts(task, items[task.name], *answers, found[task.name])
+            parts = _parts(task, items[task.name], *both, found[task.name])
             earlier = _earlier(desk, task, judged)
             tasks += [_able(part, earlier, max_accuracy_loss) for part in parts]
     return TaskEvidence(tasks=tuple(tasks), texts=tuple(texts))
-
-
-def _answers(
-    desk: Desk,
-    version: str,
-    tasks: Sequence[SuiteTask],
-    items: Mapping[str, Sequence[FrozenItem]],
-    tokenizer: "Tokenizer",
-) -> dict[str, _Scores]:
-    """Scores by task; the model is loaded only when a record is missing."""
-    weights = weights_hash(read_model_manifest(desk.store, desk.layout.model(version)))
-    recorded = {
-        task.name: scores
-        for task in tasks
-        if (scores := read_item_scores(desk.store, desk.layout, weights, task)) is not None
-    }
-    missing = [task for task in tasks if task.name not in recorded]
-    if not missing:
-        return recorded
-    from training.items.score_items import score_items  # noqa: PLC0415  torch
-
-    model = desk.model(version)
-    total = sum(task.items for task in missing)
-    done = 0
-    with Progress(f"ask {version}", total, "items") as progress:
-        for task in missing:
-            progress.update(done, task.name)
-
-            def tell(tokens: int, of_tokens: int, task: SuiteTask = task, done: int = done) -> None:
-                progress.update(done + task.items * tokens // max(1, of_tokens), task.name)
-
-            scores = score_items(
-                model,
-                tokenizer,
-                [frozen.item for frozen in items[task.name]],
-                window_tokens=model.config.max_position_embeddings,
-                on_progress=tell,
-            )
-            recorded[task.name] = write_item_scores(desk.store, desk.layout, weights, task, scores)
-            done += task.items
-        progress.update(done)
-    return recorded
 
 
 def _parts(

@@ -1,16 +1,12 @@
 """Which task items stand in the text that the lineage trains on.
 
-Whole items of a few words, and 13-grams of longer ones, are looked for in the training text of a
-snapshot, whatever its case, punctuation and line breaks (the n-gram rule of Brown et al. 2020,
-arXiv:2005.14165, section 4). What this does not see: paraphrases and translations, items of fewer
-than five words, and what an imported base model was trained on before.
+Looked for by the rule of ``tasks.evaluations.item_grams`` in all training text of a snapshot
+together. What an imported base model was trained on before is not seen.
 """
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +22,15 @@ from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import SuiteTask
 from tasks.evaluations.frozen import FrozenItem, read_items
+from tasks.evaluations.item_grams import COVERED, ItemGrams
 
 if TYPE_CHECKING:
     from training.data.shards import TrainShards
     from training.tokenizer import Tokenizer
 
-_N = 13
-"""Words of an n-gram."""
-_LEAST_WORDS = 5
-"""Shorter items are found in any text."""
-_TEMPLATE_ITEMS = 8
-"""Fewer items may begin alike by chance, and nothing is taken for a template."""
-_COVERED = 0.5
-"""An item is known when this share of its distinctive n-grams stands in the text."""
 _CHUNK_TOKENS = 1 << 20
 _CARRIED_TOKENS = 256
 """Read again with the next chunk, for what straddles the two: more than 13 words."""
-_WORD = re.compile(r"\w+")
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-
-_Grams = dict[int, NDArray[np.uint64]]
-"""By length in words, the hashes of n-grams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,92 +109,18 @@ def covered(
 
     Pure. ``texts`` may be cut anywhere, if the end of each comes again in the next.
     """
-    vocabulary: dict[str, int] = {}
-    grams = {name: _grams_of(items, vocabulary) for name, items in tasks.items()}
-    sought = [(n, hashes) for each in grams.values() for n, hashes in each.values()]
-    wanted: _Grams = {
-        length: np.unique(np.concatenate([hashes for n, hashes in sought if n == length]))
-        for length in sorted({n for n, _ in sought})
-    }
+    grams = ItemGrams(tasks)
     seen: defaultdict[int, list[NDArray[np.uint64]]] = defaultdict(list)
     for text in texts:
-        for n, hashes in _found_in(text, wanted, vocabulary):
+        for n, hashes in grams.found_in(text):
             seen[n].append(hashes)
     known = {n: np.unique(np.concatenate(parts)) for n, parts in seen.items()}
-    shares = {
-        name: {
-            item: float(np.isin(hashes, known[n]).mean())
-            for item, (n, hashes) in each.items()
-            if n in known
-        }
-        for name, each in grams.items()
-    }
-    return {
-        name: {item: share for item, share in each.items() if share >= _COVERED}
-        for name, each in shares.items()
-    }
-
-
-def _grams_of(
-    items: Sequence[FrozenItem], vocabulary: dict[str, int]
-) -> dict[str, tuple[int, NDArray[np.uint64]]]:
-    """Of each item that is long enough, the length and hashes of its distinctive n-grams.
-
-    Fills ``vocabulary`` with numbers for the words.
-    """
-    words = {item.item.id: _WORD.findall(item.text.lower()) for item in items}
-    template = len(_common_start(list(words.values()))) if len(words) >= _TEMPLATE_ITEMS else 0
-    grams: dict[str, tuple[int, NDArray[np.uint64]]] = {}
-    for name, all_words in words.items():
-        own = all_words[template:]
-        if len(own) < _LEAST_WORDS:
-            continue
-        ids = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in own]
-        n = min(_N, len(own))
-        grams[name] = n, np.unique(_hashes(np.array(ids, np.uint64), n))
-    return _distinctive(grams, {item.item.id: item.item.cluster for item in items})
-
-
-def _distinctive(
-    grams: Mapping[str, tuple[int, NDArray[np.uint64]]], clusters: Mapping[str, str]
-) -> dict[str, tuple[int, NDArray[np.uint64]]]:
-    """Without the n-grams that several clusters share: a template's, which tell nothing."""
-    held = {(h, clusters[name]) for name, (_, hashes) in grams.items() for h in hashes.tolist()}
-    holders = Counter(hashed for hashed, _ in held)
-    found: dict[str, tuple[int, NDArray[np.uint64]]] = {}
-    for name, (n, hashes) in grams.items():
-        own = np.array([h for h in hashes.tolist() if holders[h] == 1], np.uint64)
-        found[name] = n, own if own.size else hashes
-    return found
-
-
-def _common_start(texts: Sequence[list[str]]) -> list[str]:
-    """The words that all texts begin with."""
-    # What the first and the last in the order of the alphabet share, all between them share.
-    pairs = zip(min(texts), max(texts), strict=False)
-    return [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-
-
-def _found_in(
-    text: str, wanted: _Grams, vocabulary: Mapping[str, int]
-) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    words = _WORD.findall(text.lower())
-    get = vocabulary.get
-    ids = np.fromiter((get(word, 0) for word in words), np.uint64, len(words))
-    for n, hashes in wanted.items():
-        if len(ids) >= n:
-            there = np.unique(_hashes(ids, n))
-            yield n, there[np.isin(there, hashes, assume_unique=True)]
-
-
-def _hashes(ids: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
-    """A hash of every run of ``n`` words: a polynomial of their ids, modulo 2^64."""
-    count = len(ids) - n + 1
-    hashes = ids[:count].copy()
-    for offset in range(1, n):
-        hashes *= _BASE
-        hashes += ids[offset : offset + count]
-    return hashes
+    shares: dict[str, dict[str, float]] = {name: {} for name in tasks}
+    for (task, item), (n, hashes) in grams.own.items():
+        share = float(np.isin(hashes, known[n]).mean()) if n in known else 0.0
+        if share >= COVERED:
+            shares[task][item] = share
+    return shares
 
 
 def _search(

@@ -24,9 +24,10 @@ from tasks.judge.health import Health
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import CheckConfig, DocumentScore, EarlierScores, SliceScores, TaskScores
 from tasks.scoring.canary import FirstLook, Looker
-from tasks.scoring.compute import Desk, Place, scores_on_record
+from tasks.scoring.compute import Desk, scores_on_record
 from tasks.scoring.panel import JudgedSlice, Panel, panel_of
 from tasks.scoring.passages import Sample, passages_a_slice, passages_of, spread_over
+from tasks.scoring.place import Place
 from tasks.scoring.scores import Record, record_of
 
 _Scores = tuple[DocumentScore, ...]
@@ -105,7 +106,8 @@ def check(
             slices=look.slices, health=look.health, unguarded_base=unguarded, numbers=look.numbers
         )
     versions = [candidate, champion] if champion else [candidate]
-    records = scores_on_record(desk, panel, versions, place or Place())
+    place = place or Place()
+    records = scores_on_record(desk, panel, versions, place)
     asked = score_tasks(
         desk,
         suite,
@@ -114,6 +116,7 @@ def check(
         head=head,
         trained=trained_on(head, new_snapshots),
         max_accuracy_loss=config.max_accuracy_loss,
+        place=place,
     )
     return CheckResult(
         slices=_slices_of(

@@ -6,7 +6,6 @@ Importing this module loads neither torch nor Ray.
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,9 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
 from storage.suite import SuiteSlice
 from tasks.scoring.panel import JudgedSlice, Panel
+from tasks.scoring.place import BATCHES_A_WORKER, LITTLE_FLOPS, Place, scoring_request
 from tasks.scoring.scores import Record, read_record, write_part
 from tasks.scoring.units import folder_of
-from tasks.train import ComputeConfig
 from training.data.holdout_folder import HoldoutFolder, ScoringUnit
 
 if TYPE_CHECKING:
@@ -31,35 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LITTLE_FLOPS = 5e12
-"""Operations that are done in this process rather than on a Ray that has to be started or joined
-first, which takes 10 to 15 s: about half a minute of two cores."""
 _BATCH_UNITS = 32
 """Scored before they are put on record, at most: what a crash costs."""
-_BATCHES_A_WORKER = 4
-"""At least, so that a slow worker does not keep the others waiting for long."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where models are scored. Has no influence on the scores."""
-
-    store_uri: str = ""
-    """Of the store, for workers on other machines."""
-    compute: ComputeConfig = field(default_factory=lambda: ComputeConfig(num_workers=0))
-    """``num_workers`` 0 scores in this process."""
-    ray_address: str = ""
-
-    @property
-    def most_workers(self) -> int:
-        """As many as the training has."""
-        asked = self.compute.num_workers
-        return asked if isinstance(asked, int) else asked[1]
-
-    @property
-    def has_more(self) -> bool:
-        """Whether Ray has anything that this process has not."""
-        return self.most_workers > 1 or (self.most_workers == 1 and bool(self.ray_address))
 
 
 @dataclass(slots=True)
@@ -132,7 +104,7 @@ def scores_on_record(
         _score_on_ray(desk, work, place)
     else:
         for task in work:
-            _score_here(desk, task, _threads(place))
+            _score_here(desk, task, place.num_threads)
     return {
         version: read_record(desk.store, desk.layout, models[version].weights)
         for version in versions
@@ -177,9 +149,18 @@ class _Task:
 
 
 def _model_of(desk: Desk, version: str) -> _Model:
-    manifest: ModelManifest = read_model_manifest(desk.store, desk.layout.model(version))
+    manifest = read_model_manifest(desk.store, desk.layout.model(version))
+    return _Model(version, weights_hash(manifest), _num_parameters(manifest))
+
+
+def num_parameters_of(desk: Desk, version: str) -> int:
+    """Of a version's model with weights in two bytes, and twice too many with four."""
+    return _num_parameters(read_model_manifest(desk.store, desk.layout.model(version)))
+
+
+def _num_parameters(manifest: ModelManifest) -> int:
     size = sum(file.size for file in manifest.files if file.name.endswith(".safetensors"))
-    return _Model(version, weights_hash(manifest), size // 2)
+    return size // 2
 
 
 def _task(version: str, model: _Model, panel: Panel, record: Record) -> _Task:
@@ -219,7 +200,7 @@ def _score_on_ray(desk: Desk, work: Sequence[_Task], place: Place) -> None:
     from training.cluster.scoring import score_on_ray  # noqa: PLC0415  only where Ray is used
 
     share = math.ceil(
-        sum(len(task.units) for task in work) / (_BATCHES_A_WORKER * place.most_workers)
+        sum(len(task.units) for task in work) / (BATCHES_A_WORKER * place.most_workers)
     )
     size = min(_BATCH_UNITS, share)
     batches = [(task, batch) for task in work for batch in task.batches(size)]
@@ -242,34 +223,19 @@ def _score_on_ray(desk: Desk, work: Sequence[_Task], place: Place) -> None:
 def _request(
     desk: Desk, batches: Sequence[tuple[_Task, tuple[_Missing, ...]]], place: Place
 ) -> "ScoringRequest":
-    from training.cluster.scoring import (  # noqa: PLC0415  only where Ray is used
-        ScoringBatch,
-        ScoringJob,
-        ScoringRequest,
-    )
+    from training.cluster.scoring import ScoringBatch  # noqa: PLC0415  only where Ray is used
 
     items = {missing.item.name: missing.item for _, batch in batches for missing in batch}
     numbers = {name: number for number, name in enumerate(items)}
-    job = ScoringJob(
-        store_uri=place.store_uri,
-        folders=tuple(desk.folder(item) for item in items.values()),
-        batches=tuple(
-            ScoringBatch(
-                model=desk.layout.model(task.model.version),
-                units=tuple((numbers[one.item.name], one.unit.rows) for one in batch),
-            )
-            for task, batch in batches
-        ),
-        work_dir=desk.work_dir,
-        num_threads=max(1, _threads(place) // place.most_workers),
-        use_gpu=place.compute.use_gpu,
-    )
-    return ScoringRequest(
-        job=job,
-        num_workers=place.most_workers,
-        address=place.ray_address or None,
-        max_failures=place.compute.max_failures,
-        wait_seconds=place.compute.wait_seconds,
+    asked = [
+        ScoringBatch(
+            model=desk.layout.model(task.model.version),
+            units=tuple((numbers[one.item.name], one.unit.rows) for one in batch),
+        )
+        for task, batch in batches
+    ]
+    return scoring_request(
+        place, desk.work_dir, asked, folders=tuple(desk.folder(item) for item in items.values())
     )
 
 
@@ -280,8 +246,3 @@ def _record(
         missing.id: found for missing, found in zip(batch, nats, strict=True)
     }
     write_part(desk.store, desk.layout, model.weights, scored)
-
-
-def _threads(place: Place) -> int:
-    """Units at a time on the processors of this machine."""
-    return place.compute.threads_per_worker or os.cpu_count() or 1

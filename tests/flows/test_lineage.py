@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def test_the_template_is_a_valid_lineage(small: bool, tmp_path: Path) -> None:
     assert lineage.recipe.seq_len == (256 if small else 1024)
     assert lineage.base.model is not None
     assert lineage.base.model.hidden_size == (192 if small else 768)
+
+
+def test_no_source_is_parsed_to_read_a_lineage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(*_: object, **__: object) -> None:
+        pytest.fail("CPython before 3.11.8 fails at random when two threads parse")
+
+    monkeypatch.setattr(ast, "parse", parse)
+    parse_lineage(minimal(), origin=ORIGIN)
 
 
 def test_relative_paths_start_at_the_files_own_folder() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.integration.judged import Judged, train_without_mlflow
-from tests.integration.servers.browser import Camera, running_browser
+from tests.integration.servers.browser import Camera, open_prefect, running_browser
 from tests.integration.servers.fault_proxy import FaultProxy, running_fault_proxy
 from tests.integration.servers.gateway import Gateway, running_gateway
 from tests.integration.servers.mlflow_server import MlflowServer
@@ -97,6 +97,12 @@ def browser() -> Iterator[Browser]:
     """Chromium, with a profile of this test's own."""
     with running_browser() as started:
         yield started
+
+
+@pytest.fixture
+def page(browser: Browser, prefect: PrefectServer) -> Page:
+    """Prefect's pages, after the login."""
+    return open_prefect(browser, prefect.url, prefect.auth_string)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from storage.head import Head, VersionRecord, commit_change
 from storage.models import ModelManifest, publish_model
@@ -23,9 +23,6 @@ from tests.integration.servers.serving import Serving
 from tests.support.lineages import LAYOUT, SEQ_LEN, add_snapshot, candidate, newest
 
 pytestmark = pytest.mark.integration
-
-SECONDS = 1000
-"""Playwright counts milliseconds."""
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +136,6 @@ def test_a_question_ends_itself_when_the_decision_is_made_by_command(serving: Se
         rf"{decided} is rejected since head \d+ \(reject by .*\): too late", state["message"]
     )
     assert version(serving, 3).decision == "rejected"
-
-
-@pytest.fixture
-def page(browser: Browser, prefect: PrefectServer) -> Page:
-    """Prefect's pages, after the login."""
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
-    page.set_default_timeout(60 * SECONDS)
-    expect.set_options(timeout=60 * SECONDS)
-    page.goto(f"{prefect.url}/v2/login?redirectTo=%2Fdashboard")
-    password = page.locator("input").first
-    password.fill(prefect.auth_string)
-    password.press("Enter")
-    page.wait_for_url(re.compile("/dashboard"))
-    return page
 
 
 def open_form(page: Page) -> Locator:

@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from training.cluster.connection import require_head
 from training.cluster.run import Said, start_driver
 from training.data.holdout_folder import HoldoutFolder
 from training.errors import TrainingError
+from training.items.item import Item
+from training.items.score import ItemScore
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +29,19 @@ _END_SECONDS = 20.0
 _RETRY_SECONDS = 1.0
 
 Nats = tuple[float, ...]
+Answers = tuple[ItemScore, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringBatch:
-    """Units that one worker scores with one model before it tells of them."""
+    """What one worker scores with one model before it tells of it: units, or parts of tasks."""
 
     model: str
     """Prefix of a published model."""
-    units: tuple[tuple[int, tuple[int, ...]], ...]
+    units: tuple[tuple[int, tuple[int, ...]], ...] = ()
     """Of each unit the number of its folder in the job, and its documents' places in that."""
+    parts: tuple[int, ...] = ()
+    """Numbers of parts in the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +49,12 @@ class ScoringJob:
     """What a worker needs to know; pickled by Ray on its way there."""
 
     store_uri: str
-    folders: tuple[HoldoutFolder, ...]
     batches: tuple[ScoringBatch, ...]
+    folders: tuple[HoldoutFolder, ...] = ()
+    parts: tuple[tuple[Item, ...], ...] = ()
+    """Items of tasks, those together that are always scored together."""
+    tokenizer: str = ""
+    """Prefix of the tokenizer with which items are read."""
     work_dir: Path
     """On whatever machine the worker is; created there."""
     num_threads: int
@@ -68,10 +78,10 @@ class ScoringRequest:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A batch is done: the nats of every document of every unit."""
+    """A batch is done: the nats of every document of every unit, or the answers of every part."""
 
     batch: int
-    nats: tuple[Nats, ...]
+    found: tuple[Nats, ...] | tuple[Answers, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +95,13 @@ class Finished:
     """Every batch is done."""
 
 
-def score_on_ray(
-    request: ScoringRequest, on_scored: Callable[[int, tuple[Nats, ...]], None]
-) -> None:
+def score_on_ray(request: ScoringRequest, on_scored: Callable[[int, Any], None]) -> None:
     """Score all batches of the job on the Ray at ``address``, or on one of our own.
 
     Args:
         request: What to score, and where.
-        on_scored: Called with the number of a batch and its scores, in any order, once for each.
+        on_scored: Called with the number of a batch and what was found, the ``Nats`` of each of its
+            units or the ``Answers`` of each of its parts, in any order, once for each batch.
 
     Raises:
         TrainingError: There were more than ``max_failures`` losses of workers, no room for one in
@@ -122,9 +131,7 @@ def score_on_ray(
         time.sleep(_RETRY_SECONDS)
 
 
-def _attempt(
-    request: ScoringRequest, todo: set[int], on_scored: Callable[[int, tuple[Nats, ...]], None]
-) -> str:
+def _attempt(request: ScoringRequest, todo: set[int], on_scored: Callable[[int, Any], None]) -> str:
     """One life of the driver; takes what is done out of ``todo``; returns how it ended."""
     process, connection = start_driver("training.cluster.scoring_driver")
     with contextlib.closing(connection):
@@ -139,7 +146,7 @@ def _attempt(
                 logging.getLogger(message.name).log(message.level, "%s", message.message)
             elif isinstance(message, Scored):
                 todo.discard(message.batch)
-                on_scored(message.batch, message.nats)
+                on_scored(message.batch, message.found)
             elif isinstance(message, Failed | Finished):
                 _ended(process)
                 if isinstance(message, Failed):

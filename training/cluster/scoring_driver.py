@@ -12,6 +12,7 @@ from training.cluster.connection import connected_ray, prepare_environment
 from training.cluster.driver import Line, Relay, end_with_head
 from training.cluster.failures import portable
 from training.cluster.scoring import (
+    Answers,
     Failed,
     Finished,
     Nats,
@@ -25,6 +26,7 @@ from training.errors import TrainingError
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
     from training.data.holdout import HoldoutDocument
+    from training.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +63,26 @@ class ScoringWorker:
         self._store = open_store(job.store_uri)
         self._prefix = ""
         self._model: CausalModel | None = None
+        self._read_with: Tokenizer | None = None
         self._documents: dict[int, list[HoldoutDocument]] = {}
 
     def ready(self) -> None:
         """Return once there is room for this worker, and it has begun."""
 
-    def score(self, batch: ScoringBatch) -> tuple[Nats, ...]:
-        """Nats of every document of every unit of the batch."""
+    def score(self, batch: ScoringBatch) -> tuple[Nats, ...] | tuple[Answers, ...]:
+        """What the batch's model makes of its units, or of its parts of tasks."""
+        return self._answers(batch) if batch.parts else self._nats(batch)
+
+    def _answers(self, batch: ScoringBatch) -> tuple[Answers, ...]:
+        from training.items.score_parts import score_parts  # noqa: PLC0415  torch
+
+        parts = [self._job.parts[number] for number in batch.parts]
+        threads = self._job.num_threads
+        return tuple(
+            score_parts(self._load(batch.model), self._tokenizer(), parts, num_threads=threads)
+        )
+
+    def _nats(self, batch: ScoringBatch) -> tuple[Nats, ...]:
         from training.score_units import score_units  # noqa: PLC0415  torch
 
         units = [
@@ -87,6 +102,14 @@ class ScoringWorker:
             model = load_model(fetch_model(self._store, prefix, folder))
             self._model, self._prefix = model.to("cuda:0" if self._job.use_gpu else "cpu"), prefix
         return self._model
+
+    def _tokenizer(self) -> "Tokenizer":
+        from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  tokenizers
+
+        if self._read_with is None:
+            folder = self._job.work_dir.absolute() / "tokenizer"
+            self._read_with = fetch_tokenizer(self._store, self._job.tokenizer, folder)
+        return self._read_with
 
     def _folder(self, number: int) -> "list[HoldoutDocument]":
         if number not in self._documents:
@@ -149,12 +172,12 @@ class _Scoring:
 
         worker, batch = self._running.pop(reference)
         try:
-            nats = self._ray.get(reference)
+            found = self._ray.get(reference)
         except RayActorError as error:
             self._lost(batch, error)
             return 0
         if batch is not None:
-            self._line.send(Scored(batch, nats))
+            self._line.send(Scored(batch, found))
         self._employ(worker)
         return int(batch is not None)
 

@@ -51,6 +51,7 @@ def score_windows(
     *,
     batch_tokens: int,
     precision: Literal["bf16", "fp32"],
+    logits_of: LogitsOfTrees | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ContinuationScore]:
     """Scores of the continuations that the ``windows`` are of, in their order.
@@ -70,7 +71,7 @@ def score_windows(
     device = model.device.type
     autocast = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
     with autocast:
-        logits_of = model.logits_of_trees()
+        logits_of = logits_of or model.logits_of_trees()
     done = 0
     found: list[_Found] = []
     for batch in batches_of(rows, batch_tokens=batch_tokens):

@@ -11,6 +11,7 @@ from training.items.score import ItemScore
 from training.items.tokenizer import ItemTokenizer
 from training.items.windows import continuations_of, windows_of
 from training.items.written import texts_written
+from training.trees import LogitsOfTrees
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 """Tokens of a forward pass; on a processor what it computes from them stays in its caches.
@@ -28,6 +29,7 @@ def score_items(
     window_tokens: int,
     batch_tokens: int | None = None,
     precision: Literal["bf16", "fp32"] = "fp32",
+    logits_of: LogitsOfTrees | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ItemScore]:
     """Scores of ``items``, in their order. Safe to retry: the same bits come out.
@@ -45,6 +47,8 @@ def score_items(
         batch_tokens: Tokens of a forward pass, padded; bounds memory; at least one row is taken.
             None: what is quickest on the device.
         precision: ``bf16`` is autocast, as in training. Nats are summed in float64 either way.
+        logits_of: ``model.logits_of_trees()`` of an earlier call: to lay weights out takes time and
+            memory. None: made for this call.
         on_progress: Called after every batch with about the items done, and all items.
 
     Raises:
@@ -73,6 +77,7 @@ def score_items(
             windows,
             batch_tokens=batch_tokens,
             precision=precision,
+            logits_of=logits_of,
             on_progress=report_read,
         )
     )

@@ -1,14 +1,16 @@
 """Chromium, driven by Playwright."""
 
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
+_PATIENCE_MS = 60_000
 _ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,6 +33,19 @@ def running_browser() -> Generator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def open_prefect(browser: Browser, url: str, auth_string: str) -> Page:
+    """Prefect's pages in a new window, after the login."""
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_default_timeout(_PATIENCE_MS)
+    expect.set_options(timeout=_PATIENCE_MS)
+    page.goto(f"{url}/v2/login?redirectTo=%2Fdashboard")
+    password = page.locator("input").first
+    password.fill(auth_string)
+    password.press("Enter")
+    page.wait_for_url(re.compile("/dashboard"))
+    return page
 
 
 @dataclass(frozen=True, slots=True)

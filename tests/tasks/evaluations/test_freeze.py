@@ -49,7 +49,7 @@ class Place:
         rows = [{"context": f"after {n} comes number", "continuation": f"{n + 1}"} for n in numbers]
         self.quiz.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def refresh(self, numbers: range) -> str:
+    def refresh(self, numbers: range, **changes: Any) -> str:
         data = self.folder / "data" / f"{numbers.start}.jsonl"
         data.parent.mkdir(exist_ok=True)
         rows = ({"text": story(n), "id": f"d{n}"} for n in numbers)
@@ -62,6 +62,7 @@ class Place:
             tokenizer=TrainedTokenizer(600),
             seq_len=32,
             holdout=HoldoutConfig(min_clusters=10),
+            **changes,
         )
         (self.folder / "work").mkdir(exist_ok=True)
         done = refresh(self.store, LAYOUT, request, by="test", work_dir=self.folder / "work")

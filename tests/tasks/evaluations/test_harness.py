@@ -176,6 +176,10 @@ def test_a_field_of_the_documents_may_name_the_cluster(tmp_path: Path) -> None:
         ),
         ({"doc_to_text": "{{question"}, r"sums.yaml:\d+: doc_to_text: unexpected end of template"),
         ({"doc_to_chioce": "x"}, r"sums.yaml:\d+: doc_to_chioce: is not a key .* 'doc_to_choice'"),
+        (
+            {"task": ["sums", "words"], "aggregate_metric_list": []},
+            r"sums.yaml:\d+: task: this is a group of tasks; give the file of each",
+        ),
         ({"output_type": "rank"}, r"output_type: found 'rank'; expected one of multiple_choice"),
         ({"dataset_path": "piqa"}, r"dataset_path: found 'piqa'; only local files are read"),
         ({"process_docs": "x"}, r"process_docs: is not supported; write the processed documents"),

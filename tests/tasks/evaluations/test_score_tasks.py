@@ -16,7 +16,9 @@ from tasks.evaluations.frozen import read_items
 from tasks.evaluations.item_record import read_item_scores, write_item_scores
 from tasks.evaluations.score_tasks import TaskEvidence, score_tasks
 from tasks.scoring.compute import Desk
+from tasks.scoring.place import Place as ScoringPlace
 from tasks.scoring.scores import weights_of
+from tasks.train import ComputeConfig
 from tests.tasks.evaluations.test_freeze import LAYOUT, Place, story
 from training.config import ModelConfig
 from training.decoder.model import Decoder
@@ -67,6 +69,7 @@ class Judged(Place):
         champion: str | None = "1-x",
         margin: float = 1.0,
         head: Head | None = None,
+        place: ScoringPlace | None = None,
     ) -> TaskEvidence:
         head = self.head if head is None else head
         return score_tasks(
@@ -77,6 +80,7 @@ class Judged(Place):
             head=head,
             trained=[record.id for record in head.snapshots],
             max_accuracy_loss=margin,
+            place=place or ScoringPlace(),
         )
 
     def answer(self, suite: SuiteManifest, version: str, shares: dict[str, float]) -> None:
@@ -194,6 +198,29 @@ def test_real_models_are_asked_once_and_then_read_from_the_record(
     changed = judged.freeze(judged.task(), minted=replace(CANARIES, canary_items=20))
     with pytest.raises(AssertionError, match="every answer is on record"):
         judged.evidence(changed)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings(r"ignore:.*\bdeprecated\b")  # importing ray.train reads such fields
+def test_on_ray_and_after_a_crash_models_give_the_same_bits(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = judged.freeze(judged.task(), minted=CANARIES)
+    here = judged.evidence(suite)
+    weights = weights_of(judged.store, LAYOUT, "2-y")
+    whole = {LAYOUT.task_scores(weights, task.file.name) for task in suite.tasks}
+    keys = {info.key for info in judged.store.list(LAYOUT.model_task_scores(weights))}
+    parts = sorted(keys - whole)
+    assert len(parts) > len(suite.tasks)
+    # What a crash leaves: no task is whole, of the parts every second one is there.
+    for key in (*whole, *parts[::2]):
+        judged.store.delete(key)
+    monkeypatch.setattr("tasks.evaluations.answers.LITTLE_FLOPS", 0.0)
+    place = ScoringPlace(
+        store_uri=judged.store.uri, compute=ComputeConfig(num_workers=2, threads_per_worker=1)
+    )
+    monkeypatch.setattr(Desk, "model", lambda *_: pytest.fail("Ray's workers have the models"))
+    assert judged.evidence(suite, place=place) == here
 
 
 def test_a_first_version_is_asked_for_the_record_and_compared_with_nobody(judged: Judged) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.scoring.compute import Place
+from tasks.scoring.place import Place
 from tasks.scoring.scores import read_record, weights_of
 from tasks.train import ComputeConfig
 from tests.tasks.scoring.test_check import LAYOUT, Lineage, publish

@@ -1,0 +1,74 @@
+"""The verdict on a snapshot's text: of which task items it has none, and which it has.
+
+A snapshot is searched for the items of its day when it is made. When the suite gets a task later,
+the text that still waits is searched for that task alone. Text cannot be taken out of a snapshot
+that exists, so what is found then guards nothing (``tasks.evaluations.score_tasks``).
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage.head import Head
+from storage.layout import Layout
+from storage.objects import ObjectStore
+from storage.snapshots import read_snapshot_manifest
+from storage.suite import SuiteTask, read_suite
+from tasks.evaluations.trained_on import find_trained_on
+
+logger = logging.getLogger(__name__)
+
+
+def bring_up_to_date(store: ObjectStore, layout: Layout, head: Head, *, work_dir: Path) -> None:
+    """Search all pending snapshots for the tasks that they were not searched for.
+
+    Safe to retry: what was searched for is on record.
+
+    Raises:
+        CorruptError: A shard, a record or a file of items is damaged.
+    """
+    from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
+
+    for record in head.snapshots:
+        if record.state != "pending" or not (missing := _unchecked(store, layout, head, record.id)):
+            continue
+        assert head.tokenizer is not None  # a snapshot is made of tokens
+        tokenizer = fetch_tokenizer(store, head.tokenizer, work_dir / "tokenizer")
+        found = find_trained_on(store, layout, missing, [record.id], tokenizer, work_dir)
+        for task in missing:
+            if items := found[task.name].get(record.id):
+                logger.warning(
+                    f"{len(items)} of {task.items} items of task {task.name} stand in snapshot "
+                    f"{record.id}, which was read before there was that task: they will guard "
+                    "nothing"
+                )
+
+
+def check_current(store: ObjectStore, layout: Layout, head: Head, snapshots: Iterable[str]) -> None:
+    """Refuse to train on text that was not searched for every configured task of the suite.
+
+    Raises:
+        ValueError: Names snapshot and tasks.
+    """
+    for snapshot in snapshots:
+        if missing := _unchecked(store, layout, head, snapshot):
+            names = ", ".join(task.name for task in missing)
+            raise ValueError(
+                f"snapshot {snapshot} was never searched for the items of {names}, so nobody knows "
+                "whether a model trained on it would know them: run 'perennial update' from its "
+                "start, which searches"
+            )
+
+
+def _unchecked(store: ObjectStore, layout: Layout, head: Head, snapshot: str) -> list[SuiteTask]:
+    """Configured tasks of the suite that a snapshot was not searched for."""
+    if head.suite is None:
+        return []
+    checked = {one.items for one in read_snapshot_manifest(store, layout, snapshot).checked_tasks}
+    return [
+        task
+        for task in read_suite(store, layout, head.suite).tasks
+        if task.origin == "configured"
+        and task.file.name not in checked
+        and not store.exists(layout.trained_on(task.file.name, snapshot))
+    ]

@@ -1,0 +1,212 @@
+"""Who saw a document: where it lies, which updates learned from it, which versions grew from them.
+
+The ledgers say what each update was trained on; what came before it, from whatever trunk, merge or
+update that it took over, it knows as well.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.head import Head, VersionRecord
+from storage.layout import Layout
+from storage.ledger import Exposure, exposures_of
+from storage.manifest import fetch_verified
+from storage.objects import ObjectStore
+from storage.replay import read_replay
+from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
+from tasks.curate import content_digest
+from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
+from tasks.curation.normalise import normalise
+from tasks.plan import is_saved, load_plan
+
+_COLUMNS = ("document", "source", "uri", "position", "domain", "time", "split", "reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """That one update was trained on the document."""
+
+    update: str
+    exposures: int
+    """Times seen."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBy:
+    """A judged version that knows the document."""
+
+    version: str
+    decision: str
+    """What became of it: published, refused, ..."""
+    updates: tuple[str, ...]
+    """By which it came to know it; not its own where it grew from one that knew it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """One place where the document lies, or was found and dropped, and who saw it there."""
+
+    snapshot: str
+    state: str
+    """Of the snapshot: pending, learned, held, refused."""
+    document: str
+    source: str
+    uri: str
+    position: int
+    """Line or row, from 1; 0 when the file is the document."""
+    domain: str
+    time: str
+    split: str
+    """train, holdout or dropped."""
+    reason: str
+    """Why it was dropped."""
+    learned: tuple[Learned, ...]
+    versions: tuple[SeenBy, ...]
+    """In the order in which they were judged; the champion may be among them."""
+    replay: tuple[str, ...]
+    """Versions of the replay buffer that draw from its domain of this snapshot."""
+
+
+def who_saw(
+    store: ObjectStore,
+    layout: Layout,
+    heads: Sequence[Head],
+    *,
+    ids: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    work_dir: Path,
+) -> list[Sighting]:
+    """Every place of the documents asked for, in all snapshots, in the order of these.
+
+    Reads the tables of documents of all snapshots and, of what was found, all ledgers. Changes
+    nothing.
+
+    Args:
+        store: Where the lineage lies.
+        layout: Of the lineage.
+        heads: All of them, oldest first.
+        ids: Ids as the sources give them, or with the source's name before: ``web/17``.
+        texts: Texts as they were delivered; what differs only as ``tasks.curation.normalise`` makes
+            it does not differ.
+        work_dir: For local copies of tables.
+
+    Raises:
+        CorruptError: A table, a ledger or a manifest is damaged.
+    """
+    if not heads:
+        return []
+    head = heads[-1]
+    contents = [content_digest(normalise(text)) for text in texts]
+    known = _Ancestors(store, layout, head)
+    replays = {version: read_replay(store, layout, version) for version in _replay_versions(heads)}
+    ledgers: dict[str, list[Exposure]] = {}
+    found: list[Sighting] = []
+    for record in head.snapshots:
+        manifest = read_snapshot_manifest(store, layout, record.id)
+        for row in _rows(store, layout, manifest, ids, contents, work_dir):
+            name: str = row["document"]
+            if name not in ledgers:
+                ledgers[name] = exposures_of(store, layout, name)
+            learned = tuple(
+                Learned(update=seen.update, exposures=seen.row.exposures, tokens=seen.row.tokens)
+                for seen in ledgers[name]
+                if (seen.row.snapshot, seen.row.domain) == (record.id, row["domain"])
+            )
+            found.append(
+                Sighting(
+                    snapshot=record.id,
+                    state=record.state,
+                    learned=learned,
+                    versions=known.that_saw({one.update for one in learned}),
+                    replay=tuple(
+                        version
+                        for version, replay in replays.items()
+                        if row["split"] == "train"
+                        and any(
+                            (stratum.snapshot, stratum.domain) == (record.id, row["domain"])
+                            and stratum.samples > 0
+                            for stratum in replay.strata
+                        )
+                    ),
+                    **row,
+                )
+            )
+    return found
+
+
+class _Ancestors:
+    """Which updates a version knows the text of, its own and those that it grew from."""
+
+    def __init__(self, store: ObjectStore, layout: Layout, head: Head) -> None:
+        self._store, self._layout, self._head = store, layout, head
+        self._records = {record.version: record for record in head.versions}
+        self._known: dict[str, frozenset[str]] = {}
+
+    def that_saw(self, updates: set[str]) -> tuple[SeenBy, ...]:
+        """The versions that know the text of any of ``updates``."""
+        return tuple(
+            SeenBy(version=record.version, decision=record.decision, updates=tuple(sorted(through)))
+            for record in self._head.versions
+            if (through := self._of_version(record) & updates)
+        )
+
+    def _of_version(self, record: VersionRecord) -> frozenset[str]:
+        if record.merged_from:
+            parents = [self._of_version(self._records[name]) for name in record.merged_from]
+            return frozenset().union(*parents)
+        return self._of_update(record.update)
+
+    def _of_update(self, update: str) -> frozenset[str]:
+        if update not in self._known:
+            self._known[update] = frozenset({update}) | self._before(update)
+        return self._known[update]
+
+    def _before(self, update: str) -> frozenset[str]:
+        # An imported base has no plan.
+        if not is_saved(self._store, self._layout, update):
+            return frozenset()
+        train = load_plan(self._store, self._layout, update).train
+        known: frozenset[str] = frozenset()
+        if train.taken_over is not None:
+            known |= self._of_update(train.taken_over.update)
+        if train.initial is None:
+            return known
+        if train.initial.startswith(f"{self._layout.root}/updates/"):
+            return known | self._of_update(self._layout.checkpoint_of(train.initial)[0])
+        version = train.initial.rpartition("/")[2]
+        return known | self._of_version(self._records[version])
+
+
+def _replay_versions(heads: Sequence[Head]) -> list[str]:
+    """In the order in which they came."""
+    return list(dict.fromkeys(head.replay for head in heads if head.replay))
+
+
+def _rows(
+    store: ObjectStore,
+    layout: Layout,
+    manifest: SnapshotManifest,
+    ids: Sequence[str],
+    contents: Sequence[bytes],
+    work_dir: Path,
+) -> Iterator[dict[str, Any]]:
+    """What a snapshot's table of documents says of those that are asked for."""
+    import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
+
+    files = {file.name: file for file in manifest.files}
+    prefix, folder = layout.snapshot(manifest.id), work_dir / "documents"
+    path = fetch_verified(store, prefix, files[DOCUMENTS], folder / f"{manifest.id}.parquet")
+    edited: list[str] = []
+    if contents and ANNOTATIONS in files:
+        local = folder / f"{manifest.id}-annotations.parquet"
+        annotations = fetch_verified(store, prefix, files[ANNOTATIONS], local)
+        edited = documents_delivered_as(annotations, contents)
+    sources = pq.read_table(path, columns=["source"])["source"].unique().to_pylist()
+    names = [name for given in ids for name in (given, *(f"{one}/{given}" for one in sources))]
+    wanted = [[("document", "in", names + edited)], [("content", "in", contents)]]
+    # Arrow cannot tell the type of an empty list.
+    filters = [each for each in wanted if each[0][2]]
+    yield from pq.read_table(path, columns=list(_COLUMNS), filters=filters).to_pylist()
