@@ -82,16 +82,22 @@ def documents_delivered_as(path: Path, contents: Sequence[bytes]) -> list[str]:
     return pq.read_table(path, columns=["document"], filters=filters)["document"].to_pylist()
 
 
-def read_annotations(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Domains of the documents and the numbers, for ``judge``; nulls are read as 0 or ""."""
+def read_annotations(path: Path, prefix: str = "") -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Domains of the documents and their numbers, for ``judge``; nulls are read as 0 or "".
+
+    Only the numbers whose names begin with ``prefix`` are read.
+    """
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    table = pq.read_table(path)
+    names = [
+        name
+        for name in pq.read_schema(path).names
+        if name.startswith(prefix) and name not in ("document", "domain", DELIVERED)
+    ]
+    table = pq.read_table(path, columns=["domain", *names])
     numbers: dict[str, NDArray[Any]] = {}
-    for name in table.column_names:
-        if name in ("document", "domain", DELIVERED):
-            continue
+    for name in names:
         column = table.column(name)
         nothing = "" if str(column.type) == "string" else 0
         numbers[name] = pc.fill_null(column, nothing).to_numpy()
