@@ -80,6 +80,10 @@ sources:
     # cluster: the field with the work, site or repository that a document belongs to
     # fields: {{text: text, id: id, time: date, cluster: site}}
 
+# curate:                      # rules of quality, with their published thresholds, by domain
+#   domains:
+#     web-en: {{language: {{allow: [en]}}, gopher: {{}}, c4: {{end_marks: false}}, pii: {{}}}}
+
 refresh:                       # smaller amounts stay unread until there is more
   min_new_documents: 16        # of fewer nothing can be held out that could show a gain
   min_new_tokens: 0

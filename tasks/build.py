@@ -29,6 +29,7 @@ from storage.snapshots import (
 )
 from tasks.curate import CurateConfig, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.document_table import write_document_table
@@ -176,7 +177,7 @@ def read_and_split(
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
     if (work_dir / ANNOTATIONS).exists():
-        _, numbers = read_annotations(work_dir / ANNOTATIONS)
+        _, numbers = read_annotations(work_dir / ANNOTATIONS, PII_COLUMNS)
         found = describe_found(numbers)
         warnings = (*warnings, found) if found else warnings
     for warning in warnings:

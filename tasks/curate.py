@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+
 from infra.bounds import Bounds
 from tasks.curation.annotate import annotate, columns_of, judge, rules_of
-from tasks.curation.annotation_table import Found
+from tasks.curation.annotation_table import DELIVERED, Found
 from tasks.curation.config import EVERY, DomainRules
 from tasks.curation.licences import LicenceRules, licence_reason, licences_of
 from tasks.curation.normalise import mend, normalise
@@ -140,7 +142,11 @@ def apply_rules(
         normal = [spell(documents[place].text) for place in inside]
         annotated = annotate(normal, [documents[place].uri for place in inside], rules)
         judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
-        found.append((inside, annotated.numbers))
+        numbers = annotated.numbers
+        if config.domains:
+            delivered = [content_digest(normalise(documents[place].text)) for place in inside]
+            numbers |= {DELIVERED: np.array(delivered, object)}
+        found.append((inside, numbers))
         for place, before, after, reason in zip(
             inside, normal, annotated.texts, judged, strict=True
         ):

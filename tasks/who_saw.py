@@ -17,6 +17,7 @@ from storage.objects import ObjectStore
 from storage.replay import read_replay
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.curate import content_digest
+from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
 from tasks.curation.normalise import normalise
 from tasks.plan import is_saved, load_plan
 
@@ -88,7 +89,7 @@ def who_saw(
         layout: Of the lineage.
         heads: All of them, oldest first.
         ids: Ids as the sources give them, or with the source's name before: ``web/17``.
-        texts: Texts as they were delivered; what differs only as ``tasks.curate.normalise`` makes
+        texts: Texts as they were delivered; what differs only as ``tasks.curation.normalise`` makes
             it does not differ.
         work_dir: For local copies of tables.
 
@@ -195,16 +196,17 @@ def _rows(
     """What a snapshot's table of documents says of those that are asked for."""
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    (file,) = (file for file in manifest.files if file.name == DOCUMENTS)
-    path = fetch_verified(
-        store,
-        layout.snapshot(manifest.id),
-        file,
-        work_dir / "documents" / f"{manifest.id}.parquet",
-    )
+    files = {file.name: file for file in manifest.files}
+    prefix, folder = layout.snapshot(manifest.id), work_dir / "documents"
+    path = fetch_verified(store, prefix, files[DOCUMENTS], folder / f"{manifest.id}.parquet")
+    edited: list[str] = []
+    if contents and ANNOTATIONS in files:
+        local = folder / f"{manifest.id}-annotations.parquet"
+        annotations = fetch_verified(store, prefix, files[ANNOTATIONS], local)
+        edited = documents_delivered_as(annotations, contents)
     sources = pq.read_table(path, columns=["source"])["source"].unique().to_pylist()
     names = [name for given in ids for name in (given, *(f"{one}/{given}" for one in sources))]
-    wanted = [[("document", "in", names)], [("content", "in", contents)]]
+    wanted = [[("document", "in", names + edited)], [("content", "in", contents)]]
     # Arrow cannot tell the type of an empty list.
     filters = [each for each in wanted if each[0][2]]
     yield from pq.read_table(path, columns=list(_COLUMNS), filters=filters).to_pylist()

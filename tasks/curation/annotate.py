@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.curation import c4, code, fineweb, gopher, language, pii
+from tasks.curation.annotation_table import DELIVERED
 from tasks.curation.config import EVERY, NO_RULES, DomainRules
 from tasks.curation.gopher import Numbers
 
@@ -35,6 +36,7 @@ def columns_of(rules: Iterable[DomainRules]) -> dict[str, str]:
     """Names and Arrow types of what is found for documents of any of these rules."""
     columns: dict[str, str] = {}
     for of_domain in rules:
+        columns[DELIVERED] = "binary"
         columns |= language.COLUMNS if of_domain.language else {}
         for section, prefix, names in (
             (of_domain.gopher, gopher.PREFIX, gopher.COLUMNS),

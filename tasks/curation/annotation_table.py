@@ -17,6 +17,9 @@ from tasks.documents import Document
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+DELIVERED = "delivered"
+"""Column of the digest of each text before the rules changed it: as a person would ask for it."""
+
 Found: TypeAlias = tuple[Sequence[int], Mapping[str, NDArray[Any]]]
 """Places of the documents of a domain within a batch, and their numbers."""
 
@@ -71,16 +74,30 @@ class AnnotationWriter:
         self._writer.write_table(table)
 
 
-def read_annotations(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Domains of the documents and the numbers, for ``judge``; nulls are read as 0 or ""."""
+def documents_delivered_as(path: Path, contents: Sequence[bytes]) -> list[str]:
+    """Documents whose text, before the rules changed it, had one of these digests."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    filters = [[(DELIVERED, "in", list(contents))]]
+    return pq.read_table(path, columns=["document"], filters=filters)["document"].to_pylist()
+
+
+def read_annotations(path: Path, prefix: str = "") -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Domains of the documents and their numbers, for ``judge``; nulls are read as 0 or "".
+
+    Only the numbers whose names begin with ``prefix`` are read.
+    """
     import pyarrow.compute as pc  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    table = pq.read_table(path)
+    names = [
+        name
+        for name in pq.read_schema(path).names
+        if name.startswith(prefix) and name not in ("document", "domain", DELIVERED)
+    ]
+    table = pq.read_table(path, columns=["domain", *names])
     numbers: dict[str, NDArray[Any]] = {}
-    for name in table.column_names:
-        if name in ("document", "domain"):
-            continue
+    for name in names:
         column = table.column(name)
         nothing = "" if str(column.type) == "string" else 0
         numbers[name] = pc.fill_null(column, nothing).to_numpy()

@@ -42,6 +42,7 @@ from tasks.refresh_request import (
 from tasks.rejects import rejects_of
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
+from tasks.who_saw import who_saw
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
 from training.tokenizer import END_OF_TEXT, fetch_tokenizer, train_tokenizer
 
@@ -197,6 +198,21 @@ def test_rules_drop_and_mask_by_domain_and_the_refresh_tells_why(
     shards = _LAYOUT.snapshot(_manifest(store, result).id)
     for info in store.list(shards):
         assert b"jane.doe" not in store.get(info.key)
+
+
+def test_a_text_that_the_rules_changed_is_found_as_it_was_delivered(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    _write(tmp_path / "data" / "1.jsonl", range(40))
+    delivered = _text(99) + " mail jane.doe@corp-mail.org\r\n"
+    with (tmp_path / "data" / "1.jsonl").open("a") as file:
+        file.write(json.dumps({"text": delivered, "id": "d99"}) + "\n")
+    curate = CurateConfig(domains={"*": DomainRules(pii=PiiRules())})
+    _refresh(store, _request(_source(tmp_path / "data"), curate=curate), tmp_path / "work")
+    work_dir = tmp_path / "asking"
+    found = who_saw(store, _LAYOUT, [_head(store)], texts=[delivered], work_dir=work_dir)
+    assert [sighting.document for sighting in found] == ["web/d99"]
+    assert not who_saw(store, _LAYOUT, [_head(store)], texts=[_text(99)], work_dir=work_dir)
 
 
 def test_a_licence_that_is_denied_is_never_trained_on(
