@@ -118,8 +118,9 @@ def _measure_deduplication(arguments: argparse.Namespace, peers: dict[str, str])
 
 
 def _score(dropped: set[int], pairs: Sequence[Planted], at: float) -> str:
-    wanted = {pair.later for pair in pairs if pair.jaccard >= at}
-    hits = len(dropped & wanted)
+    # Which of a pair goes is a matter of the rule: text-dedup drops the earlier one.
+    wanted = [pair for pair in pairs if pair.jaccard >= at]
+    hits = sum(pair.later in dropped or pair.earlier in dropped for pair in wanted)
     precision, recall = hits / max(1, len(dropped)), hits / len(wanted)
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return f"F1 at {at}: {f1:.4f} (precision {precision:.4f}, recall {recall:.4f})"
