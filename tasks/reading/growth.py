@@ -38,9 +38,10 @@ class GrowingFile:
         chunk = self._file.read(min(size, self._left))
         self._left -= len(chunk)
         if end := chunk.rfind(b"\n") + 1:
-            self._hash.update(chunk[:end])
+            view = memoryview(chunk)
+            self._hash.update(view[:end])
             self._whole_lines = self._hash.copy()
-            self._hash.update(chunk[end:])
+            self._hash.update(view[end:])
             self._num_whole = self._num_bytes + end
             self._num_lines += chunk.count(b"\n")
         else:

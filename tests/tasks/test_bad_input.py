@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from storage.layout import Layout
+from storage.local_objects import LocalObjects
+from tasks.curate import CurateConfig, normalise
 from tasks.documents import Document, Reject, SourceRefusedError
 from tasks.ingest import list_source, next_marks, read_objects
 from tasks.readers import FieldNames
+from tasks.refresh import refresh
+from tasks.refresh_request import RefreshRequest, TrainedTokenizer
 from tasks.sources import SourceConfig
 from tests.support.bad_files import MAX_DOCUMENT_BYTES, PAGES, BadFile, bad_files, jsonl
 
@@ -145,3 +150,32 @@ def test_a_file_that_is_cut_while_it_is_read_is_tried_again(tmp_path: Path, name
 def test_the_pages_of_the_archives_are_those_that_were_put_in() -> None:
     # Guards the fixture: a page without its topic as the second word would test nothing.
     assert all(page.isalpha() for page in PAGES)
+
+
+def test_a_refresh_of_all_of_them_keeps_every_good_text_once_and_lists_every_reject(
+    tmp_path: Path,
+) -> None:
+    data, work = tmp_path / "data", tmp_path / "work"
+    work.mkdir()
+    data.mkdir()
+    files = [file for file in FILES if "huge" not in file.name]
+    for file in files:
+        (data / file.name).write_bytes(file.body)
+    config = replace(source(data), fields=FieldNames())
+    documents, rejects = read(config)
+    request = RefreshRequest(
+        sources=(config,),
+        tokenizer=TrainedTokenizer(290),
+        seq_len=32,
+        curate=CurateConfig(min_chars=1),
+    )
+    store = LocalObjects(tmp_path / "store")
+
+    result = refresh(store, Layout("demo"), request, by="test", work_dir=work)
+
+    assert result.documents_read == len(documents)
+    assert result.lines_rejected == Counter(reject.reason for reject in rejects)
+    kept = result.train_documents + result.holdout_documents
+    assert kept == len({normalise(document.text) for document in documents})
+    again = refresh(store, Layout("demo"), request, by="test", work_dir=work)
+    assert (again.files_new, again.snapshot) == (0, None)
