@@ -10,8 +10,8 @@ from storage.layout import Layout
 from storage.manifest import load
 from storage.objects import ObjectStore
 from tasks.judge.verdict import DomainRow, VerdictReport
-from tasks.plan import UpdatePlan, load_plan
 from tasks.reporting.page import verdict_key
+from tasks.update_plan import UpdatePlan, load_plan
 
 Action = Literal["promote", "reject", "rollback"]
 

@@ -2,7 +2,7 @@
 
 import errno
 
-from flows.lineage import LineageError
+from flows.lineage_yaml import LineageError
 from flows.mirror import MirrorError
 from infra.stack.state import StackError
 from infra.versions import UnsafeVersionError

@@ -5,7 +5,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.lineage import Lineage, load_lineage
+from flows.lineage import Lineage
+from flows.lineage_yaml import load_lineage
 from infra.log import set_up_logging
 from infra.settings import Settings
 from infra.versions import check_security_floors

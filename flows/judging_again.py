@@ -12,8 +12,8 @@ from storage.errors import HeadMovedError
 from storage.head import Head, VersionRecord, read_head
 from storage.judging_again import compared_today, to_judge_again
 from storage.lease import Lease
-from tasks.plan import UpdatePlan, load_plan
 from tasks.publish import commit_verdict
+from tasks.update_plan import UpdatePlan, load_plan
 
 logger = logging.getLogger(__name__)
 

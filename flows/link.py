@@ -11,7 +11,7 @@ from infra.credentials import first_line_of, hide_credentials
 if TYPE_CHECKING:
     from flows.ground import Ground
     from flows.plan_view import PlanView
-    from tasks.plan import UpdatePlan
+    from tasks.update_plan import UpdatePlan
 
 logger = logging.getLogger(__name__)
 

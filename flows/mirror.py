@@ -16,8 +16,8 @@ from storage import registry
 from storage.head import Head
 from storage.lease_record import is_held, read_lease
 from tasks.mirror import mirror
-from tasks.plan import UpdatePlan, load_plan
 from tasks.train import MetricRelay, Metrics
+from tasks.update_plan import UpdatePlan, load_plan
 from training.errors import TrainingStoppedError
 from training.goodput import read_lives, settled
 from training.metrics import GOODPUT

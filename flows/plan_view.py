@@ -7,8 +7,8 @@ from flows.ground import Ground
 from storage.head import read_head
 from tasks.forecast import forecast
 from tasks.memory import describe_memory
-from tasks.plan import UpdatePlan
 from tasks.plan_text import describe
+from tasks.update_plan import UpdatePlan
 from training.schedule_chart import schedule_chart
 
 

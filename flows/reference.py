@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import SecretStr, TypeAdapter
 
-from flows.lineage import DEFAULT_RECIPE, Lineage
+from flows.lineage import Lineage
+from flows.lineage_yaml import DEFAULT_RECIPE
 from infra.bounds import FORBID_UNKNOWN
 from infra.settings import Settings
 from training.recipes import RECIPES

@@ -28,7 +28,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.automations import HEARTBEAT_SECONDS, ensure_automations
 from flows.deployments import TIMETABLE, Served, deployments_of
 from flows.ground import Ground
-from flows.lineage import Lineage, LineageError, load_lineage
+from flows.lineage import Lineage
+from flows.lineage_yaml import LineageError, load_lineage
 from flows.orphan import RUNNER_PID
 from flows.questions import settle_questions
 from flows.recovery import interrupt, recover, runs_in

@@ -25,9 +25,9 @@ from storage.objects import open_store
 from storage.question import read_question
 from storage.snapshots import read_snapshot
 from tasks.judge.verdict import DomainRow, VerdictReport
-from tasks.plan import load_plan
 from tasks.reporting.page import report_key, verdict_key
 from tasks.unfinished import interrupted
+from tasks.update_plan import load_plan
 from training.goodput import settled
 from training.metrics import read_last_rows
 from training.speed import Speed

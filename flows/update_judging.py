@@ -20,7 +20,6 @@ from tasks.judge.decide import decide
 from tasks.judge.halves import half_of_slices, half_of_tasks
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
-from tasks.plan import UpdatePlan, save_plan
 from tasks.publish import Evidence, commit_verdict
 from tasks.publish import export as export_candidate
 from tasks.remedy.record import told_remedies
@@ -29,6 +28,7 @@ from tasks.scoring.check import CheckResult
 from tasks.scoring.check import check as score_candidate
 from tasks.scoring.place import Place
 from tasks.scoring.scores import forgetting_matrix
+from tasks.update_plan import UpdatePlan, save_plan
 from training.goodput import settled
 
 

@@ -9,16 +9,11 @@ from infra.bounds import Bounds
 from storage.head import Head, read_head
 from storage.lease import Lease
 from tasks.branch import branch_plan
-from tasks.plan import (
-    NothingToDo,
-    UpdatePlan,
-    held_under_another_recipe,
-    is_saved,
-    make_plan,
-)
+from tasks.plan import NothingToDo, held_under_another_recipe, make_plan
 from tasks.review import unhold
 from tasks.scoring.outlook import with_outlook
 from tasks.unfinished import TakeOver, resumed_plan
+from tasks.update_plan import UpdatePlan, is_saved
 
 CooldownTokens = Annotated[int | None, Bounds(gt=0, le=10**15, unit="tokens")]
 

@@ -18,7 +18,6 @@ from infra.progress import duration
 from storage.lease import Lease
 from storage.suite import read_suite
 from tasks.judge.verdict import Remedy, RemedyAttempt, VerdictReport
-from tasks.plan import UpdatePlan, load_plan
 from tasks.remedy.attempt import (
     attempt_id,
     attempt_merges,
@@ -33,6 +32,7 @@ from tasks.remedy.retrain import expected_seconds, retraining_plan, settings_of_
 from tasks.remedy.select import read_selecting_half
 from tasks.remedy.triage import attempts_for
 from tasks.scoring.panel import panel_of
+from tasks.update_plan import UpdatePlan, load_plan
 
 logger = logging.getLogger(__name__)
 

@@ -34,13 +34,13 @@ from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
 from tasks.decontamination.current import check_current
 from tasks.expose import record_exposures
-from tasks.plan import UpdatePlan
 from tasks.publish import ExtendReplay, replay_extender
 from tasks.refresh_request import RefreshResult
 from tasks.rejects import rejects_of
 from tasks.take_over import begin
 from tasks.train import MetricRelay
 from tasks.train import train as train_plan
+from tasks.update_plan import UpdatePlan
 from training.errors import TrainingStoppedError
 from training.goodput import settle
 

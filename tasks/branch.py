@@ -12,8 +12,9 @@ from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import identity_of
 from storage.objects import ObjectStore
-from tasks.plan import NothingToDo, UpdatePlan, is_saved, judged_as, load_plan
+from tasks.plan import NothingToDo, judged_as
 from tasks.take_over import is_usable, renamed
+from tasks.update_plan import UpdatePlan, is_saved, load_plan
 from training.checkpoint.index import committed_steps, step_prefix
 from training.config import TakenOver, TrainPlan
 from training.guard.skips import read_skips

@@ -1,43 +1,34 @@
-"""From source files to a minted snapshot: read, curate, tokenise, split, pack, upload.
+"""From source files to tokenised, split documents, which ``tasks.mint`` makes a snapshot of.
 
 Texts pass through in batches; what stays in memory is an array of tokens and a few strings a
-document. The bytes of a snapshot are a pure function of its inputs.
+document.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from storage.head import SnapshotRole
-from storage.layout import Layout
-from storage.manifest import canonical_json, content_hash, digest_file
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.objects import ObjectStore
 from storage.snapshots import (
     DOCUMENTS,
     UNIGRAM,
     CheckedTask,
     KnownDocuments,
-    SnapshotManifest,
-    mint,
 )
 from tasks.curate import CurateConfig, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
-from tasks.document_table import write_document_table
 from tasks.documents import Document, ReadPart, Reject, SourceObject
 from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
-from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
+from tasks.pack import Framing, framed_length, framing_of
 from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
 from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, split_by_cluster
@@ -194,86 +185,6 @@ def read_and_split(
     )
 
 
-def store_snapshot(
-    store: ObjectStore,
-    layout: Layout,
-    inputs: BuildInputs,
-    read: ReadDocuments,
-    *,
-    work_dir: Path,
-    progress: Progress,
-) -> SnapshotManifest:
-    """Pack what was read, upload it and mint the snapshot. Safe to retry in a new ``work_dir``.
-
-    Args:
-        store: Where the lineage lies.
-        layout: Of the lineage.
-        inputs: The same that ``read_and_split`` was given.
-        read: What it returned.
-        work_dir: The same directory, with the rejects in it.
-        progress: Told how many domains are packed and how many files are uploaded.
-    """
-    from training.tokenizer import keep_tokenizer  # noqa: PLC0415  imports tokenizers
-
-    tokenizer, framing = read.tokenizer, framing_of(read.tokenizer)
-    # All that is uploaded lies in one directory, apart from the texts and the tokenizer.
-    local = work_dir / "snapshot"
-    local.mkdir()
-    packed = _pack(read.documents, framing, inputs.seq_len, local, progress)
-    unigram = np.sum([domain.unigram for domain in packed], axis=0)
-    (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
-    (local / CONSUMED).write_bytes(canonical_json(read.consumed))
-    (work_dir / REJECTS).rename(local / REJECTS)
-    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED]
-    if inputs.sought is not None:
-        (work_dir / LEAKS).rename(local / LEAKS)
-        names.append(LEAKS)
-    if inputs.near_duplicates is not None:
-        (work_dir / SEGMENT).rename(local / SEGMENT)
-        names.append(SEGMENT)
-    if (work_dir / ANNOTATIONS).exists():
-        (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
-        names.append(ANNOTATIONS)
-    files = [file for domain in packed for file in domain.files]
-    files += [digest_file(local / name, name) for name in names]
-    prefix = layout.snapshot(inputs.identity[:12])
-    for done, file in enumerate(files, 1):
-        store.put_file(f"{prefix}/{file.name}", local / file.name)
-        progress("files", done, len(files))
-    manifest = SnapshotManifest(
-        id=inputs.identity[:12],
-        lineage=layout.lineage,
-        identity=inputs.identity,
-        content=content_hash(files),
-        role=inputs.role,
-        minted_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        tokenizer=keep_tokenizer(store, layout, tokenizer),
-        vocab_size=tokenizer.vocab_size,
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-        seq_len=inputs.seq_len,
-        token_dtype=tokenizer.token_dtype,
-        domains=tuple(domain.slice for domain in packed),
-        documents_read=len(read.documents),
-        documents_dropped=read.dropped,
-        lines_rejected=read.rejected,
-        files=tuple(files),
-        checked_tasks=read.checked_tasks,
-        checked_suite=inputs.checked_suite,
-    )
-    return mint(store, layout, manifest)
-
-
-def framing_of(tokenizer: "Tokenizer") -> Framing:
-    """What packing needs to know of ``tokenizer``."""
-    return Framing(
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-        token_dtype=tokenizer.token_dtype,
-        vocab_size=tokenizer.vocab_size,
-    )
-
-
 def _documents(
     inputs: BuildInputs, reject: Callable[[Reject], None], parts: dict[str, ReadPart]
 ) -> Iterator[Document]:
@@ -312,39 +223,3 @@ def _split(
         reason = HOLDOUT_CAP if side == "dropped" else ""
         split.append(replace(row, split=side, reason=reason))
     return split, result.warnings
-
-
-def _pack(
-    documents: Sequence[TokenizedDocument],
-    framing: Framing,
-    seq_len: int,
-    directory: Path,
-    progress: Progress,
-) -> list[PackedDomain]:
-    """Write the shards of all domains and the table of documents into ``directory``."""
-    domains = sorted({row.document.domain for row in documents if row.split != "dropped"})
-    first_tokens = np.full(len(documents), -1, np.int64)
-    packed: list[PackedDomain] = []
-    for done, domain in enumerate(domains, 1):
-        places = [i for i, row in enumerate(documents) if row.document.domain == domain]
-        packed.append(
-            pack_domain(
-                domain,
-                [documents[place] for place in places],
-                framing,
-                seq_len=seq_len,
-                directory=directory,
-            )
-        )
-        first_tokens[places] = packed[-1].first_tokens
-        progress("domains", done, len(domains))
-    lengths = [
-        framed_length(len(row.tokens), framing) if row.tokens.size else 0 for row in documents
-    ]
-    write_document_table(
-        documents,
-        directory / DOCUMENTS,
-        lengths=np.array(lengths, np.int64),
-        first_tokens=first_tokens,
-    )
-    return packed

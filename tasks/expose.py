@@ -15,7 +15,7 @@ from storage.ledger import LedgerRow, write_ledger
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, read_snapshot
-from tasks.plan import load_plan
+from tasks.update_plan import load_plan
 from training.config import Stream, TrainPlan
 from training.data.order import Order
 from training.guard.skips import Skips, read_skips

@@ -4,7 +4,7 @@ from infra.progress import counted, duration
 from storage.head import Head
 from storage.layout import Layout
 from storage.objects import ObjectStore
-from tasks.plan import UpdatePlan, load_plan
+from tasks.update_plan import UpdatePlan, load_plan
 from training.checkpoint.index import committed_steps
 from training.goodput import read_lives
 from training.metrics import read_metrics

@@ -7,6 +7,7 @@ Training documents are framed, concatenated in canonical order and cut into rows
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from storage.snapshots import DomainSlice
 from tasks.tokenize import TokenizedDocument
 from training.data.holdout import HoldoutDocument
 from training.shard_writer import write_holdout_shards, write_train_shards
+
+if TYPE_CHECKING:
+    from training.tokenizer import Tokenizer
 
 _COUNTED_AT_ONCE = 1 << 22
 
@@ -41,6 +45,16 @@ class PackedDomain:
     """``int64[documents]``: offset in the training stream, -1 for documents outside of it."""
     unigram: np.ndarray
     """``int64[vocab_size]``: see ``count_targets``."""
+
+
+def framing_of(tokenizer: "Tokenizer") -> Framing:
+    """What packing needs to know of ``tokenizer``."""
+    return Framing(
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+        token_dtype=tokenizer.token_dtype,
+        vocab_size=tokenizer.vocab_size,
+    )
 
 
 def framed_length(num_tokens: int, framing: Framing) -> int:

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-from tasks.plan import BudgetConfig, PlanRequest, UpdatePlan
+from tasks.plan import PlanRequest
+from tasks.update_plan import BudgetConfig, UpdatePlan
 from training.identity import identity_fields
 from training.plan_difference import Change, differences, told
 

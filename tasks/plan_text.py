@@ -1,8 +1,8 @@
 """A plan in words, for the log, the report and who decides whether to start it."""
 
-from tasks.plan import UpdatePlan
 from tasks.scoring.guards import MAX_GUARDS
 from tasks.scoring.panel import Guard
+from tasks.update_plan import UpdatePlan
 from training.config import ForeignConfig, Schedule, TakenOver, TrainPlan
 from training.foreign.config import why_not_native
 from training.release import describe_release

@@ -28,15 +28,9 @@ from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
 from storage.transitions import with_snapshot
-from tasks.build import (
-    CONSUMED,
-    BuildInputs,
-    Progress,
-    ReadDocuments,
-    read_and_split,
-    store_snapshot,
-)
+from tasks.build import CONSUMED, BuildInputs, Progress, ReadDocuments, read_and_split
 from tasks.marks import publish_marks, read_marks
+from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
 from tasks.refresh_request import (
     ImportedTokenizer,
@@ -50,14 +44,13 @@ from tasks.refresh_request import (
     list_new,
     state_of,
 )
+from tasks.refresh_text import committed_result, describe_snapshot, warned_of
 from tasks.rejects import describe_rejects, rejects_of
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-_MOST_REASONS = 5
 
 
 def refresh(
@@ -193,7 +186,7 @@ class _Refresh:
         previous = read_suite(self.store, self.layout, old) if old else None
         suite = suite_of(previous, manifest)
         publish_suite(self.store, self.layout, suite)
-        reason = _describe(manifest)
+        reason = describe_snapshot(manifest)
 
         def with_it(head: Head) -> Head:
             return with_snapshot(
@@ -212,7 +205,7 @@ class _Refresh:
 
         head = self._commit(with_it, is_in)
         rejects = rejects_of(self.store, self.layout, manifest)
-        return replace(_committed(manifest, head, reason), warnings=_warned(rejects))
+        return replace(committed_result(manifest, head, reason), warnings=warned_of(rejects))
 
     def _commit_marks(self, read: ReadDocuments) -> RefreshResult:
         """Remember what was read though it gave nothing to train on."""
@@ -277,16 +270,8 @@ class _Refresh:
             documents_read=len(read.documents),
             documents_dropped=read.dropped,
             lines_rejected=read.rejected,
-            warnings=(*_warned(rejects), *read.warnings),
+            warnings=(*warned_of(rejects), *read.warnings),
         )
-
-
-def _warned(rejects: str) -> tuple[str, ...]:
-    """The sentence on rejects, if there is one, which is logged as well."""
-    if not rejects:
-        return ()
-    logger.warning("%s", rejects)
-    return (rejects,)
 
 
 def _check_ever_matched(layout: Layout, head: Head | None, listing: Listing) -> None:
@@ -320,39 +305,3 @@ def _read_consumed(
 ) -> dict[str, str]:
     (file,) = (file for file in manifest.files if file.name == CONSUMED)
     return json.loads(read_verified(store, layout.snapshot(manifest.id), file))
-
-
-def _describe(manifest: SnapshotManifest) -> str:
-    train = sum(domain.train_tokens for domain in manifest.domains)
-    held = sum(domain.holdout_tokens for domain in manifest.domains)
-    names = ", ".join(domain.domain for domain in manifest.domains)
-    return (
-        f"snapshot {manifest.id} of {names}: {train:,} tokens to train on, {held:,} held out, "
-        f"from {manifest.documents_read:,} documents{_describe_drops(manifest.documents_dropped)}"
-    )
-
-
-def _describe_drops(dropped: dict[str, int]) -> str:
-    """How many were dropped and why, the most frequent reasons first; "" when none were."""
-    if not dropped:
-        return ""
-    ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{reason} {count:,}" for reason, count in ranked[:_MOST_REASONS]]
-    told += [f"{len(ranked) - _MOST_REASONS} more reasons"] if len(ranked) > _MOST_REASONS else []
-    return f"; {sum(dropped.values()):,} were dropped ({', '.join(told)})"
-
-
-def _committed(manifest: SnapshotManifest, head: Head, reason: str) -> RefreshResult:
-    domains = manifest.domains
-    return RefreshResult(
-        snapshot=manifest.id,
-        head=head.number,
-        reason=reason,
-        documents_read=manifest.documents_read,
-        documents_dropped=manifest.documents_dropped,
-        lines_rejected=manifest.lines_rejected,
-        train_documents=sum(domain.train_documents for domain in domains),
-        train_tokens=sum(domain.train_tokens for domain in domains),
-        holdout_documents=sum(domain.holdout_documents for domain in domains),
-        holdout_tokens=sum(domain.holdout_tokens for domain in domains),
-    )

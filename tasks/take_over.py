@@ -15,17 +15,9 @@ from storage.manifest import identity_of, load, publish
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest
 from storage.taken_over import TakenOverMark
-from tasks.plan import (
-    PlanRequest,
-    UpdatePlan,
-    is_saved,
-    load_plan,
-    pending_snapshots,
-    plan_of,
-    save_plan,
-    trunk_step_of,
-)
+from tasks.plan import PlanRequest, pending_snapshots, plan_of, trunk_step_of
 from tasks.plan_changes import ConfigurationChangedError, Unfinished
+from tasks.update_plan import UpdatePlan, is_saved, load_plan, save_plan
 from training.checkpoint.index import Progress, committed_steps, is_intact, step_prefix
 from training.checkpoint.run_life import begin_life
 from training.config import Mixture, TakenOver, TrainPlan

@@ -7,9 +7,10 @@ from storage.head import Head
 from storage.layout import Layout
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
-from tasks.plan import PlanRequest, UpdatePlan, is_saved, load_plan, make_plan, plan_of
+from tasks.plan import PlanRequest, make_plan, plan_of
 from tasks.plan_changes import ConfigurationChangedError, Unfinished, changes_between
 from tasks.take_over import Mode, take_over, taken_over_plan
+from tasks.update_plan import UpdatePlan, is_saved, load_plan
 from training.checkpoint.index import committed_steps
 
 logger = logging.getLogger(__name__)

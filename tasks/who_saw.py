@@ -19,7 +19,7 @@ from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifes
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
 from tasks.curation.normalise import normalise
-from tasks.plan import is_saved, load_plan
+from tasks.update_plan import is_saved, load_plan
 
 _COLUMNS = ("document", "source", "uri", "position", "domain", "time", "split", "reason")
 

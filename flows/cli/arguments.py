@@ -8,7 +8,7 @@ import typer
 
 def checked(file: Path) -> Path:
     """Refuse a YAML that cannot be used before Prefect is imported and its server is started."""
-    from flows.lineage import load_lineage
+    from flows.lineage_yaml import load_lineage
 
     load_lineage(file)
     return file

@@ -10,9 +10,9 @@ from storage.manifest import identity_of
 from storage.models import fetch_model, is_published, read_model_manifest
 from tasks.judge.verdict import CheckConfig, Remedy, RemedyAttempt, RemedyPoint, VerdictReport
 from tasks.model_export import export_model
-from tasks.plan import UpdatePlan
 from tasks.remedy.merges import Family, merge_into, open_family
 from tasks.remedy.select import Choice, SelectingHalf, choose
+from tasks.update_plan import UpdatePlan
 
 
 def attempt_merges(

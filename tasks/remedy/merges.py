@@ -10,8 +10,8 @@ from storage.layout import Layout
 from storage.models import fetch_model, read_model_manifest
 from storage.objects import ObjectStore
 from tasks.judge.verdict import Remedy
-from tasks.plan import UpdatePlan, load_plan
 from tasks.remedy.config import RemedyConfig
+from tasks.update_plan import UpdatePlan, load_plan
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,16 +8,9 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.judge.verdict import Remedy
 from tasks.mix import ReplayConfig
-from tasks.plan import (
-    BudgetConfig,
-    PlanRequest,
-    UpdatePlan,
-    is_saved,
-    judged_as,
-    load_plan,
-    plan_of,
-)
+from tasks.plan import PlanRequest, judged_as, plan_of
 from tasks.remedy.config import RemedyConfig
+from tasks.update_plan import BudgetConfig, UpdatePlan, is_saved, load_plan
 from training.metrics import read_metrics
 from training.speed import speed_of
 

@@ -13,11 +13,11 @@ from storage.registry import FoundRun, MetricPoint, Run
 from storage.run_report import Attached, log_report
 from storage.suite import read_suite
 from tasks.judge.verdict import VerdictReport
-from tasks.plan import load_plan
 from tasks.reporting.figures import figures_of, tables_of
 from tasks.reporting.matrix import matrix_picture
 from tasks.reporting.page import Decided, report_key, verdict_key
 from tasks.scoring.scores import forgetting_matrix
+from tasks.update_plan import load_plan
 
 
 def report_of(store: ObjectStore, layout: Layout, record: VersionRecord) -> str | None:

@@ -10,8 +10,8 @@ from infra.progress import counted, duration
 from tasks.judge.health import Writing
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import ALL_NEW, DomainRow, TaskRow, VerdictReport
-from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
+from tasks.update_plan import UpdatePlan
 from training.goodput import Goodput
 
 _FEW = 4

@@ -12,9 +12,9 @@ from storage.objects import ObjectStore
 from storage.registry import Run, VersionPage
 from storage.snapshots import read_snapshot_manifest
 from tasks.judge.verdict import DomainRow, VerdictReport
-from tasks.plan import UpdatePlan, load_plan
 from tasks.reporting.card import card_of
 from tasks.reporting.figures import figures_of
+from tasks.update_plan import UpdatePlan, load_plan
 from training.goodput import settled
 from training.metrics import FORGETTING, GAIN, WORST_LOSS
 

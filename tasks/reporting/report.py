@@ -18,7 +18,6 @@ from storage.snapshots import SnapshotManifest
 from tasks.judge.health import CanarySlice
 from tasks.judge.numbers import Numbers
 from tasks.judge.verdict import VerdictReport
-from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_schedule
 from tasks.reporting.card import card_of
 from tasks.reporting.charts import interval_chart
@@ -26,6 +25,7 @@ from tasks.reporting.matrix import cells_of
 from tasks.reporting.sign_charts import drift_chart, reliability_chart
 from tasks.reporting.training_view import curves_of, mixture_of
 from tasks.scoring.forgetting import ForgettingMatrix
+from tasks.update_plan import UpdatePlan
 from training.goodput import Goodput
 
 _TEMPLATE = "report.html.jinja"

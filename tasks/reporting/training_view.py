@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.plan import UpdatePlan
 from tasks.reporting.charts import Curve, line_chart
+from tasks.update_plan import UpdatePlan
 from training.config import TrainPlan
 from training.data.order import Order
 from training.metrics import LOSS, LR, TOKENS_SEEN

@@ -11,10 +11,10 @@ from storage.replay import read_replay
 from storage.snapshots import read_snapshot_manifest
 from storage.suite import SuiteManifest, read_suite
 from tasks.judge.verdict import CheckConfig
-from tasks.plan import UpdatePlan
 from tasks.scoring.check import is_unguarded
 from tasks.scoring.guards import MAX_GUARDS
 from tasks.scoring.panel import Guard, Panel, panel_of
+from tasks.update_plan import UpdatePlan
 
 
 def with_outlook(

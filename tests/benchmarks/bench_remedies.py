@@ -38,7 +38,6 @@ from tasks.harvest import harvest_part
 from tasks.judge.decide import decide
 from tasks.judge.halves import half_of_slices
 from tasks.judge.verdict import CheckConfig, Remedy, RemedyAttempt, VerdictReport
-from tasks.plan import UpdatePlan, load_plan, save_plan
 from tasks.publish import export
 from tasks.remedy.attempt import attempt_id, attempt_merges, judged_tokens
 from tasks.remedy.config import RETRAININGS, RemedyConfig
@@ -49,6 +48,7 @@ from tasks.scoring.check import CheckResult
 from tasks.scoring.check import check as score
 from tasks.scoring.panel import panel_of
 from tasks.train import ComputeConfig, train
+from tasks.update_plan import UpdatePlan, load_plan, save_plan
 
 LAYOUT = Layout("shift")
 CURVE = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -18,11 +18,11 @@ from storage.head import Head, read_head
 from storage.manifest import load
 from storage.snapshots import read_snapshot
 from storage.suite import SuiteSlice, read_suite
-from tasks.plan import is_saved, load_plan
 from tasks.reporting.page import verdict_key
 from tasks.scoring.compute import Desk
 from tasks.scoring.scores import Record, ScoresPart, forgetting_matrix, record_of
 from tasks.scoring.units import SliceUnits, stored_units
+from tasks.update_plan import is_saved, load_plan
 from training.score_units import score_units
 
 

@@ -13,9 +13,9 @@ from storage.taking_back import rollback
 from storage.transitions import promote, reject, with_verdict
 from tasks.branch import branch_plan
 from tasks.judge.verdict import DomainRow
-from tasks.plan import UpdatePlan
 from tasks.reporting.page import verdict_key
 from tasks.take_over import begin
+from tasks.update_plan import UpdatePlan
 from tests.support.lineages import LAYOUT, add_snapshot, candidate, newest, report_of
 from tests.tasks.test_unfinished import begun
 

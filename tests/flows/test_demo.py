@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import flows.demo
-from flows.lineage import load_lineage
+from flows.lineage_yaml import load_lineage
 from flows.show import installed_command
 from storage.head import Head, VersionRecord
 

@@ -13,7 +13,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.utilities.callables import parameter_schema
 
 from flows.deployments import DECIDING, WORKING, Served, deployments_of
-from flows.lineage import LineageError, load_lineage, parse_lineage
+from flows.lineage_yaml import LineageError, load_lineage, parse_lineage
 from flows.serve import find_lineages
 from flows.update import update_model
 from tests.support.tiny_lineage import VALUES, TinyLineage

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.lineage import LineageError, load_lineage, parse_lineage
+from flows.lineage_yaml import LineageError, load_lineage, parse_lineage
 from flows.template import render_template
 from tasks.near_duplicates.config import NearDuplicateConfig
 

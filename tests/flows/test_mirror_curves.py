@@ -11,7 +11,7 @@ from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.mlflow_client import mlflow_client
 from storage.registry import find_run, logged_steps
-from tasks.plan import UpdatePlan
+from tasks.update_plan import UpdatePlan
 from training.metrics import LOSS, REWINDS, STEP, TIME, TOKENS_SEEN, MetricJournal, read_metrics
 
 

@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Crashed, Running, Suspended
 
 from flows.deployments import Served, deployments_of
 from flows.ground import Ground
-from flows.lineage import load_lineage
+from flows.lineage_yaml import load_lineage
 from flows.questions import QUESTION, settle_questions, waiting
 from flows.recovery import recover
 from infra.settings import Settings

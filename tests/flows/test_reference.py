@@ -2,7 +2,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from flows.lineage import parse_lineage
+from flows.lineage_yaml import parse_lineage
 from flows.reference import render_reference
 from training.recipes import RECIPES
 

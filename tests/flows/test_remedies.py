@@ -14,9 +14,9 @@ from storage.snapshots import read_snapshot
 from storage.suite import read_suite
 from tasks.judge.halves import half_of
 from tasks.judge.verdict import VerdictReport
-from tasks.plan import load_plan
 from tasks.remedy.record import RemedyRecord, read_record
 from tasks.scoring.units import read_units
+from tasks.update_plan import load_plan
 from tests.flows.test_update import LAYOUT, newest, snapshot_states, weights_of
 from tests.support.commands import Commands, Ended, Prepare, fail_at, kill_at
 from tests.support.mlflow_tables import alias_of, runs_of, versions_of

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.deployments import Served, deployments_of
-from flows.lineage import load_lineage
+from flows.lineage_yaml import load_lineage
 from flows.retirement import find_obsolete
 from tests.support.tiny_lineage import TinyLineage
 

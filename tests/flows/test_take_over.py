@@ -11,7 +11,7 @@ from storage.layout import Layout
 from storage.lease import Lease
 from storage.ledger import read_ledger
 from storage.local_objects import LocalObjects
-from tasks.plan import UpdatePlan, load_plan
+from tasks.update_plan import UpdatePlan, load_plan
 from tests.support.commands import Commands, kill_at
 from tests.support.tiny_lineage import SEQ_LEN, TinyLineage
 from training.metrics import LOSS, LR, STEP, read_metrics

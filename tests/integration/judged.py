@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.ground import Ground
-from flows.lineage import load_lineage
+from flows.lineage_yaml import load_lineage
 from flows.mirror import metric_points
 from infra.settings import Settings
 from storage.head import Head, read_head

@@ -19,12 +19,12 @@ from tasks.judge.verdict import (
     TaskRow,
     VerdictReport,
 )
-from tasks.plan import UpdatePlan
 from tasks.reporting.report import ReportInput
 from tasks.scoring.calibration import TokenChange, calibration_of
 from tasks.scoring.forgetting import Forgetting, ForgettingMatrix, MatrixRow
 from tasks.scoring.panel import Guard
 from tasks.scoring.stability import StabilityGap
+from tasks.update_plan import UpdatePlan
 from training.config import Mixture, ModelConfig, Recipe, Schedule, Stream, TrainPlan
 from training.drift import Drift, PartDrift
 from training.goodput import Goodput

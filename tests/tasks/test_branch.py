@@ -7,10 +7,11 @@ from storage.head import Head, SnapshotRecord
 from storage.local_objects import LocalObjects
 from storage.transitions import with_verdict
 from tasks.branch import branch_plan
-from tasks.plan import NothingToDo, PlanRequest, UpdatePlan
+from tasks.plan import NothingToDo, PlanRequest
 from tasks.plan_text import describe
 from tasks.take_over import begin
 from tasks.unfinished import resumed_plan
+from tasks.update_plan import UpdatePlan
 from tests.support.lineages import LAYOUT, SEQ_LEN, add_snapshot, candidate, newest
 from tests.tasks.test_unfinished import EDITED, RECIPE, REQUEST, begun
 from training.checkpoint.index import step_prefix

@@ -9,7 +9,8 @@ from storage.head import Head
 from storage.local_objects import LocalObjects
 from tasks.forecast import forecast
 from tasks.mix import ReplayConfig
-from tasks.plan import BudgetConfig, PlanRequest, UpdatePlan, make_plan, save_plan
+from tasks.plan import PlanRequest, make_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe
 from training.goodput import LifeBegun, record_begin

@@ -9,15 +9,8 @@ from storage.local_objects import LocalObjects
 from storage.manifest import canonical_json, publish
 from storage.transitions import with_verdict
 from tasks.mix import ReplayConfig
-from tasks.plan import (
-    BudgetConfig,
-    NothingToDo,
-    PlanRequest,
-    UpdatePlan,
-    load_plan,
-    make_plan,
-    save_plan,
-)
+from tasks.plan import NothingToDo, PlanRequest, make_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, load_plan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe, ScheduleConfig
 

@@ -5,8 +5,9 @@ import pytest
 
 from storage.local_objects import LocalObjects
 from tasks.mix import ReplayConfig
-from tasks.plan import BudgetConfig, PlanRequest, UpdatePlan, make_plan
+from tasks.plan import PlanRequest, make_plan
 from tasks.plan_changes import changes_between
+from tasks.update_plan import BudgetConfig, UpdatePlan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, newest
 from training.config import Recipe
 from training.plan_difference import Change

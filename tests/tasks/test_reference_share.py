@@ -11,19 +11,13 @@ from storage.head import commit_change
 from storage.local_objects import LocalObjects
 from storage.transitions import with_verdict
 from tasks.mix import MAX_REFERENCE_PASSES, ReplayConfig
-from tasks.plan import (
-    BudgetConfig,
-    PlanRequest,
-    UpdatePlan,
-    held_under_another_recipe,
-    make_plan,
-    save_plan,
-)
+from tasks.plan import PlanRequest, held_under_another_recipe, make_plan
 from tasks.plan_changes import changes_between
 from tasks.plan_text import describe
 from tasks.publish import replay_extender
 from tasks.remedy.config import RemedyConfig
 from tasks.remedy.retrain import gentler_replay, retraining_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe
 from training.plan_difference import Change

@@ -12,10 +12,11 @@ from storage.lease import Lease
 from storage.local_objects import LocalObjects
 from storage.taken_over import needed_updates
 from tasks.expose import draws_by_row
-from tasks.plan import BudgetConfig, PlanRequest, UpdatePlan
+from tasks.plan import PlanRequest
 from tasks.plan_changes import ConfigurationChangedError
 from tasks.take_over import begin, order_from
 from tasks.unfinished import TakeOver, resumed_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, newest
 from tests.tasks.test_unfinished import EDITED, RECIPE, REQUEST, begun, save_at
 from tests.training.tiny_run import tensors_of, tiny_plan

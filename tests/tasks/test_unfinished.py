@@ -7,18 +7,11 @@ from torch import nn
 
 from storage.local_objects import LocalObjects
 from tasks.mix import ReplayConfig
-from tasks.plan import (
-    BudgetConfig,
-    NothingToDo,
-    PlanRequest,
-    UpdatePlan,
-    load_plan,
-    make_plan,
-    save_plan,
-)
+from tasks.plan import NothingToDo, PlanRequest, make_plan
 from tasks.plan_changes import ConfigurationChangedError
 from tasks.take_over import begin
 from tasks.unfinished import find_unfinished, interrupted, resumed_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, load_plan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, newest
 from training.checkpoint.state import TrainState, save
 from training.config import Recipe, ScheduleConfig, TrainPlan

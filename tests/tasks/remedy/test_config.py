@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from flows.lineage import LineageError, parse_lineage
+from flows.lineage_yaml import LineageError, parse_lineage
 from tasks.remedy.config import RemedyConfig
 
 ORIGIN = Path("lineage.yaml")

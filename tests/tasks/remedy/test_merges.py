@@ -10,10 +10,10 @@ from torch import Tensor
 from storage.local_objects import LocalObjects
 from storage.models import fetch_model
 from tasks.judge.verdict import Remedy
-from tasks.plan import UpdatePlan, save_plan
 from tasks.publish import export
 from tasks.remedy.config import RemedyConfig
 from tasks.remedy.merges import Family, Settings, merge_into, open_family, settings_of
+from tasks.update_plan import UpdatePlan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, TEXTS
 from tests.tasks.test_publish import trained
 from training.checkpoint.restore import load_weights

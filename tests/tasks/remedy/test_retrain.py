@@ -7,10 +7,11 @@ from storage.head import commit_change
 from storage.local_objects import LocalObjects
 from storage.transitions import with_verdict
 from tasks.mix import ReplayConfig
-from tasks.plan import BudgetConfig, PlanRequest, UpdatePlan, make_plan, save_plan
+from tasks.plan import PlanRequest, make_plan
 from tasks.publish import replay_extender
 from tasks.remedy.config import RemedyConfig
 from tasks.remedy.retrain import retraining_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
 from tests.support.lineages import LAYOUT, MODEL, SEQ_LEN, add_snapshot, candidate, newest
 from training.config import Recipe
 

@@ -7,9 +7,9 @@ from storage.head import VersionRecord
 from storage.manifest import identity_of
 from storage.suite import publish_suite
 from tasks.judge.verdict import CheckConfig
-from tasks.plan import UpdatePlan
 from tasks.plan_text import describe_outlook
 from tasks.scoring.outlook import with_outlook
+from tasks.update_plan import UpdatePlan
 from tests.support.holdout_nights import LAYOUT, Nights
 from tests.training.tiny_run import tiny_plan
 from training.config import Recipe

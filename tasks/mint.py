@@ -1,0 +1,137 @@
+"""From documents to a minted snapshot: pack, upload, mint.
+
+The bytes of a snapshot are a pure function of its inputs.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.layout import Layout
+from storage.manifest import canonical_json, content_hash, digest_file
+from storage.near_duplicate_index import SEGMENT
+from storage.objects import ObjectStore
+from storage.snapshots import (
+    DOCUMENTS,
+    UNIGRAM,
+    SnapshotManifest,
+    mint,
+)
+from tasks.build import CONSUMED, LEAKS, BuildInputs, Progress, ReadDocuments
+from tasks.curation.annotation_table import ANNOTATIONS
+from tasks.document_table import write_document_table
+from tasks.pack import Framing, PackedDomain, framed_length, framing_of, pack_domain
+from tasks.rejects import REJECTS
+from tasks.tokenize import TokenizedDocument
+
+if TYPE_CHECKING:
+    pass
+
+
+def store_snapshot(
+    store: ObjectStore,
+    layout: Layout,
+    inputs: BuildInputs,
+    read: ReadDocuments,
+    *,
+    work_dir: Path,
+    progress: Progress,
+) -> SnapshotManifest:
+    """Pack what was read, upload it and mint the snapshot. Safe to retry in a new ``work_dir``.
+
+    Args:
+        store: Where the lineage lies.
+        layout: Of the lineage.
+        inputs: The same that ``read_and_split`` was given.
+        read: What it returned.
+        work_dir: The same directory, with the rejects in it.
+        progress: Told how many domains are packed and how many files are uploaded.
+    """
+    from training.tokenizer import keep_tokenizer  # noqa: PLC0415  imports tokenizers
+
+    tokenizer, framing = read.tokenizer, framing_of(read.tokenizer)
+    # All that is uploaded lies in one directory, apart from the texts and the tokenizer.
+    local = work_dir / "snapshot"
+    local.mkdir()
+    packed = _pack(read.documents, framing, inputs.seq_len, local, progress)
+    unigram = np.sum([domain.unigram for domain in packed], axis=0)
+    (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
+    (local / CONSUMED).write_bytes(canonical_json(read.consumed))
+    (work_dir / REJECTS).rename(local / REJECTS)
+    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED]
+    if inputs.sought is not None:
+        (work_dir / LEAKS).rename(local / LEAKS)
+        names.append(LEAKS)
+    if inputs.near_duplicates is not None:
+        (work_dir / SEGMENT).rename(local / SEGMENT)
+        names.append(SEGMENT)
+    if (work_dir / ANNOTATIONS).exists():
+        (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
+        names.append(ANNOTATIONS)
+    files = [file for domain in packed for file in domain.files]
+    files += [digest_file(local / name, name) for name in names]
+    prefix = layout.snapshot(inputs.identity[:12])
+    for done, file in enumerate(files, 1):
+        store.put_file(f"{prefix}/{file.name}", local / file.name)
+        progress("files", done, len(files))
+    manifest = SnapshotManifest(
+        id=inputs.identity[:12],
+        lineage=layout.lineage,
+        identity=inputs.identity,
+        content=content_hash(files),
+        role=inputs.role,
+        minted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        tokenizer=keep_tokenizer(store, layout, tokenizer),
+        vocab_size=tokenizer.vocab_size,
+        start_id=tokenizer.start_id,
+        end_id=tokenizer.end_id,
+        seq_len=inputs.seq_len,
+        token_dtype=tokenizer.token_dtype,
+        domains=tuple(domain.slice for domain in packed),
+        documents_read=len(read.documents),
+        documents_dropped=read.dropped,
+        lines_rejected=read.rejected,
+        files=tuple(files),
+        checked_tasks=read.checked_tasks,
+        checked_suite=inputs.checked_suite,
+    )
+    return mint(store, layout, manifest)
+
+
+def _pack(
+    documents: Sequence[TokenizedDocument],
+    framing: Framing,
+    seq_len: int,
+    directory: Path,
+    progress: Progress,
+) -> list[PackedDomain]:
+    """Write the shards of all domains and the table of documents into ``directory``."""
+    domains = sorted({row.document.domain for row in documents if row.split != "dropped"})
+    first_tokens = np.full(len(documents), -1, np.int64)
+    packed: list[PackedDomain] = []
+    for done, domain in enumerate(domains, 1):
+        places = [i for i, row in enumerate(documents) if row.document.domain == domain]
+        packed.append(
+            pack_domain(
+                domain,
+                [documents[place] for place in places],
+                framing,
+                seq_len=seq_len,
+                directory=directory,
+            )
+        )
+        first_tokens[places] = packed[-1].first_tokens
+        progress("domains", done, len(domains))
+    lengths = [
+        framed_length(len(row.tokens), framing) if row.tokens.size else 0 for row in documents
+    ]
+    write_document_table(
+        documents,
+        directory / DOCUMENTS,
+        lengths=np.array(lengths, np.int64),
+        first_tokens=first_tokens,
+    )
+    return packed
