@@ -1,0 +1,73 @@
+"""A tokenizer.json as arrays for the kernel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training.fast_bpe import kernel
+
+SHORT_PIECES = 1 << 17
+LONG_PIECES = 1 << 15
+"""Pieces that are kept: 4 MiB and 2 MiB, which the caches of a processor hold."""
+
+
+def tables_of(model: dict[str, Any]) -> kernel.Tables:
+    """Arrays of the BPE ``model`` of a tokenizer.json that ``support.why_slow`` lets through.
+
+    Raises:
+        ValueError: A byte is no token, or a merge makes none.
+    """
+    vocab: dict[str, int] = model["vocab"]
+    spelled = byte_spellings()
+    missing = [byte for byte, character in enumerate(spelled) if character not in vocab]
+    if missing:
+        raise ValueError(f"expected a token for every byte, found none for byte {missing[0]:#x}")
+    byte_tokens = np.array([vocab[character] for character in spelled], np.uint32)
+    pairs, merged = _merges(vocab, model["merges"])
+    ranks = dict(zip((tuple(pair) for pair in pairs.tolist()), range(len(pairs)), strict=True))
+    byte_ranks = [
+        ranks.get((first, second), int(kernel.NO_RANK))
+        for first in byte_tokens.tolist()
+        for second in byte_tokens.tolist()
+    ]
+    return kernel.Tables(
+        byte_tokens=byte_tokens,
+        byte_ranks=np.array(byte_ranks, np.uint32),
+        merged=merged,
+        pairs=_hashed(ranks),
+        short_pieces=np.zeros(4 * SHORT_PIECES, np.uint64),
+        long_pieces=np.zeros(8 * LONG_PIECES, np.uint64),
+    )
+
+
+def byte_spellings() -> list[str]:
+    """The character that stands for each byte in the vocabulary: itself if it can be seen.
+
+    The others, in order, are those from U+0100 on (Radford et al. 2019, GPT-2).
+    """
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    stands_for = {byte: chr(byte) for byte in seen}
+    stands_for |= {byte: chr(0x100 + place) for place, byte in enumerate(others)}
+    return [stands_for[byte] for byte in range(256)]
+
+
+def _merges(vocab: dict[str, int], merges: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each merge, ``uint32[merges, 2]``, and the token that it makes, by rank."""
+    spelled = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    for first, second in spelled:
+        if first not in vocab or second not in vocab or first + second not in vocab:
+            raise ValueError(f"the merge of {first!r} and {second!r} makes no token")
+    pairs = [(vocab[first], vocab[second]) for first, second in spelled]
+    merged = [vocab[first + second] for first, second in spelled]
+    return np.array(pairs, np.uint32).reshape(-1, 2), np.array(merged, np.uint32)
+
+
+def _hashed(ranks: dict[tuple[int, int], int]) -> np.ndarray:
+    """See ``kernel.Tables.pairs``; at most half full."""
+    keys = np.array(list(ranks), np.uint64).reshape(-1, 2)
+    values = np.array(list(ranks.values()), np.uint64)
+    table = np.full(1 << max(2 * len(ranks), 2).bit_length(), kernel.EMPTY, np.uint64)
+    kernel.fill_pairs(table, keys, values)
+    return table
