@@ -22,6 +22,7 @@ from storage.snapshots import DOCUMENTS, UNIGRAM, KnownDocuments, SnapshotManife
 from tasks.curate import CurateConfig, curate
 from tasks.document_table import write_document_table
 from tasks.documents import Document, Reject, SourceObject
+from tasks.encode import DocumentEncoder
 from tasks.ingest import next_marks, read_objects
 from tasks.pack import Framing, PackedDomain, framed_length, pack_domain
 from tasks.rejects import REJECTS, RejectWriter
@@ -99,6 +100,7 @@ def read_and_split(
     *,
     lineage: str,
     work_dir: Path,
+    certificates: Path,
     progress: Progress,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split; the rejects go to ``work_dir``. Stores nothing.
@@ -109,10 +111,12 @@ def read_and_split(
         known: What the lineage has already.
         lineage: Name of the lineage.
         work_dir: Empty local directory.
+        certificates: Local directory of ``DocumentEncoder``; may be missing.
         progress: Told how many documents are done.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
+        EncodingMismatchError: The fast path of the tokenizer is wrong.
     """
     unread: list[Reject] = []
     with RejectWriter(work_dir / REJECTS) as rejects:
@@ -126,7 +130,9 @@ def read_and_split(
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
-            curated, tokenizer, lambda done: progress("documents", done, 0)
+            curated,
+            DocumentEncoder(tokenizer, certificates),
+            lambda done: progress("documents", done, 0),
         )
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)

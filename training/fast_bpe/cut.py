@@ -1,4 +1,4 @@
-r"""Texts are cut into pieces as the regular expressions of byte-level tokenizers cut them, compiled.
+"""Texts are cut into pieces as the patterns of byte-level tokenizers cut them, compiled.
 
 Every byte gets the kind of its character; where a piece starts then follows from the kinds of a few
 neighbours, for many bytes at once. What such a look cannot tell, contractions and how far digits
@@ -87,7 +87,10 @@ def find_kinds(text: Any, of_code_point: Any, kinds: Any) -> None:
 
 @inlined
 def word(data: Any, place: Any) -> Any:
-    """Eight bytes as a number, the first one lowest; compiles to one load."""
+    """Eight bytes as a number, the first one lowest; compiles to one load.
+
+    ``kernel`` has it compiled in: what numba keeps of that is found by that file alone.
+    """
     at = np.uint64(place)
     low = (
         np.uint64(data[at])
@@ -150,9 +153,9 @@ def _find_starts(kinds: Any, pattern: Any, candidates: Any) -> Any:
 
     Eight bytes at once, without branches: each byte of a word is 1 or 0.
     """
-    by_words = pattern == CL100K or pattern == QWEN2
+    by_words = pattern in (CL100K, QWEN2)
     every, none = ~np.uint64(0), np.uint64(0)
-    splits = every if pattern == GPT2_DIGITS or pattern == QWEN2 else none
+    splits = every if pattern in (GPT2_DIGITS, QWEN2) else none
     digits_take_blank = every if pattern == GPT2 else none
     digits_part_space = none if pattern == GPT2_DIGITS else every
     newlines_part = none if by_words else every
@@ -233,7 +236,7 @@ def cut(text: Any, kinds: Any, pattern: Any, candidates: Any, pieces: Any) -> An
     """
     found = _find_starts(kinds, pattern, candidates)
     end = len(text) - MARGIN
-    by_words = pattern == CL100K or pattern == QWEN2
+    by_words = pattern in (CL100K, QWEN2)
     begin, count = MARGIN, 0
     for index in range(found):
         stop = candidates[index]

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as Encoder
 
-from training.fast_bpe.characters import kinds_of_code_points, numbers_are_digits
+from training.fast_bpe.characters import kinds_of_code_points
 from training.fast_bpe.cut import GPT2_DIGITS, MARGIN, SEPARATOR, UNSTABLE, cut, find_kinds
 from training.fast_bpe.kernel import encode
 from training.fast_bpe.support import added_texts, normalises, pattern_of, why_slow
-from training.fast_bpe.tables import byte_spellings, tables_of
+from training.fast_bpe.tables import spelled_texts, tables_of
 
 _SEPARATOR = bytes([SEPARATOR])
 _MARGIN = _SEPARATOR * MARGIN
@@ -57,12 +57,15 @@ class FastEncoder:
             raise NoFastPathError(reason)
         pattern = pattern_of(spec)
         assert pattern is not None, "why_slow has said that there is one"
-        if pattern == GPT2_DIGITS and not numbers_are_digits():
-            raise NoFastPathError("pre-tokenizer Digits, whose numbers are not those of patterns")
         self._encoder, self._pattern = encoder, pattern
         self._normalises, self._added = normalises(spec), added_texts(spec)
-        self._tables = tables_of(spec["model"])
-        self._kinds = kinds_of_code_points()
+        try:
+            self._tables = tables_of(spec["model"])
+        except ValueError as error:
+            raise NoFastPathError(str(error)) from error
+        self._kinds = kinds_of_code_points(
+            split_digits=pattern == GPT2_DIGITS, normalise=self._normalises
+        )
         self._room = _Room.of(0)
         if spec["model"].get("ignore_merges"):
             self._refuse_unmerged(spec["model"]["vocab"])
@@ -95,9 +98,11 @@ class FastEncoder:
             return tokens, counts
         pieces = np.split(tokens, np.cumsum(counts)[:-1])
         for place in slow:
-            encoding = self._encoder.encode(texts[place], add_special_tokens=False)
-            pieces[place] = np.array(encoding.ids, dtype)
+            pieces[place] = np.array(self._slow(texts[place]), dtype)
         return np.concatenate(pieces), np.array([len(piece) for piece in pieces], np.int64)
+
+    def _slow(self, text: str) -> list[int]:
+        return self._encoder.encode(text, add_special_tokens=False).ids
 
     def _run(self, texts: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokens, and how many each text has."""
@@ -114,7 +119,7 @@ class FastEncoder:
         return room.tokens[:total].astype(dtype), np.diff(ends, prepend=0)
 
     def _normalised(self, texts: list[str]) -> list[str]:
-        """The texts in NFC, given that they were the last ones to be run; themselves if they are."""
+        """The texts in NFC, themselves if they are; they must be the last ones that were run."""
         kinds = self._room.kinds
         normalizer = self._encoder.normalizer
         assert normalizer is not None, "tokenizer.json names one"
@@ -129,27 +134,16 @@ class FastEncoder:
     def _refuse_unmerged(self, vocab: dict[str, int]) -> None:
         """Refuse a vocabulary that matters beyond its merges: a piece in it is always one token.
 
-        Where merging gives that token anyway, and it does for nearly every tokenizer, nothing is
-        different.
+        Where merging gives that token anyway, as it mostly does, nothing is different. Pieces are
+        whole characters, so tokens that are not do not matter, nor do those that are never a piece.
         """
-        byte_of = {character: byte for byte, character in enumerate(byte_spellings())}
-        spelled = [text for text in vocab if text and all(c in byte_of for c in text)]
-        # No text has the byte that separates texts.
-        spelled = [text for text in spelled if byte_of[text[0]] != SEPARATOR]
-        data = [bytes(byte_of[character] for character in text) for text in spelled]
-        text = np.frombuffer(_SEPARATOR.join(data) + _SEPARATOR + _MARGIN, np.uint8)
-        lengths = np.array([(len(item), 1) for item in data], np.int64).ravel()
-        pieces = np.cumsum(lengths, dtype=np.int64)
-        pieces = np.insert(pieces, 0, 0)
-        tokens, ends = np.empty(len(text), np.uint32), np.empty(len(data), np.int64)
-        encode(text, pieces, 2 * len(data), self._tables, tokens, ends)
-        expected = np.array([vocab[item] for item in spelled], np.uint32)
-        wrong = np.flatnonzero((np.diff(ends, prepend=0) != 1) | (tokens[ends - 1] != expected))
-        if wrong.size:
-            raise NoFastPathError(
-                f"ignore_merges, and {wrong.size} pieces of the vocabulary merge otherwise, "
-                f"{spelled[wrong[0]]!r} for one"
-            )
+        spelled = spelled_texts(vocab)
+        tokens, counts = self.encode(list(spelled), "uint32")
+        firsts = np.cumsum(counts) - counts
+        suspects = (counts != 1) | (tokens[firsts] != np.array(list(spelled.values())))
+        for text, suspect in zip(spelled, suspects, strict=True):
+            if suspect and self._slow(text) == [spelled[text]]:
+                raise NoFastPathError(f"ignore_merges, and {text!r} is a token that merges miss")
 
 
 def _lots(texts: Sequence[str]) -> Iterator[list[str]]:

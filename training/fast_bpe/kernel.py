@@ -20,7 +20,7 @@ class Tables(NamedTuple):
     byte_tokens: np.ndarray
     """``uint32[256]``: token of each byte."""
     byte_ranks: np.ndarray
-    """``uint32[65536]``: rank of the merge of two bytes, ``first * 256 + second``; or ``NO_RANK``."""
+    """``uint32[65536]``: rank of the merge of bytes ``first * 256 + second``, or ``NO_RANK``."""
     merged: np.ndarray
     """``uint32[merges]``: token that the merge of this rank makes."""
     pairs: np.ndarray

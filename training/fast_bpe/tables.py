@@ -53,6 +53,18 @@ def byte_spellings() -> list[str]:
     return [stands_for[byte] for byte in range(256)]
 
 
+def spelled_texts(vocab: dict[str, int]) -> dict[str, int]:
+    """The tokens that are whole characters, by the text that each stands for; by id."""
+    byte_of = {character: byte for byte, character in enumerate(byte_spellings())}
+    texts: dict[str, int] = {}
+    for token in sorted(vocab, key=vocab.__getitem__):
+        data = bytes(byte_of[character] for character in token if character in byte_of)
+        text = data.decode("utf-8", "ignore")
+        if text and text.encode() == data and len(data) == len(token):
+            texts[text] = vocab[token]
+    return texts
+
+
 def _merges(vocab: dict[str, int], merges: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each merge, ``uint32[merges, 2]``, and the token that it makes, by rank."""
     spelled = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
