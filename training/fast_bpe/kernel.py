@@ -19,8 +19,8 @@ class Tables(NamedTuple):
 
     byte_tokens: np.ndarray
     """``uint32[256]``: token of each byte."""
-    byte_ranks: np.ndarray
-    """``uint32[65536]``: rank of the merge of bytes ``first * 256 + second``, or ``NO_RANK``."""
+    whole_characters: np.ndarray
+    """``uint32[0x110000]``: token of each character that may be begun with, and its flags; or 0."""
     merged: np.ndarray
     """``uint32[merges]``: token that the merge of this rank makes."""
     pairs: np.ndarray
@@ -34,12 +34,19 @@ class Tables(NamedTuple):
 RANK_BITS, TOKEN_BITS = 22, 21
 NO_RANK = np.uint32((1 << RANK_BITS) - 1)
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+WHOLE = np.uint32(1 << 28)
+"""Set for a character that is one token whatever is beside it, but for what the others say."""
+AFTER_ASCII, AFTER_OTHER = np.uint32(1 << 24), np.uint32(1 << 25)
+BEFORE_ASCII, BEFORE_OTHER = np.uint32(1 << 26), np.uint32(1 << 27)
+"""Set where its first or last byte may be merged with what is beside it before it is whole."""
+
 _PAIR_MIX, _MIX_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2, _MIX_3 = np.uint64(0xC4CEB9FE1A85EC53), np.uint64(0x9FB21C651E98DF25)
 _HALF, _COUNT_SHIFT, _TOKEN = np.uint64(32), np.uint64(56), np.uint64(0xFFFFFF)
+_TOKEN_32 = np.uint32((1 << TOKEN_BITS) - 1)
 _DEAD = np.uint32(0xFFFFFFFF)
 _SCANNED = 128
-"""Pieces of up to so many bytes are merged by scanning; the place is in 7 bits."""
+"""Pieces of up to so many tokens are merged by scanning; the place is in 7 bits."""
 
 
 @inlined
@@ -80,30 +87,59 @@ def _rank_of(pairs: Any, first: Any, second: Any) -> Any:
         slot = (slot + np.uint64(1)) & np.uint64(len(pairs) - 1)
 
 
-@compiled
-def _merge_scanned(
-    text: Any,
-    begin: Any,
-    count: Any,
-    byte_tokens: Any,
-    byte_ranks: Any,
-    merged: Any,
-    pairs: Any,
-    scratch: Any,
-    out: Any,
-    at: Any,
+@inlined
+def _begin_units(
+    text: Any, begin: Any, count: Any, byte_tokens: Any, whole_characters: Any, tokens: Any
 ) -> Any:
-    """Tokens of a piece of at most ``_SCANNED`` bytes into ``out[at:]``; returns where they end.
+    """Tokens that merging a piece begins with; returns how many, or 0 if more than ``_SCANNED``.
+
+    These are bytes, and characters of several bytes where it is sure that these come to be one
+    token before anything beside them takes part (``whole_characters``).
+    """
+    units, place, stop = 0, begin, begin + count
+    while place < stop:
+        if units == _SCANNED:
+            return 0
+        lead = np.uint32(text[place])
+        if lead >= 0xC0:
+            code, width = np.uint32(0), 2
+            if lead < 0xE0:
+                code = np.uint32(((lead & 0x1F) << 6) | (text[place + 1] & 0x3F))
+            elif lead < 0xF0:
+                width = 3
+                code = np.uint32(((lead & 0x0F) << 12) | ((text[place + 1] & 0x3F) << 6))
+                code |= np.uint32(text[place + 2] & 0x3F)
+            else:
+                width = 4
+                code = np.uint32(((lead & 0x07) << 18) | ((text[place + 1] & 0x3F) << 12))
+                code |= np.uint32(((text[place + 2] & 0x3F) << 6) | (text[place + 3] & 0x3F))
+            entry = whole_characters[code]
+            unsure = ~entry & WHOLE
+            if place > begin:
+                unsure |= entry & (AFTER_ASCII if text[place - 1] < 0x80 else AFTER_OTHER)
+            if place + width < stop:
+                unsure |= entry & (BEFORE_ASCII if text[place + width] < 0x80 else BEFORE_OTHER)
+            if unsure == 0:
+                tokens[units] = entry & _TOKEN_32
+                units, place = units + 1, place + width
+                continue
+        tokens[units] = byte_tokens[lead]
+        units, place = units + 1, place + 1
+    return units
+
+
+@compiled
+def _merge_scanned(count: Any, merged: Any, pairs: Any, scratch: Any, out: Any, at: Any) -> Any:
+    """Merge ``count`` tokens, put the result into ``out[at:]``; returns where it ends.
 
     ``scratch`` is ``uint32[4, _SCANNED + 16]``: the rank and place of each merge that may come
     next, the tokens, and for each token the places of the next one and of the one before.
     """
     keys, tokens, following, before = scratch[0], scratch[1], scratch[2], scratch[3]
     for place in range(count):
-        tokens[place] = byte_tokens[text[begin + place]]
         following[place], before[place] = place + 1, place - 1
-        pair = np.int64(text[begin + place]) << 8 | np.int64(text[begin + place + 1])
-        rank = byte_ranks[pair]
+    for place in range(count - 1):
+        rank = _rank_of(pairs, tokens[place], tokens[place + 1])
         keys[place] = (rank << np.uint32(7) | np.uint32(place)) if rank != NO_RANK else _DEAD
     rounded = (count + 15) & ~15
     for place in range(count - 1, rounded):
@@ -168,7 +204,6 @@ def _merge_heaped(
     begin: Any,
     count: Any,
     byte_tokens: Any,
-    byte_ranks: Any,
     merged: Any,
     pairs: Any,
     out: Any,
@@ -182,8 +217,7 @@ def _merge_heaped(
     for place in range(count):
         tokens[place] = byte_tokens[text[begin + place]]
     for place in range(count - 1):
-        pair = np.int64(text[begin + place]) << 8 | np.int64(text[begin + place + 1])
-        ranks[place] = byte_ranks[pair]
+        ranks[place] = _rank_of(pairs, tokens[place], tokens[place + 1])
         if ranks[place] != NO_RANK:
             heap[size] = np.uint64(ranks[place]) << np.uint64(40) | np.uint64(place)
             size += 1
@@ -259,13 +293,11 @@ def _new_piece(
     text: Any, begin: Any, count: Any, tables: Any, scratch: Any, out: Any, at: Any
 ) -> Any:
     """Tokens of a piece into ``out[at:]``, merged and kept if short; returns where they end."""
-    byte_tokens, byte_ranks = tables.byte_tokens, tables.byte_ranks
-    merged, pairs = tables.merged, tables.pairs
-    if count > _SCANNED:
-        return _merge_heaped(text, begin, count, byte_tokens, byte_ranks, merged, pairs, out, at)
-    stop = _merge_scanned(
-        text, begin, count, byte_tokens, byte_ranks, merged, pairs, scratch, out, at
-    )
+    byte_tokens, merged, pairs = tables.byte_tokens, tables.merged, tables.pairs
+    units = _begin_units(text, begin, count, byte_tokens, tables.whole_characters, scratch[1])
+    if units == 0:
+        return _merge_heaped(text, begin, count, byte_tokens, merged, pairs, out, at)
+    stop = _merge_scanned(units, merged, pairs, scratch, out, at)
     num_tokens = np.uint64(stop - at) << _COUNT_SHIFT
     if count < 16 and stop - at <= 4:
         kept = tables.short_pieces

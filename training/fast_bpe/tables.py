@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from training.fast_bpe import kernel
+from training.fast_bpe.whole_characters import whole_characters
 
 SHORT_PIECES = 1 << 17
 LONG_PIECES = 1 << 15
@@ -26,14 +27,9 @@ def tables_of(model: dict[str, Any]) -> kernel.Tables:
     byte_tokens = np.array([vocab[character] for character in spelled], np.uint32)
     pairs, merged = _merges(vocab, model["merges"])
     ranks = dict(zip((tuple(pair) for pair in pairs.tolist()), range(len(pairs)), strict=True))
-    byte_ranks = [
-        ranks.get((first, second), int(kernel.NO_RANK))
-        for first in byte_tokens.tolist()
-        for second in byte_tokens.tolist()
-    ]
     return kernel.Tables(
         byte_tokens=byte_tokens,
-        byte_ranks=np.array(byte_ranks, np.uint32),
+        whole_characters=whole_characters(byte_tokens, pairs, merged, spelled_texts(vocab)),
         merged=merged,
         pairs=_hashed(ranks),
         short_pieces=np.zeros(4 * SHORT_PIECES, np.uint64),
