@@ -255,30 +255,35 @@ def _merge_heaped(
 
 
 @inlined
-def _short_key(text: Any, begin: Any, count: Any, size: Any) -> Any:
-    """A piece of 1 to 15 bytes as two words, and where its two slots begin among ``size`` words."""
-    first = _first_bytes(word(text, begin), count)
-    second = np.uint64(count) << np.uint64(56)
+def _short_key(first: Any, second: Any, count: Any, size: Any) -> Any:
+    """The key of a piece of 1 to 15 bytes, and where its two slots begin among ``size`` words.
+
+    Args:
+        first: Its first eight bytes and what comes after them, see ``word``.
+        second: The eight bytes after these.
+        count: How many bytes belong to it.
+        size: Of the table.
+    """
     if count > 8:
-        second |= _first_bytes(word(text, begin + 8), count - 8)
+        second = _first_bytes(second, count - 8) | np.uint64(count) << _COUNT_SHIFT
+    else:
+        first, second = _first_bytes(first, count), np.uint64(count) << _COUNT_SHIFT
     mixed = (first * _MIX_1) ^ (second * _MIX_2)
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MIX_3
+    mixed = (mixed ^ (mixed >> _HALF)) * _MIX_3
     # The two slots share a line of the processor's cache.
-    return first, second, ((mixed >> np.uint64(32)) & np.uint64(size // 8 - 1)) * np.uint64(8)
+    return first, second, ((mixed >> _HALF) & np.uint64(size // 8 - 1)) * np.uint64(8)
 
 
 @inlined
-def _long_key(text: Any, begin: Any, count: Any, size: Any) -> Any:
-    """A piece of 16 to 31 bytes as four words, and its slot among ``size`` words."""
-    first, second = word(text, begin), word(text, begin + 8)
-    third = _first_bytes(word(text, begin + 16), count - 16)
-    fourth = np.uint64(count) << np.uint64(56)
+def _long_key(first: Any, second: Any, third: Any, fourth: Any, count: Any, size: Any) -> Any:
+    """The last words of the key of a piece of 16 to 31 bytes, and its slot; see ``_short_key``."""
     if count > 24:
-        fourth |= _first_bytes(word(text, begin + 24), count - 24)
+        fourth = _first_bytes(fourth, count - 24) | np.uint64(count) << _COUNT_SHIFT
+    else:
+        third, fourth = _first_bytes(third, count - 16), np.uint64(count) << _COUNT_SHIFT
     mixed = (first * _MIX_1) ^ (second * _MIX_2) ^ (third * _MIX_3) ^ (fourth * _PAIR_MIX)
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MIX_3
-    slot = ((mixed >> np.uint64(32)) & np.uint64(size // 8 - 1)) * np.uint64(8)
-    return first, second, third, fourth, slot
+    mixed = (mixed ^ (mixed >> _HALF)) * _MIX_3
+    return third, fourth, ((mixed >> _HALF) & np.uint64(size // 8 - 1)) * np.uint64(8)
 
 
 @inlined
@@ -301,7 +306,8 @@ def _new_piece(
     num_tokens = np.uint64(stop - at) << _COUNT_SHIFT
     if count < 16 and stop - at <= 4:
         kept = tables.short_pieces
-        first, second, slot = _short_key(text, begin, count, len(kept))
+        first, second = word(text, begin), word(text, begin + 8)
+        first, second, slot = _short_key(first, second, count, len(kept))
         # Who comes first stays; it is often frequent. The second place changes hands.
         slot = slot if kept[slot + np.uint64(1)] == 0 else slot + np.uint64(4)
         kept[slot], kept[slot + np.uint64(1)] = first, second
@@ -309,7 +315,9 @@ def _new_piece(
         kept[slot + np.uint64(3)] = _two_tokens(out, at + 2, stop) | num_tokens
     elif 16 <= count < 32 and stop - at <= 8:
         kept = tables.long_pieces
-        first, second, third, fourth, slot = _long_key(text, begin, count, len(kept))
+        first, second = word(text, begin), word(text, begin + 8)
+        third, fourth = word(text, begin + 16), word(text, begin + 24)
+        third, fourth, slot = _long_key(first, second, third, fourth, count, len(kept))
         kept[slot], kept[slot + np.uint64(1)] = first, second
         kept[slot + np.uint64(2)], kept[slot + np.uint64(3)] = third, fourth
         for pair in range(4):
@@ -333,12 +341,14 @@ def encode(text: Any, pieces: Any, count: Any, tables: Any, out: Any, out_ends: 
     short, long = tables.short_pieces, tables.long_pieces
     scratch = np.empty((4, _SCANNED + 16), np.uint32)
     at, index = 0, 0
-    # Handing arrays to a function counts references, which takes longer than finding a piece.
+    # Handing an array to a function with branches counts references, which takes longer than
+    # finding a piece: keys are made of words.
     for piece in range(count):
         begin = pieces[piece]
         length = pieces[piece + 1] - begin
         if length < 16:
-            first, second, slot = _short_key(text, begin, length, len(short))
+            first, second = word(text, begin), word(text, begin + 8)
+            first, second, slot = _short_key(first, second, length, len(short))
             if short[slot] != first or short[slot + np.uint64(1)] != second:
                 slot += np.uint64(4)
             if short[slot] == first and short[slot + np.uint64(1)] == second:
@@ -348,14 +358,16 @@ def encode(text: Any, pieces: Any, count: Any, tables: Any, out: Any, out_ends: 
                 at += np.int64(high >> _COUNT_SHIFT)
                 continue
         elif length < 32:
-            first, second, third, fourth, slot = _long_key(text, begin, length, len(long))
+            first, second = word(text, begin), word(text, begin + 8)
+            third, fourth = word(text, begin + 16), word(text, begin + 24)
+            third, fourth, slot = _long_key(first, second, third, fourth, length, len(long))
             same = long[slot] == first and long[slot + np.uint64(1)] == second
             same = same and long[slot + np.uint64(2)] == third
             if same and long[slot + np.uint64(3)] == fourth:
                 for pair in range(4):
-                    word = long[slot + np.uint64(4 + pair)]
-                    out[at + 2 * pair] = np.uint32(word)
-                    out[at + 2 * pair + 1] = np.uint32(word >> _HALF & _TOKEN)
+                    two = long[slot + np.uint64(4 + pair)]
+                    out[at + 2 * pair] = np.uint32(two)
+                    out[at + 2 * pair + 1] = np.uint32(two >> _HALF & _TOKEN)
                 at += np.int64(long[slot + np.uint64(7)] >> _COUNT_SHIFT)
                 continue
         if text[begin] == SEPARATOR:
