@@ -44,6 +44,9 @@ _PAIR_MIX, _MIX_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2, _MIX_3 = np.uint64(0xC4CEB9FE1A85EC53), np.uint64(0x9FB21C651E98DF25)
 _HALF, _COUNT_SHIFT, _TOKEN = np.uint64(32), np.uint64(56), np.uint64(0xFFFFFF)
 _TOKEN_32 = np.uint32((1 << TOKEN_BITS) - 1)
+_ONE, _RANK_SHIFT, _RANK = np.uint64(1), np.uint64(RANK_BITS), np.uint64(NO_RANK)
+_PLACE_SHIFT = np.uint32(7)
+_NO_MERGE = NO_RANK << _PLACE_SHIFT
 _DEAD = np.uint32(0xFFFFFFFF)
 _SCANNED = 128
 """Pieces of up to so many tokens are merged by scanning; the place is in 7 bits."""
@@ -58,33 +61,31 @@ def _first_bytes(word: Any, count: Any) -> Any:
 
 
 @inlined
-def _slot_of(pairs: Any, first: Any, second: Any) -> Any:
+def _slot_of(first: Any, second: Any, mask: Any) -> Any:
     """Key of a pair of tokens and the slot where to look for it first."""
     key = np.uint64(first) << np.uint64(TOKEN_BITS) | np.uint64(second)
-    return key, (key * _PAIR_MIX) >> np.uint64(32) & np.uint64(len(pairs) - 1)
+    return key, (key * _PAIR_MIX) >> _HALF & mask
 
 
 @compiled
 def fill_pairs(pairs: Any, tokens: Any, ranks: Any) -> None:
     """Enter merges of ``tokens``, ``uint64[merges, 2]``, into the empty table ``pairs``."""
+    mask = np.uint64(len(pairs) - 1)
     for index in range(len(ranks)):
-        key, slot = _slot_of(pairs, tokens[index, 0], tokens[index, 1])
+        key, slot = _slot_of(tokens[index, 0], tokens[index, 1], mask)
         while pairs[slot] != EMPTY:
-            slot = (slot + np.uint64(1)) & np.uint64(len(pairs) - 1)
-        pairs[slot] = key << np.uint64(RANK_BITS) | ranks[index]
+            slot = (slot + _ONE) & mask
+        pairs[slot] = key << _RANK_SHIFT | ranks[index]
 
 
 @inlined
 def _rank_of(pairs: Any, first: Any, second: Any) -> Any:
-    """Rank of the merge of two tokens, or ``NO_RANK``."""
-    key, slot = _slot_of(pairs, first, second)
-    while True:
-        entry = pairs[slot]
-        if entry >> np.uint64(RANK_BITS) == key:
-            return np.uint32(entry & np.uint64(NO_RANK))
-        if entry == EMPTY:
-            return NO_RANK
-        slot = (slot + np.uint64(1)) & np.uint64(len(pairs) - 1)
+    """Rank of the merge of two tokens, or ``NO_RANK``, which is also what is in an empty slot."""
+    mask = np.uint64(len(pairs) - 1)
+    key, slot = _slot_of(first, second, mask)
+    while pairs[slot] >> _RANK_SHIFT != key and pairs[slot] != EMPTY:
+        slot = (slot + _ONE) & mask
+    return np.uint32(pairs[slot] & _RANK)
 
 
 @inlined
@@ -136,11 +137,15 @@ def _merge_scanned(count: Any, merged: Any, pairs: Any, scratch: Any, out: Any, 
     next, the tokens, and for each token the places of the next one and of the one before.
     """
     keys, tokens, following, before = scratch[0], scratch[1], scratch[2], scratch[3]
+    mask = np.uint64(len(pairs) - 1)
     for place in range(count):
         following[place], before[place] = place + 1, place - 1
+    # Looked up here and not by _rank_of: counting references would take as long again.
     for place in range(count - 1):
-        rank = _rank_of(pairs, tokens[place], tokens[place + 1])
-        keys[place] = (rank << np.uint32(7) | np.uint32(place)) if rank != NO_RANK else _DEAD
+        key, slot = _slot_of(tokens[place], tokens[place + 1], mask)
+        while pairs[slot] >> _RANK_SHIFT != key and pairs[slot] != EMPTY:
+            slot = (slot + _ONE) & mask
+        keys[place] = np.uint32(pairs[slot] & _RANK) << _PLACE_SHIFT | np.uint32(place)
     rounded = (count + 15) & ~15
     for place in range(count - 1, rounded):
         keys[place] = _DEAD
@@ -148,23 +153,22 @@ def _merge_scanned(count: Any, merged: Any, pairs: Any, scratch: Any, out: Any, 
         lowest = _DEAD
         for place in range(rounded):
             lowest = min(lowest, keys[place])
-        if lowest == _DEAD:
+        if lowest >= _NO_MERGE:
             break
         place = np.int64(lowest & np.uint32(_SCANNED - 1))
-        token = merged[lowest >> np.uint32(7)]
         second = np.int64(following[place])
         third = np.int64(following[second])
-        tokens[place], following[place] = token, third
+        tokens[place], following[place] = merged[lowest >> _PLACE_SHIFT], third
         keys[second] = keys[place] = _DEAD
         if third < count:
             before[third] = place
-            rank = _rank_of(pairs, token, tokens[third])
-            if rank != NO_RANK:
-                keys[place] = rank << np.uint32(7) | np.uint32(place)
-        if place > 0:
-            first = np.int64(before[place])
-            rank = _rank_of(pairs, tokens[first], token)
-            keys[first] = (rank << np.uint32(7) | np.uint32(first)) if rank != NO_RANK else _DEAD
+        for left, right in ((place, third), (np.int64(before[place]), place)):
+            if right == 0 or right >= count:
+                continue
+            key, slot = _slot_of(tokens[left], tokens[right], mask)
+            while pairs[slot] >> _RANK_SHIFT != key and pairs[slot] != EMPTY:
+                slot = (slot + _ONE) & mask
+            keys[left] = np.uint32(pairs[slot] & _RANK) << _PLACE_SHIFT | np.uint32(left)
     place = 0
     while place < count:
         out[at] = tokens[place]
