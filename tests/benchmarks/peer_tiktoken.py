@@ -5,7 +5,8 @@ processor that each took. Documents become rows of one stream of tokens, as pack
 """
 
 # ruff: noqa: T201  a script for another script
-# pyright: basic, reportMissingImports=false  tiktoken is not among our packages
+# pyright: reportMissingImports=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import json
 import sys
