@@ -20,7 +20,11 @@ class Tables(NamedTuple):
     byte_tokens: np.ndarray
     """``uint32[256]``: token of each byte."""
     whole_characters: np.ndarray
-    """``uint32[0x110000]``: token of each character that may be begun with, and its flags; or 0."""
+    """``uint64[0x110000]``: token of each character that may be begun with, or 0.
+
+    Above the token two bytes from ``AFTER`` on and two from ``BEFORE`` on: not where one of these
+    comes before the character, or after it.
+    """
     merged: np.ndarray
     """``uint32[merges]``: token that the merge of this rank makes."""
     pairs: np.ndarray
@@ -34,11 +38,10 @@ class Tables(NamedTuple):
 RANK_BITS, TOKEN_BITS = 22, 21
 NO_RANK = np.uint32((1 << RANK_BITS) - 1)
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
-WHOLE = np.uint32(1 << 28)
-"""Set for a character that is one token whatever is beside it, but for what the others say."""
-AFTER_ASCII, AFTER_OTHER = np.uint32(1 << 24), np.uint32(1 << 25)
-BEFORE_ASCII, BEFORE_OTHER = np.uint32(1 << 26), np.uint32(1 << 27)
-"""Set where its first or last byte may be merged with what is beside it before it is whole."""
+AFTER, BEFORE = 24, 40
+"""Where the neighbours of a character begin in ``Tables.whole_characters``, in bits."""
+ANY_BYTE, NO_BYTE = 0xFF, 0xFE
+"""In place of the first neighbour: every one; of either: none. No text has these bytes."""
 
 _PAIR_MIX, _MIX_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2, _MIX_3 = np.uint64(0xC4CEB9FE1A85EC53), np.uint64(0x9FB21C651E98DF25)
@@ -89,6 +92,13 @@ def _rank_of(pairs: Any, first: Any, second: Any) -> Any:
 
 
 @inlined
+def _is_among(neighbours: Any, byte: Any) -> Any:
+    first, second = neighbours & np.uint64(0xFF), neighbours >> np.uint64(8) & np.uint64(0xFF)
+    found = np.uint64(byte)
+    return (first == found) | (second == found) | (first == np.uint64(ANY_BYTE))
+
+
+@inlined
 def _begin_units(
     text: Any, begin: Any, count: Any, byte_tokens: Any, whole_characters: Any, tokens: Any
 ) -> Any:
@@ -115,13 +125,13 @@ def _begin_units(
                 code = np.uint32(((lead & 0x07) << 18) | ((text[place + 1] & 0x3F) << 12))
                 code |= np.uint32(((text[place + 2] & 0x3F) << 6) | (text[place + 3] & 0x3F))
             entry = whole_characters[code]
-            unsure = ~entry & WHOLE
-            if place > begin:
-                unsure |= entry & (AFTER_ASCII if text[place - 1] < 0x80 else AFTER_OTHER)
-            if place + width < stop:
-                unsure |= entry & (BEFORE_ASCII if text[place + width] < 0x80 else BEFORE_OTHER)
-            if unsure == 0:
-                tokens[units] = entry & _TOKEN_32
+            is_whole = entry != 0
+            if place > begin and _is_among(entry >> np.uint64(AFTER), text[place - 1]):
+                is_whole = False
+            if place + width < stop and _is_among(entry >> np.uint64(BEFORE), text[place + width]):
+                is_whole = False
+            if is_whole:
+                tokens[units] = np.uint32(entry) & _TOKEN_32
                 units, place = units + 1, place + width
                 continue
         tokens[units] = byte_tokens[lead]
@@ -158,17 +168,21 @@ def _merge_scanned(count: Any, merged: Any, pairs: Any, scratch: Any, out: Any, 
         place = np.int64(lowest & np.uint32(_SCANNED - 1))
         second = np.int64(following[place])
         third = np.int64(following[second])
-        tokens[place], following[place] = merged[lowest >> _PLACE_SHIFT], third
+        token = merged[lowest >> _PLACE_SHIFT]
+        tokens[place], following[place] = token, third
         keys[second] = keys[place] = _DEAD
         if third < count:
             before[third] = place
-        for left, right in ((place, third), (np.int64(before[place]), place)):
-            if right == 0 or right >= count:
-                continue
-            key, slot = _slot_of(tokens[left], tokens[right], mask)
+            key, slot = _slot_of(token, tokens[third], mask)
             while pairs[slot] >> _RANK_SHIFT != key and pairs[slot] != EMPTY:
                 slot = (slot + _ONE) & mask
-            keys[left] = np.uint32(pairs[slot] & _RANK) << _PLACE_SHIFT | np.uint32(left)
+            keys[place] = np.uint32(pairs[slot] & _RANK) << _PLACE_SHIFT | np.uint32(place)
+        if place > 0:
+            first = np.int64(before[place])
+            key, slot = _slot_of(tokens[first], token, mask)
+            while pairs[slot] >> _RANK_SHIFT != key and pairs[slot] != EMPTY:
+                slot = (slot + _ONE) & mask
+            keys[first] = np.uint32(pairs[slot] & _RANK) << _PLACE_SHIFT | np.uint32(first)
     place = 0
     while place < count:
         out[at] = tokens[place]

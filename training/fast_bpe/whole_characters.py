@@ -29,7 +29,7 @@ def whole_characters(
         merged: ``uint32[merges]``: token that it makes.
         texts: Tokens that are whole characters, by the text that each stands for.
     """
-    result = np.zeros(sys.maxunicode + 1, np.uint32)
+    result = np.zeros(sys.maxunicode + 1, np.uint64)
     if not _are_made_before_used(pairs, merged):
         return result
     ranks = {(a, b): rank for rank, (a, b) in enumerate(pairs.tolist())}
@@ -41,36 +41,45 @@ def whole_characters(
             tokens = [int(byte_tokens[byte]) for byte in text.encode()]
             firsts, lasts = _merge_alone(tokens, ranks, made)
             if tokens == [token]:
-                result[ord(text)] = token | int(kernel.WHOLE) | crossing.flags(firsts, lasts)
+                result[ord(text)] = token | crossing.neighbours(firsts, lasts)
     return result
 
 
 class _Crossing:
-    """The lowest rank at which a part of a character is merged with a neighbour."""
+    """With which neighbouring bytes a part of a character is merged, and from which rank on."""
 
     def __init__(self, pairs: np.ndarray, data: dict[int, bytes]) -> None:
-        # By whether the neighbour's byte beside it is ASCII, and by the part.
-        self.before: dict[tuple[bool, int], int] = defaultdict(lambda: _NEVER)
-        self.after: dict[tuple[bool, int], int] = defaultdict(lambda: _NEVER)
+        self._before: dict[int, dict[int, int]] = defaultdict(dict)
+        self._after: dict[int, dict[int, int]] = defaultdict(dict)
         for rank, (left, right) in enumerate(pairs.tolist()):
             # A continuation byte first: both are of one character.
             if data[right][0] & 0xC0 != 0x80:
-                before, after = (data[left][-1] < 0x80, right), (data[right][0] < 0x80, left)
-                self.before[before] = min(self.before[before], rank)
-                self.after[after] = min(self.after[after], rank)
+                self._before[right].setdefault(data[left][-1], rank)
+                self._after[left].setdefault(data[right][0], rank)
 
-    def flags(self, firsts: dict[int, int], lasts: dict[int, int]) -> int:
-        """Flags of a character whose first and last parts end at these ranks."""
-        flags = 0
-        for is_ascii, first_flag, last_flag in (
-            (True, kernel.AFTER_ASCII, kernel.BEFORE_ASCII),
-            (False, kernel.AFTER_OTHER, kernel.BEFORE_OTHER),
-        ):
-            if any(self.before[is_ascii, part] < rank for part, rank in firsts.items()):
-                flags |= int(first_flag)
-            if any(self.after[is_ascii, part] < rank for part, rank in lasts.items()):
-                flags |= int(last_flag)
-        return flags
+    def neighbours(self, firsts: dict[int, int], lasts: dict[int, int]) -> int:
+        """Bytes beside which a character whose first and last parts end at these ranks is unsure.
+
+        As ``kernel.Tables.whole_characters`` has them.
+        """
+        return (
+            _two_of(_earlier(self._before, firsts)) << kernel.AFTER
+            | _two_of(_earlier(self._after, lasts)) << kernel.BEFORE
+        )
+
+
+def _earlier(merges: dict[int, dict[int, int]], parts: dict[int, int]) -> list[int]:
+    """The bytes with which one of ``parts`` is merged before it ends."""
+    return sorted(
+        {byte for part, end in parts.items() for byte, rank in merges[part].items() if rank < end}
+    )
+
+
+def _two_of(neighbours: list[int]) -> int:
+    if len(neighbours) > 2:
+        return kernel.ANY_BYTE
+    first, second = [*neighbours, kernel.NO_BYTE, kernel.NO_BYTE][:2]
+    return first | second << 8
 
 
 def _are_made_before_used(pairs: np.ndarray, merged: np.ndarray) -> bool:

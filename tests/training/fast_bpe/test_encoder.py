@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.fast_bpe.tokenizers_of_all_kinds import PRE_TOKENIZERS, make
@@ -44,6 +44,7 @@ def test_the_trial_texts_have_the_ids_of_tokenizers(
     _assert_equal(tokenizer, fast, list(trial_texts(["the", " ", "東"], ["<|endoftext|>"], 900)))
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(), max_size=5))
 def test_any_texts_have_the_ids_of_tokenizers(
     tokenizer: Tokenizer, fast: FastEncoder, texts: list[str]
@@ -51,6 +52,7 @@ def test_any_texts_have_the_ids_of_tokenizers(
     _assert_equal(tokenizer, fast, [*texts, ""])
 
 
+@settings(deadline=None)
 @given(text=st.text("a1 \n'\u017fsLl.(\u3000é", max_size=40))
 def test_a_few_characters_in_any_order_have_the_ids_of_tokenizers(
     tokenizer: Tokenizer, fast: FastEncoder, text: str

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Encoder
 from tokenizers import models, pre_tokenizers, trainers
 
 from training.fast_bpe.encoder import FastEncoder
-from training.fast_bpe.kernel import AFTER_OTHER, BEFORE_OTHER, WHOLE
+from training.fast_bpe.kernel import AFTER, ANY_BYTE, BEFORE, NO_BYTE
 from training.fast_bpe.tables import tables_of
+from training.fast_bpe.whole_characters import _two_of
 
 # Many of them share their first two bytes or their last one, so merges cross characters.
 _CHARACTERS = "カキクケコーッフ漢字数据操作用éèßЖ 'a1"
@@ -55,6 +56,7 @@ def pairs_of_encoders(
     ]
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(_CHARACTERS, max_size=60), min_size=1, max_size=8))
 def test_beginning_with_characters_gives_what_beginning_with_bytes_gives(
     pairs_of_encoders: list[tuple[Encoder, FastEncoder]], texts: list[str]
@@ -73,10 +75,17 @@ def test_the_tokenizers_of_these_tests_have_characters_of_all_kinds(
         [fast._tables.whole_characters for _, fast in pairs_of_encoders]  # pyright: ignore[reportPrivateUsage]
     )
     entries = entries[entries > 0]
-    risky = entries & (AFTER_OTHER | BEFORE_OTHER)
-    assert np.all(entries & WHOLE)
-    assert np.any(risky == 0)
-    assert np.any(risky > 0)
+    for shift in (AFTER, BEFORE):
+        first, second = (entries >> np.uint64(shift + more) & np.uint64(0xFF) for more in (0, 8))
+        assert np.any(first == NO_BYTE)
+        assert np.any((first < NO_BYTE) & (second == NO_BYTE))
+
+
+def test_up_to_two_neighbours_are_kept_apart() -> None:
+    assert _two_of([]) == NO_BYTE | NO_BYTE << 8
+    assert _two_of([0x20]) == 0x20 | NO_BYTE << 8
+    assert _two_of([0x20, 0xBC]) == 0x20 | 0xBC << 8
+    assert _two_of([0x20, 0x83, 0xBC]) & 0xFF == ANY_BYTE
 
 
 def test_no_character_is_whole_where_a_token_is_used_before_it_is_made(tmp_path: Path) -> None:
