@@ -25,6 +25,7 @@ from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.documents import Document, ReadPart, Reject, SourceObject
+from tasks.encode import DocumentEncoder
 from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
@@ -115,6 +116,7 @@ def read_and_split(
     *,
     lineage: str,
     work_dir: Path,
+    certificates: Path,
     progress: Progress,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
@@ -128,10 +130,12 @@ def read_and_split(
         index: Of the near-duplicates of what it has.
         lineage: Name of the lineage.
         work_dir: Empty local directory.
+        certificates: Local directory of ``DocumentEncoder``; may be missing.
         progress: Told how many documents are done.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
+        EncodingMismatchError: The fast path of the tokenizer is wrong.
     """
     unread: list[Reject] = []
     parts: dict[str, ReadPart] = {}
@@ -159,7 +163,9 @@ def read_and_split(
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
-            curated, tokenizer, lambda done: progress("documents", done, 0)
+            curated,
+            DocumentEncoder(tokenizer, certificates),
+            lambda done: progress("documents", done, 0),
         )
     if leaks is not None:
         leaks.write(work_dir / LEAKS)

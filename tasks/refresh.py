@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_CERTIFICATES = "certified-tokenizers"
+
 
 def refresh(
     store: ObjectStore,
@@ -74,12 +76,15 @@ def refresh(
         layout: Of the lineage.
         request: What to read.
         by: Who, for the head.
-        work_dir: Existing local directory for temporary files.
+        work_dir: Existing local directory for temporary files, and for what was found out about
+            tokenizers on this machine.
         lease_token: Of the lease under which this runs, if any.
         progress: Told how far reading, packing and uploading are.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read; nothing was changed.
+        EncodingMismatchError: The fast path of the tokenizer is wrong; nothing was changed, and the
+            next refresh on this machine does without it.
         HeadMovedError: Another refresh was faster; start again.
         LeaseLostError: A newer holder of the lease has committed.
         ValueError: The request does not fit the lineage; the message names the field.
@@ -103,9 +108,17 @@ def refresh(
     inputs = inputs_of(store, layout, request, head, listing.new)
     files_new = sum(len(objects) for _, objects in listing.new)
     with TemporaryDirectory(dir=work_dir, prefix="refresh-") as scratch:
-        cache = FileCache(work_dir / "snapshots")
         work = _Refresh(
-            store, layout, request, head, by, lease_token, Path(scratch), cache, progress
+            store,
+            layout,
+            request,
+            head,
+            by,
+            lease_token,
+            Path(scratch),
+            work_dir / _CERTIFICATES,
+            FileCache(work_dir / "snapshots"),
+            progress,
         )
         result = work.run(inputs)
     return replace(
@@ -127,6 +140,7 @@ class _Refresh:
     by: str
     lease_token: int | None
     work_dir: Path
+    certificates: Path
     cache: FileCache
     progress: Progress
 
@@ -142,6 +156,7 @@ class _Refresh:
             self._index(),
             lineage=self.layout.lineage,
             work_dir=self.work_dir,
+            certificates=self.certificates,
             progress=self.progress,
         )
         if not read.num_train:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks.curate import Curated
 from tasks.documents import Document
+from tasks.encode import DocumentEncoder
 from tasks.split import Split
 
 if TYPE_CHECKING:
@@ -37,21 +38,23 @@ class TokenizedDocument:
 
 
 def tokenize_documents(
-    curated: Iterable[Curated], tokenizer: "Tokenizer", progress: Callable[[int], None]
+    curated: Iterable[Curated], encoder: DocumentEncoder, progress: Callable[[int], None]
 ) -> list[TokenizedDocument]:
     """Tokenise the kept ones of ``curated``, in batches; all of them come out, in order.
 
     ``split`` is ``dropped`` for what curation dropped and ``train`` for the rest, until the
     documents are split. ``progress`` is told how many documents are done.
+
+    Raises:
+        EncodingMismatchError: Two ways to encode a document gave different tokens.
     """
-    nothing = np.empty(0, tokenizer.token_dtype)
+    nothing = np.empty(0, encoder.token_dtype)
     remaining = iter(curated)
     done: list[TokenizedDocument] = []
     while batch := list(islice(remaining, _BATCH_DOCUMENTS)):
-        kept = [item.document.text for item in batch if not item.reason]
-        encoded = iter(zip(kept, tokenizer.encode_batch(kept), strict=True))
+        encoded = iter(encoder.encode([item for item in batch if not item.reason]))
         for item in batch:
-            text, tokens = ("", nothing) if item.reason else next(encoded)
+            text, tokens = ("", nothing) if item.reason else (item.document.text, next(encoded))
             done.append(
                 TokenizedDocument(
                     document=replace(item.document, text=""),

@@ -232,6 +232,19 @@ def test_without_rules_a_snapshot_has_no_annotations(
     assert "annotations.parquet" not in {file.name for file in manifest.files}
 
 
+def test_a_snapshot_is_the_same_whichever_way_its_documents_were_encoded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_store, fast_store = LocalObjects(tmp_path / "slow"), LocalObjects(tmp_path / "fast")
+    request = _request(_source(data))
+    slow = _manifest(slow_store, _refresh(slow_store, request, tmp_path / "work"))
+    monkeypatch.setattr("tasks.encode._SLOW_CHARACTERS", 1)
+    monkeypatch.setattr("training.fast_bpe.certify.NUM_TRIALS", 100)
+    fast = _manifest(fast_store, _refresh(fast_store, request, tmp_path / "work"))
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["certified-tokenizers"]
+    assert (fast.id, fast.content, fast.files) == (slow.id, slow.content, slow.files)
+
+
 def test_every_file_of_a_snapshot_is_verified_and_named(
     store: LocalObjects, data: Path, tmp_path: Path
 ) -> None:

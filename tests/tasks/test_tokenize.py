@@ -5,6 +5,7 @@ import pytest
 
 from tasks.curate import Curated
 from tasks.documents import Document
+from tasks.encode import DocumentEncoder
 from tasks.tokenize import tokenize_documents, train_on
 
 
@@ -50,7 +51,9 @@ def test_documents_come_out_in_order_without_their_texts(
     curated = _curated(_TEXTS)
     tokenizer, _ = train_on(curated, tmp_path, vocab_size=300)
     progress: list[int] = []
-    done = tokenize_documents(curated, tokenizer, progress.append)
+    done = tokenize_documents(
+        curated, DocumentEncoder(tokenizer, tmp_path / "certified"), progress.append
+    )
     assert progress == [4, 8, 12, 16, 20, 24, 25]
     for before, after in zip(curated, done, strict=True):
         assert (after.document.id, after.document.text) == (before.document.id, "")

@@ -1,0 +1,100 @@
+"""Texts of documents to tokens: by tokenizers at first, by our own kernel where there is much.
+
+Which of the two encodes a document never shows in its tokens. The kernel is tried on thousands of
+texts before it is used at all (``training/fast_bpe``), and a part of what it encodes is encoded
+both ways.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.curate import Curated
+
+if TYPE_CHECKING:
+    from training.fast_bpe.encoder import FastEncoder
+    from training.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_SLOW_CHARACTERS = 4_000_000
+"""To compile, load and try the fast path takes as long as to encode about so much without it."""
+_CHECKED_ONE_IN = 200
+
+
+class EncodingMismatchError(Exception):
+    """Two ways to encode a document gave different tokens; nothing was stored."""
+
+
+class DocumentEncoder:
+    """Encodes the documents of one refresh, batch by batch.
+
+    Args:
+        tokenizer: Of the lineage.
+        certificates: Folder of this machine in which trials of tokenizers are recorded.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer", certificates: Path) -> None:
+        self._tokenizer, self._certificates = tokenizer, certificates
+        self._fast: FastEncoder | None = None
+        self._slow_left = _SLOW_CHARACTERS
+
+    @property
+    def token_dtype(self) -> str:
+        """Of the arrays that ``encode`` gives."""
+        return self._tokenizer.token_dtype
+
+    def encode(self, documents: Sequence[Curated]) -> list[np.ndarray]:
+        """Tokens of each text, without framing; arrays of the tokenizer's ``token_dtype``.
+
+        Raises:
+            EncodingMismatchError: The fast path is wrong; the message names document and tokens.
+        """
+        if not documents:
+            return []
+        texts = [item.document.text for item in documents]
+        if self._slow_left > 0:
+            self._slow_left -= sum(map(len, texts))
+            if self._slow_left <= 0:
+                self._fast = self._open_fast()
+        if self._fast is None:
+            return self._tokenizer.encode_batch(texts)
+        tokens, counts = self._fast.encode(texts, self.token_dtype)
+        encoded = np.split(tokens, np.cumsum(counts)[:-1])
+        self._check(documents, encoded)
+        return encoded
+
+    def _open_fast(self) -> "FastEncoder | None":
+        from training.fast_bpe.certify import certified_encoder  # noqa: PLC0415  imports numba
+        from training.fast_bpe.encoder import NoFastPathError  # noqa: PLC0415  imports numba
+
+        try:
+            return certified_encoder(self._tokenizer, self._certificates)
+        except NoFastPathError as error:
+            logger.info("this tokenizer has no fast path, tokenizers encodes all: %s", error)
+            return None
+
+    def _check(self, documents: Sequence[Curated], encoded: Sequence[np.ndarray]) -> None:
+        """Encode some of ``documents`` once more; which ones follows from their contents."""
+        from training.fast_bpe.certify import difference_of, revoke  # noqa: PLC0415  imports numba
+
+        places = [
+            place
+            for place, item in enumerate(documents)
+            if int.from_bytes(item.digest[:8], "big") % _CHECKED_ONE_IN == 0
+        ]
+        texts = [documents[place].document.text for place in places]
+        for place, slow in zip(places, self._tokenizer.encode_batch(texts), strict=True):
+            difference = difference_of(slow, encoded[place])
+            if difference:
+                document = documents[place].document
+                found = f"of document {document.id} in {document.uri} {difference}"
+                revoke(self._tokenizer, self._certificates, found)
+                raise EncodingMismatchError(
+                    f"the fast path gives other ids than tokenizers: {found}; no snapshot was "
+                    "made. Refresh again: on this machine tokenizers now encodes all. Please "
+                    "report the document and the tokenizer"
+                )

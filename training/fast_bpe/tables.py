@@ -1,0 +1,81 @@
+"""A tokenizer.json as arrays for the kernel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training.fast_bpe import kernel
+from training.fast_bpe.whole_characters import whole_characters
+
+SHORT_PIECES = 1 << 17
+LONG_PIECES = 1 << 15
+"""Pieces that are kept: 4 MiB and 2 MiB, which the caches of a processor hold."""
+
+
+def tables_of(model: dict[str, Any]) -> kernel.Tables:
+    """Arrays of the BPE ``model`` of a tokenizer.json that ``support.why_slow`` lets through.
+
+    Raises:
+        ValueError: A byte is no token, or a merge makes none.
+    """
+    vocab: dict[str, int] = model["vocab"]
+    spelled = byte_spellings()
+    missing = [byte for byte, character in enumerate(spelled) if character not in vocab]
+    if missing:
+        raise ValueError(f"expected a token for every byte, found none for byte {missing[0]:#x}")
+    byte_tokens = np.array([vocab[character] for character in spelled], np.uint32)
+    pairs, merged = _merges(vocab, model["merges"])
+    ranks = dict(zip((tuple(pair) for pair in pairs.tolist()), range(len(pairs)), strict=True))
+    return kernel.Tables(
+        byte_tokens=byte_tokens,
+        whole_characters=whole_characters(byte_tokens, pairs, merged, spelled_texts(vocab)),
+        merged=merged,
+        pairs=_hashed(ranks),
+        short_pieces=np.zeros(4 * SHORT_PIECES, np.uint64),
+        long_pieces=np.zeros(8 * LONG_PIECES, np.uint64),
+    )
+
+
+def byte_spellings() -> list[str]:
+    """The character that stands for each byte in the vocabulary: itself if it can be seen.
+
+    The others, in order, are those from U+0100 on (Radford et al. 2019, GPT-2).
+    """
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    stands_for = {byte: chr(byte) for byte in seen}
+    stands_for |= {byte: chr(0x100 + place) for place, byte in enumerate(others)}
+    return [stands_for[byte] for byte in range(256)]
+
+
+def spelled_texts(vocab: dict[str, int]) -> dict[str, int]:
+    """The tokens that are whole characters, by the text that each stands for; by id."""
+    byte_of = {character: byte for byte, character in enumerate(byte_spellings())}
+    texts: dict[str, int] = {}
+    for token in sorted(vocab, key=vocab.__getitem__):
+        data = bytes(byte_of[character] for character in token if character in byte_of)
+        text = data.decode("utf-8", "ignore")
+        if text and text.encode() == data and len(data) == len(token):
+            texts[text] = vocab[token]
+    return texts
+
+
+def _merges(vocab: dict[str, int], merges: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each merge, ``uint32[merges, 2]``, and the token that it makes, by rank."""
+    spelled = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    for first, second in spelled:
+        if first not in vocab or second not in vocab or first + second not in vocab:
+            raise ValueError(f"the merge of {first!r} and {second!r} makes no token")
+    pairs = [(vocab[first], vocab[second]) for first, second in spelled]
+    merged = [vocab[first + second] for first, second in spelled]
+    return np.array(pairs, np.uint32).reshape(-1, 2), np.array(merged, np.uint32)
+
+
+def _hashed(ranks: dict[tuple[int, int], int]) -> np.ndarray:
+    """See ``kernel.Tables.pairs``; at most half full."""
+    keys = np.array(list(ranks), np.uint64).reshape(-1, 2)
+    values = np.array(list(ranks.values()), np.uint64)
+    table = np.full(1 << max(2 * len(ranks), 2).bit_length(), kernel.EMPTY, np.uint64)
+    kernel.fill_pairs(table, keys, values)
+    return table
