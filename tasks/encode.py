@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SLOW_CHARACTERS = 4_000_000
-"""To compile, load and try the fast path takes as long as to encode about so much without it."""
+"""Before the fast path is loaded; to try it once a machine takes about twice as long as these."""
 _CHECKED_ONE_IN = 200
 
 
