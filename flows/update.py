@@ -69,7 +69,6 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     data.import_base_model(ground, lease)
     refreshed = data.refresh(ground, lease)
     data.freeze_tasks(ground, lease)
-    data.search_pending_text(ground)
     judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)
     if isinstance(plan, NothingToDo):
@@ -81,6 +80,7 @@ def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outco
     if dry_run:
         return steps.planned(ground, plan, warnings)
     steps.tell_plan(ground, plan, refreshed)
+    data.search_text(ground, plan)
     try:
         with told_how_it_ends(ground, plan):
             checkpoint = steps.checkpoint_of(steps.train(ground, lease, plan))

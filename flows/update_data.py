@@ -22,6 +22,7 @@ from tasks.refresh_request import (
     RefreshResult,
     TrainedTokenizer,
 )
+from tasks.update_plan import UpdatePlan
 
 
 @step
@@ -73,11 +74,11 @@ def freeze_tasks(ground: Ground, lease: Lease) -> None:
 
 
 @step
-def search_pending_text(ground: Ground) -> None:
-    """Look in text that waits for the items of tasks that came after it."""
+def search_text(ground: Ground, plan: UpdatePlan) -> None:
+    """Look in the text of an update for the items of tasks that came after it."""
     head = read_head(ground.store, ground.layout)
-    if head is not None:
-        bring_up_to_date(ground.store, ground.layout, head, work_dir=ground.work_dir)
+    assert head is not None  # a plan is made from one
+    bring_up_to_date(ground.store, ground.layout, head, plan.snapshots, work_dir=ground.work_dir)
 
 
 def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResult:

@@ -1,8 +1,9 @@
 """The verdict on a snapshot's text: of which task items it has none, and which it has.
 
 A snapshot is searched for the items of its day when it is made. When the suite gets a task later,
-the text that still waits is searched for that task alone. Text cannot be taken out of a snapshot
-that exists, so what is found then guards nothing (``tasks.evaluations.score_tasks``).
+a snapshot is searched for that task alone, before anything is trained on it. Text cannot be taken
+out of a snapshot that exists, so what is found then guards nothing
+(``tasks.evaluations.score_tasks``).
 """
 
 import logging
@@ -19,8 +20,10 @@ from tasks.evaluations.trained_on import find_trained_on
 logger = logging.getLogger(__name__)
 
 
-def bring_up_to_date(store: ObjectStore, layout: Layout, head: Head, *, work_dir: Path) -> None:
-    """Search all pending snapshots for the tasks that they were not searched for.
+def bring_up_to_date(
+    store: ObjectStore, layout: Layout, head: Head, snapshots: Iterable[str], *, work_dir: Path
+) -> None:
+    """Search ``snapshots`` for the tasks that they were not searched for.
 
     Safe to retry: what was searched for is on record.
 
@@ -29,17 +32,18 @@ def bring_up_to_date(store: ObjectStore, layout: Layout, head: Head, *, work_dir
     """
     from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
 
-    for record in head.snapshots:
-        if record.state != "pending" or not (missing := _unchecked(store, layout, head, record.id)):
+    for snapshot in snapshots:
+        missing = _unchecked(store, layout, head, snapshot)
+        if not missing:
             continue
         assert head.tokenizer is not None  # a snapshot is made of tokens
         tokenizer = fetch_tokenizer(store, head.tokenizer, work_dir / "tokenizer")
-        found = find_trained_on(store, layout, missing, [record.id], tokenizer, work_dir)
+        found = find_trained_on(store, layout, missing, [snapshot], tokenizer, work_dir)
         for task in missing:
-            if items := found[task.name].get(record.id):
+            if items := found[task.name].get(snapshot):
                 logger.warning(
                     f"{len(items)} of {task.items} items of task {task.name} stand in snapshot "
-                    f"{record.id}, which was read before there was that task: they will guard "
+                    f"{snapshot}, which was read before there was that task: they will guard "
                     "nothing"
                 )
 

@@ -69,7 +69,7 @@ def test_a_task_that_comes_later_is_searched_for_before_anything_is_trained(
     (first,) = (record.id for record in kept.head.snapshots)
     with pytest.raises(ValueError, match=f"snapshot {first} was never searched for .* quiz"):
         check_current(kept.store, LAYOUT, kept.head, [first])
-    bring_up_to_date(kept.store, LAYOUT, kept.head, work_dir=kept.folder / "work")
+    bring_up_to_date(kept.store, LAYOUT, kept.head, [first], work_dir=kept.folder / "work")
     check_current(kept.store, LAYOUT, kept.head, [first])
     found = load(kept.store, LAYOUT.trained_on(suite.tasks[0].file.name, first), TrainedOn)
     # Only text that is trained on gives an item away.
