@@ -29,6 +29,7 @@ def print_who_saw(
         heads,
         ids=ids,
         texts=[_text_of(file) for file in files],
+        near=ground.lineage.near_duplicates,
         work_dir=ground.work_dir,
     )
     if as_json:
@@ -54,9 +55,10 @@ def _text_of(file: Path) -> str:
 def _lines(sighting: Sighting, head: Head) -> list[str]:
     place = f"{sighting.uri}:{sighting.position}" if sighting.position else sighting.uri
     dropped = f" ({sighting.reason})" if sighting.reason else ""
+    alike = "" if sighting.likeness == 1 else f", about {sighting.likeness:.0%} of it in common"
     lines = [
         f"{sighting.document} in snapshot {sighting.snapshot} ({sighting.state}), "
-        f"{sighting.domain}: {sighting.split}{dropped}",
+        f"{sighting.domain}: {sighting.split}{dropped}{alike}",
         f"  read from {place}",
     ]
     lines += [

@@ -100,6 +100,14 @@ class NearDuplicateIndex:
             found |= segment.has(keys, prints, minimum)
         return found
 
+    def places(
+        self, keys: NDArray[np.uint32], prints: NDArray[np.uint8], minimum: int
+    ) -> list[tuple[str, int, int]]:
+        """Which known documents one signature repeats, see ``Segment.places``."""
+        return [
+            place for segment in self.segments for place in segment.places(keys, prints, minimum)
+        ]
+
 
 def open_index(
     store: ObjectStore, layout: Layout, slots: Slots, scheme: SignatureScheme, cache: FileCache

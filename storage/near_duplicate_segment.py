@@ -128,6 +128,31 @@ class Segment:
             search(self.bands, self.prints, keys, prints, minimum, found)
         return found
 
+    def places(
+        self, keys: NDArray[np.uint32], prints: NDArray[np.uint8], minimum: int
+    ) -> list[tuple[str, int, int]]:
+        """Which documents one signature repeats: snapshot, row of its table, equal bytes.
+
+        Args:
+            keys: ``uint32[bands]``, of the signature that is looked up.
+            prints: ``uint8[permutations]``, of the same.
+            minimum: Bytes of the prints that must be equal, of those that share a band.
+        """
+        sharing: set[int] = set()
+        for number in range(self.scheme.bands):
+            band_keys, ordinals = self.band(number)
+            first = np.searchsorted(band_keys, keys[number], "left")
+            last = np.searchsorted(band_keys, keys[number], "right")
+            sharing.update(ordinals[first:last].tolist())
+        ends = np.cumsum([part.documents for part in self.parts])
+        found: list[tuple[str, int, int]] = []
+        for ordinal in sorted(sharing):
+            equal = int((self.prints[ordinal] == prints).sum())
+            if equal >= minimum:
+                part = self.parts[int(np.searchsorted(ends, ordinal, "right"))]
+                found.append((part.snapshot, int(self.rows[ordinal]), equal))
+        return found
+
 
 def write_segment(
     path: Path,

@@ -4,11 +4,12 @@ The ledgers say what each update was trained on; what came before it, from whate
 update that it took over, it knows as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.file_cache import FileCache
 from storage.head import Head, VersionRecord
 from storage.layout import Layout
 from storage.ledger import Exposure, exposures_of
@@ -19,6 +20,8 @@ from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifes
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
 from tasks.curation.normalise import normalise
+from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.find import find_near
 from tasks.update_plan import is_saved, load_plan
 
 _COLUMNS = ("document", "source", "uri", "position", "domain", "time", "split", "reason")
@@ -68,6 +71,8 @@ class Sighting:
     """In the order in which they were judged; the champion may be among them."""
     replay: tuple[str, ...]
     """Versions of the replay buffer that draw from its domain of this snapshot."""
+    likeness: float
+    """Jaccard similarity to a text that was asked for, estimated; 1 for what was asked for."""
 
 
 def who_saw(
@@ -77,6 +82,7 @@ def who_saw(
     *,
     ids: Sequence[str] = (),
     texts: Sequence[str] = (),
+    near: NearDuplicateConfig | None = None,
     work_dir: Path,
 ) -> list[Sighting]:
     """Every place of the documents asked for, in all snapshots, in the order of these.
@@ -91,22 +97,30 @@ def who_saw(
         ids: Ids as the sources give them, or with the source's name before: ``web/17``.
         texts: Texts as they were delivered; what differs only as ``tasks.curation.normalise`` makes
             it does not differ.
+        near: Documents that repeat most of a text are found as well; None: only equal ones are.
         work_dir: For local copies of tables.
 
     Raises:
         CorruptError: A table, a ledger or a manifest is damaged.
+        ValueError: The lineage has signatures of another kind than ``near``.
     """
     if not heads:
         return []
     head = heads[-1]
-    contents = [content_digest(normalise(text)) for text in texts]
+    normal = [normalise(text) for text in texts]
+    contents = [content_digest(text) for text in normal]
+    alike: dict[str, dict[int, float]] = {}
+    if near is not None and normal:
+        cache = FileCache(work_dir / "snapshots")
+        alike = find_near(store, layout, head, normal, near, cache=cache)
     known = _Ancestors(store, layout, head)
     replays = {version: read_replay(store, layout, version) for version in _replay_versions(heads)}
     ledgers: dict[str, list[Exposure]] = {}
     found: list[Sighting] = []
     for record in head.snapshots:
         manifest = read_snapshot_manifest(store, layout, record.id)
-        for row in _rows(store, layout, manifest, ids, contents, work_dir):
+        near_rows = alike.get(record.id, {})
+        for row in _rows(store, layout, manifest, ids, contents, near_rows, work_dir):
             name: str = row["document"]
             if name not in ledgers:
                 ledgers[name] = exposures_of(store, layout, name)
@@ -191,6 +205,7 @@ def _rows(
     manifest: SnapshotManifest,
     ids: Sequence[str],
     contents: Sequence[bytes],
+    alike: Mapping[int, float],
     work_dir: Path,
 ) -> Iterator[dict[str, Any]]:
     """What a snapshot's table of documents says of those that are asked for."""
@@ -209,4 +224,12 @@ def _rows(
     wanted = [[("document", "in", names + edited)], [("content", "in", contents)]]
     # Arrow cannot tell the type of an empty list.
     filters = [each for each in wanted if each[0][2]]
-    yield from pq.read_table(path, columns=list(_COLUMNS), filters=filters).to_pylist()
+    columns = list(_COLUMNS)
+    found = pq.read_table(path, columns=columns, filters=filters).to_pylist() if filters else []
+    yield from ({**row, "likeness": 1.0} for row in found)
+    if alike:
+        known = {row["document"] for row in found}
+        rows = pq.read_table(path, columns=columns).take(sorted(alike)).to_pylist()
+        for number, row in zip(sorted(alike), rows, strict=True):
+            if row["document"] not in known:
+                yield {**row, "likeness": round(alike[number], 3)}

@@ -72,6 +72,11 @@ class NearDuplicateConfig:
         # Nothing that is on the threshold is lost to rounding.
         return math.ceil(share * self.scheme.permutations - 1e-9)
 
+    def likeness(self, equal: int) -> float:
+        """Jaccard similarity that so many equal bytes of two prints stand for."""
+        share = equal / self.scheme.permutations
+        return max(0.0, (share - _CHANCE) / (1 - _CHANCE))
+
     def found_at(self, jaccard: float) -> float:
         """Probability that two documents with so much in common are compared."""
         return 1 - (1 - jaccard**self.rows) ** self.bands

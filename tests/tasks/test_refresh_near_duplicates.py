@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.file_cache import FileCache
-from storage.head import Head, commit_change
+from storage.head import Head, commit_change, read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from storage.near_duplicate_index import SEGMENT, open_index
@@ -22,6 +22,7 @@ from tasks.refresh import refresh
 from tasks.refresh_request import RefreshRequest, RefreshResult, TrainedTokenizer
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
+from tasks.who_saw import who_saw
 
 _LAYOUT = Layout("demo")
 
@@ -100,6 +101,31 @@ def test_a_near_copy_of_a_held_out_document_is_dropped(store: LocalObjects, tmp_
     _write(tmp_path / "data" / "2.jsonl", near | {"new": _text(99)})
     second = _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
     assert second.documents_dropped == {"near_duplicate": 20}
+
+
+def test_who_saw_finds_what_a_text_nearly_repeats_and_says_how_nearly(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    _write(tmp_path / "data" / "1.jsonl", {f"d{n}": _text(n) for n in range(12)})
+    _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
+    _write(tmp_path / "data" / "2.jsonl", {f"d{n}": _text(n) for n in range(20, 32)})
+    _refresh(store, _request(tmp_path / "data"), tmp_path / "work")
+    head = read_head(store, _LAYOUT)
+    assert head is not None
+    near = NearDuplicateConfig()
+
+    def asked(text: str) -> dict[str, float]:
+        found = who_saw(
+            store, _LAYOUT, [head], texts=[text], near=near, work_dir=tmp_path / "asking"
+        )
+        return {sighting.document: sighting.likeness for sighting in found}
+
+    assert asked(_text(3)) == {"web/d3": 1.0}
+    (likeness,) = asked(_text(25, changed=3)).values()
+    assert asked(_text(25, changed=3)).keys() == {"web/d25"}
+    assert near.threshold <= likeness < 1
+    assert asked(_text(3, changed=40)) == {}
+    assert asked("") == {}
 
 
 def test_three_refreshes_keep_what_one_keeps(tmp_path: Path) -> None:
