@@ -49,6 +49,9 @@ RESERVED_NAMES = frozenset(
 )
 """What no domain can be called, because its shards would lie under the key of a file."""
 
+_ENOUGH_DOCUMENTS, _MOST = 20, 0.9
+"""Of a domain, from which on a rule that drops so much of it is told."""
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much (0 when that is not known)."""
 
@@ -177,6 +180,7 @@ def read_and_split(
         _, numbers = read_annotations(work_dir / ANNOTATIONS, PII_COLUMNS)
         found = describe_found(numbers)
         warnings = (*warnings, found) if found else warnings
+    warnings = (*warnings, *_mostly_dropped(split))
     for warning in warnings:
         logger.warning("%s", warning)
     listed = [found for _, objects in inputs.sources for found in objects]
@@ -189,6 +193,25 @@ def read_and_split(
         first_reject=rejects.first,
         checked_tasks=leaks.checked() if leaks is not None else (),
     )
+
+
+def _mostly_dropped(documents: Sequence[TokenizedDocument]) -> list[str]:
+    """A sentence for every domain of which the rules leave next to nothing."""
+    reasons: dict[str, Counter[str]] = {}
+    for row in documents:
+        reasons.setdefault(row.document.domain, Counter())[row.reason] += 1
+    told: list[str] = []
+    for domain, counts in sorted(reasons.items()):
+        # What was there before is dropped as it should be.
+        rules = Counter({why: n for why, n in counts.items() if why and "duplicate" not in why})
+        read = sum(counts.values())
+        if read >= _ENOUGH_DOCUMENTS and rules.total() >= _MOST * read:
+            (why, often), *_ = rules.most_common(1)
+            told.append(
+                f"domain {domain}: {rules.total():,} of {read:,} documents were dropped, most for "
+                f"{why} ({often:,}); is this the rule that its texts should keep?"
+            )
+    return told
 
 
 def _documents(

@@ -200,6 +200,22 @@ def test_rules_drop_and_mask_by_domain_and_the_refresh_tells_why(
         assert b"jane.doe" not in store.get(info.key)
 
 
+def test_rules_that_leave_nothing_of_a_domain_are_told_and_known_text_is_not(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    _write(data / "code" / "1.jsonl", range(50, 90))
+    sources = _source(data / "1.jsonl"), _source(data / "code", "code")
+    strict = CurateConfig(domains={"web": DomainRules(gopher=GopherRules())})
+    result = _refresh(store, _request(*sources, curate=strict), tmp_path / "work")
+    (told,) = (each for each in result.warnings if "were dropped" in each)
+    assert told.startswith("domain web: 40 of 40 documents were dropped, most for gopher_")
+    # The same texts in another file of the other domain are known, which is as it should be.
+    _write(data / "code" / "2.jsonl", range(50, 90), note="again")
+    again = _refresh(store, _request(*sources, curate=strict), tmp_path / "work")
+    assert again.documents_dropped == {"duplicate": 40}
+    assert not [each for each in again.warnings if "were dropped" in each]
+
+
 def test_a_text_that_the_rules_changed_is_found_as_it_was_delivered(
     store: LocalObjects, tmp_path: Path
 ) -> None:
