@@ -120,11 +120,13 @@ def new_objects(listed: Iterable[SourceObject], marks: Mapping[str, str]) -> lis
             changed.append(replace(found, change="grown", read_before=part))
         else:
             changed.append(replace(found, change="replaced"))
-    if changed:
-        counts = Counter(found.change for found in changed)
-        told = ", ".join(f"{counts[change]:,} {change}" for change in sorted(counts))
-        logger.info("files to read: %s", told)
     return changed
+
+
+def describe_changes(found: Iterable[SourceObject]) -> str:
+    """How many files of each kind of change there are, such as ``2 grown, 1 new``."""
+    counts = Counter(one.change for one in found)
+    return ", ".join(f"{counts[change]:,} {change}" for change in sorted(counts))
 
 
 def next_marks(

@@ -1,5 +1,6 @@
 """What a refresh is asked to do, what it answers, and the identity of its result."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -16,11 +17,13 @@ from tasks.curate import CurateConfig
 from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
 from tasks.evaluations.config import TaskConfig
-from tasks.ingest import list_source, new_objects
+from tasks.ingest import describe_changes, list_source, new_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from training.config import FORBID_UNKNOWN
+
+logger = logging.getLogger(__name__)
 
 _METHOD = 1
 """Raise it when the same inputs give other bytes than before: it is part of every identity."""
@@ -131,6 +134,7 @@ def list_new(request: RefreshRequest, marks: dict[str, str]) -> Listing:
         if not listed:
             without_files.append(f"source {source.name}: no file matches {source.uri}")
         if new := new_objects(listed, marks):
+            logger.info(f"source {source.name}: files to read: {describe_changes(new)}")
             found.append((source, tuple(new)))
     return Listing(new=tuple(found), files_listed=files_listed, without_files=tuple(without_files))
 
