@@ -6,14 +6,12 @@ would be gained by more threads in a unit is gained by more units at once.
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
 
 from training.causal_model import CausalModel
 from training.data.holdout import HoldoutDocument
 from training.data.holdout_folder import HoldoutFolder
 from training.evaluate import score_documents
+from training.one_thread_each import map_one_thread_each
 
 Framed = tuple[HoldoutFolder, Sequence[HoldoutDocument]]
 """A unit's documents, with the folder that says how they are framed."""
@@ -56,13 +54,5 @@ def score_units(
 
     if model.device.type != "cpu":
         return [score(unit) for unit in units]
-    own_threads = torch.get_num_threads()
     workers = max(1, min(num_threads, len(units)))
-    try:
-        # torch keeps the number for each thread.
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
-            return list(executor.map(score, units))
-    finally:
-        torch.set_num_threads(own_threads)
+    return map_one_thread_each(score, units, num_threads=workers)

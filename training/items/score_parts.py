@@ -7,15 +7,13 @@ text.
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
 
 from training.causal_model import CausalModel
 from training.items.item import Item
 from training.items.score import ItemScore
 from training.items.score_items import score_items
 from training.items.tokenizer import ItemTokenizer
+from training.one_thread_each import map_one_thread_each
 
 
 def score_parts(
@@ -60,13 +58,5 @@ def score_parts(
     numbers = range(len(parts))
     if model.device.type != "cpu":
         return [score(number) for number in numbers]
-    own_threads = torch.get_num_threads()
     workers = max(1, min(num_threads, len(parts)))
-    try:
-        # torch keeps the number for each thread.
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
-            return list(executor.map(score, numbers))
-    finally:
-        torch.set_num_threads(own_threads)
+    return map_one_thread_each(score, numbers, num_threads=workers)
