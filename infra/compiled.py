@@ -34,6 +34,11 @@ def compiled_inner(function: _Function) -> _Function:
     return cast("_Function", _compile(function, _WITHOUT_REFERENCES))
 
 
+def inlined(function: _Function) -> _Function:
+    """``function`` compiled as a part of those that call it: arrays are dear to hand over."""
+    return cast("_Function", numba.njit(forceinline=True)(function))
+
+
 def _compile(function: Callable[..., object], options: dict[str, Any]) -> Any:
     every: dict[str, Any] = {"nogil": True, **options}
     try:

@@ -6,7 +6,6 @@ The bytes of a snapshot are a pure function of its inputs.
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from tasks.pack import Framing, PackedDomain, framed_length, framing_of, pack_do
 from tasks.rejects import REJECTS
 from tasks.tokenize import TokenizedDocument
 
-if TYPE_CHECKING:
-    pass
+_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS)
+"""What stages of a refresh leave that not every lineage has."""
 
 
 def store_snapshot(
@@ -60,17 +59,10 @@ def store_snapshot(
     unigram = np.sum([domain.unigram for domain in packed], axis=0)
     (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
     (local / CONSUMED).write_bytes(canonical_json(read.consumed))
-    (work_dir / REJECTS).rename(local / REJECTS)
-    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED]
-    if inputs.sought is not None:
-        (work_dir / LEAKS).rename(local / LEAKS)
-        names.append(LEAKS)
-    if inputs.near_duplicates is not None:
-        (work_dir / SEGMENT).rename(local / SEGMENT)
-        names.append(SEGMENT)
-    if (work_dir / ANNOTATIONS).exists():
-        (work_dir / ANNOTATIONS).rename(local / ANNOTATIONS)
-        names.append(ANNOTATIONS)
+    left = [name for name in _OF_STAGES if (work_dir / name).exists()]
+    for name in (REJECTS, *left):
+        (work_dir / name).rename(local / name)
+    names = [DOCUMENTS, REJECTS, UNIGRAM, CONSUMED, *left]
     files = [file for domain in packed for file in domain.files]
     files += [digest_file(local / name, name) for name in names]
     prefix = layout.snapshot(inputs.identity[:12])

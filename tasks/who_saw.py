@@ -15,7 +15,7 @@ from storage.layout import Layout
 from storage.ledger import Exposure, exposures_of
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
-from storage.replay import read_replay
+from storage.replay import ReplayManifest, read_replay
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
@@ -114,7 +114,7 @@ def who_saw(
         cache = FileCache(work_dir / "snapshots")
         alike = find_near(store, layout, head, normal, near, cache=cache)
     known = _Ancestors(store, layout, head)
-    replays = {version: read_replay(store, layout, version) for version in _replay_versions(heads)}
+    replays = [read_replay(store, layout, version) for version in _replay_versions(heads)]
     ledgers: dict[str, list[Exposure]] = {}
     found: list[Sighting] = []
     for record in head.snapshots:
@@ -135,16 +135,7 @@ def who_saw(
                     state=record.state,
                     learned=learned,
                     versions=known.that_saw({one.update for one in learned}),
-                    replay=tuple(
-                        version
-                        for version, replay in replays.items()
-                        if row["split"] == "train"
-                        and any(
-                            (stratum.snapshot, stratum.domain) == (record.id, row["domain"])
-                            and stratum.samples > 0
-                            for stratum in replay.strata
-                        )
-                    ),
+                    replay=_drawing_from(replays, record.id, row),
                     **row,
                 )
             )
@@ -197,6 +188,23 @@ class _Ancestors:
 def _replay_versions(heads: Sequence[Head]) -> list[str]:
     """In the order in which they came."""
     return list(dict.fromkeys(head.replay for head in heads if head.replay))
+
+
+def _drawing_from(
+    replays: Sequence[ReplayManifest], snapshot: str, row: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Versions of the replay that may draw a document; none where it is not trained on."""
+    if row["split"] != "train":
+        return ()
+    place = (snapshot, row["domain"])
+    return tuple(
+        replay.id
+        for replay in replays
+        if any(
+            (stratum.snapshot, stratum.domain) == place and stratum.samples > 0
+            for stratum in replay.strata
+        )
+    )
 
 
 def _rows(

@@ -32,12 +32,12 @@ def bring_up_to_date(
     """
     from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  imports tokenizers
 
-    for snapshot in snapshots:
-        missing = _unchecked(store, layout, head, snapshot)
-        if not missing:
-            continue
-        assert head.tokenizer is not None  # a snapshot is made of tokens
-        tokenizer = fetch_tokenizer(store, head.tokenizer, work_dir / "tokenizer")
+    unchecked = _unchecked(store, layout, head, snapshots)
+    if not unchecked:
+        return
+    assert head.tokenizer is not None  # a snapshot is made of tokens
+    tokenizer = fetch_tokenizer(store, head.tokenizer, work_dir / "tokenizer")
+    for snapshot, missing in unchecked.items():
         found = find_trained_on(store, layout, missing, [snapshot], tokenizer, work_dir)
         for task in missing:
             if items := found[task.name].get(snapshot):
@@ -54,25 +54,36 @@ def check_current(store: ObjectStore, layout: Layout, head: Head, snapshots: Ite
     Raises:
         ValueError: Names snapshot and tasks.
     """
-    for snapshot in snapshots:
-        if missing := _unchecked(store, layout, head, snapshot):
-            names = ", ".join(task.name for task in missing)
-            raise ValueError(
-                f"snapshot {snapshot} was never searched for the items of {names}, so nobody knows "
-                "whether a model trained on it would know them: run 'perennial update' from its "
-                "start, which searches"
-            )
+    for snapshot, missing in _unchecked(store, layout, head, snapshots).items():
+        names = ", ".join(task.name for task in missing)
+        raise ValueError(
+            f"snapshot {snapshot} was never searched for the items of {names}, so nobody knows "
+            "whether a model trained on it would know them: run 'perennial update' from its "
+            "start, which searches"
+        )
 
 
-def _unchecked(store: ObjectStore, layout: Layout, head: Head, snapshot: str) -> list[SuiteTask]:
-    """Configured tasks of the suite that a snapshot was not searched for."""
+def _unchecked(
+    store: ObjectStore, layout: Layout, head: Head, snapshots: Iterable[str]
+) -> dict[str, list[SuiteTask]]:
+    """Configured tasks of the suite by the snapshots that were not searched for them."""
     if head.suite is None:
-        return []
-    checked = {one.items for one in read_snapshot_manifest(store, layout, snapshot).checked_tasks}
-    return [
-        task
-        for task in read_suite(store, layout, head.suite).tasks
-        if task.origin == "configured"
-        and task.file.name not in checked
-        and not store.exists(layout.trained_on(task.file.name, snapshot))
+        return {}
+    tasks = [
+        task for task in read_suite(store, layout, head.suite).tasks if task.origin == "configured"
     ]
+    if not tasks:
+        return {}
+    found: dict[str, list[SuiteTask]] = {}
+    for snapshot in snapshots:
+        manifest = read_snapshot_manifest(store, layout, snapshot)
+        checked = {one.items for one in manifest.checked_tasks}
+        missing = [
+            task
+            for task in tasks
+            if task.file.name not in checked
+            and not store.exists(layout.trained_on(task.file.name, snapshot))
+        ]
+        if missing:
+            found[snapshot] = missing
+    return found

@@ -46,7 +46,7 @@ def test_no_source_is_parsed_to_read_a_lineage(monkeypatch: pytest.MonkeyPatch) 
         pytest.fail("CPython before 3.11.8 fails at random when two threads parse")
 
     monkeypatch.setattr(ast, "parse", parse)
-    parse_lineage(minimal(), origin=ORIGIN)
+    assert parse_lineage(minimal(), origin=ORIGIN).name == "tiny"
 
 
 def test_relative_paths_start_at_the_files_own_folder() -> None:

@@ -5,12 +5,11 @@ neighbours, for many bytes at once. What such a look cannot tell, contractions a
 and line ends go, is settled afterwards, piece by piece.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from infra.compiled import compiled
+from infra.compiled import compiled, inlined
 
 GPT2, GPT2_DIGITS, CL100K, QWEN2 = 0, 1, 2, 3
 r"""The patterns. Each cuts white space so that its last character goes to what follows.
@@ -35,13 +34,6 @@ MARGIN = 16
 
 _BASE, _ONES = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
 _APOSTROPHE = 0x27
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` compiled as a part of those that call it: arrays are dear to hand over."""
-    import numba  # noqa: PLC0415  as in infra.compiled
-
-    return numba.njit(forceinline=True)(function)
 
 
 @compiled

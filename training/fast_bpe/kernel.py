@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from infra.compiled import compiled
-from training.fast_bpe.cut import SEPARATOR, inlined, word
+from infra.compiled import compiled, inlined
+from training.fast_bpe.cut import SEPARATOR, word
 
 
 class Tables(NamedTuple):
