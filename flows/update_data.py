@@ -8,13 +8,13 @@ from pathlib import Path
 from flows.ground import Ground, whoami
 from flows.steps import step
 from flows.update_steps import extend_replay
-from infra.progress import follow
 from storage.head import SnapshotRole, read_head
 from storage.lease import Lease
 from tasks.decontamination.current import bring_up_to_date
 from tasks.evaluations.freeze import freeze_tasks as freeze_lineage_tasks
 from tasks.import_base import import_base
 from tasks.refresh import refresh as refresh_lineage
+from tasks.refresh_progress import ShownProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
     RefreshConfig,
@@ -101,12 +101,13 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         minimum=lineage.refresh if role == "new" else RefreshConfig(),
         role=role,
     )
-    return refresh_lineage(
-        ground.store,
-        ground.layout,
-        request,
-        by=whoami(),
-        work_dir=ground.work_dir,
-        lease_token=lease.token,
-        progress=follow("refresh"),
-    )
+    with ShownProgress() as progress:
+        return refresh_lineage(
+            ground.store,
+            ground.layout,
+            request,
+            by=whoami(),
+            work_dir=ground.work_dir,
+            lease_token=lease.token,
+            progress=progress,
+        )

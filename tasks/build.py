@@ -6,7 +6,7 @@ document.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,7 +19,7 @@ from storage.snapshots import (
     CheckedTask,
     KnownDocuments,
 )
-from tasks.curate import CurateConfig, curate
+from tasks.curate import CurateConfig, Curated, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
@@ -30,6 +30,7 @@ from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.pack import Framing, framed_length, framing_of
+from tasks.refresh_progress import ReadingProgress, RefreshProgress
 from tasks.rejects import REJECTS, RejectWriter
 from tasks.sources import SourceConfig
 from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, split_by_cluster
@@ -49,11 +50,9 @@ RESERVED_NAMES = frozenset(
 )
 """What no domain can be called, because its shards would lie under the key of a file."""
 
+_TOLD_EVERY_DOCUMENTS = 1000
 _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 """Of a domain, from which on a rule that drops so much of it is told."""
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much (0 when that is not known)."""
 
 SourceFiles: TypeAlias = tuple[tuple[SourceConfig, tuple[SourceObject, ...]], ...]
 """Sources in canonical order, each with its files to read."""
@@ -120,7 +119,7 @@ def read_and_split(
     lineage: str,
     work_dir: Path,
     certificates: Path,
-    progress: Progress,
+    progress: RefreshProgress,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
 
@@ -134,7 +133,7 @@ def read_and_split(
         lineage: Name of the lineage.
         work_dir: Empty local directory.
         certificates: Local directory of ``DocumentEncoder``; may be missing.
-        progress: Told how many documents are done.
+        progress: Told what is read, and what became of it.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
@@ -163,12 +162,11 @@ def read_and_split(
         if inputs.near_duplicates is not None:
             screen = NearDuplicateScreen(inputs.near_duplicates, index)
             curated = screen.screen(curated)
+        curated = _told(curated, inputs.sources, rejects, progress)
         if isinstance(tokenizer, int):
             tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
         documents = tokenize_documents(
-            curated,
-            DocumentEncoder(tokenizer, certificates),
-            lambda done: progress("documents", done, 0),
+            curated, DocumentEncoder(tokenizer, certificates), lambda _: None
         )
     if leaks is not None:
         leaks.write(work_dir / LEAKS)
@@ -193,6 +191,48 @@ def read_and_split(
         first_reject=rejects.first,
         checked_tasks=leaks.checked() if leaks is not None else (),
     )
+
+
+def _told(
+    curated: Iterable[Curated],
+    sources: SourceFiles,
+    rejects: RejectWriter,
+    progress: RefreshProgress,
+) -> Iterator[Curated]:
+    """Every document; what was read is told every so many, and at the end."""
+    before: dict[tuple[str, str], int] = {}
+    bytes_total = bytes_done = 0
+    for source, objects in sources:
+        for found in objects:
+            before[source.name, found.uri] = bytes_total
+            part = found.read_before
+            bytes_total += found.size - (part.num_bytes if part is not None else 0)
+    documents = text_bytes = 0
+    dropped: Counter[str] = Counter()
+
+    def tell() -> None:
+        state = ReadingProgress(
+            documents=documents,
+            text_bytes=text_bytes,
+            bytes_done=bytes_done,
+            bytes_total=bytes_total,
+            kept=documents - dropped.total(),
+            dropped=dropped,
+            rejected=rejects.counts,
+        )
+        progress.reading(state)
+
+    for item in curated:
+        documents += 1
+        text_bytes += len(item.document.text.encode())
+        bytes_done = before[item.document.source, item.document.uri]
+        if item.reason:
+            dropped[item.reason] += 1
+        if documents % _TOLD_EVERY_DOCUMENTS == 0:
+            tell()
+        yield item
+    bytes_done = bytes_total
+    tell()
 
 
 def _mostly_dropped(documents: Sequence[TokenizedDocument]) -> list[str]:

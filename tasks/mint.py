@@ -19,10 +19,11 @@ from storage.snapshots import (
     SnapshotManifest,
     mint,
 )
-from tasks.build import CONSUMED, LEAKS, BuildInputs, Progress, ReadDocuments
+from tasks.build import CONSUMED, LEAKS, BuildInputs, ReadDocuments
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.document_table import write_document_table
 from tasks.pack import Framing, PackedDomain, framed_length, framing_of, pack_domain
+from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS
 from tasks.tokenize import TokenizedDocument
 
@@ -37,7 +38,7 @@ def store_snapshot(
     read: ReadDocuments,
     *,
     work_dir: Path,
-    progress: Progress,
+    progress: RefreshProgress,
 ) -> SnapshotManifest:
     """Pack what was read, upload it and mint the snapshot. Safe to retry in a new ``work_dir``.
 
@@ -68,7 +69,7 @@ def store_snapshot(
     prefix = layout.snapshot(inputs.identity[:12])
     for done, file in enumerate(files, 1):
         store.put_file(f"{prefix}/{file.name}", local / file.name)
-        progress("files", done, len(files))
+        progress.stage("files", done, len(files))
     manifest = SnapshotManifest(
         id=inputs.identity[:12],
         lineage=layout.lineage,
@@ -98,7 +99,7 @@ def _pack(
     framing: Framing,
     seq_len: int,
     directory: Path,
-    progress: Progress,
+    progress: RefreshProgress,
 ) -> list[PackedDomain]:
     """Write the shards of all domains and the table of documents into ``directory``."""
     domains = sorted({row.document.domain for row in documents if row.split != "dropped"})
@@ -116,7 +117,7 @@ def _pack(
             )
         )
         first_tokens[places] = packed[-1].first_tokens
-        progress("domains", done, len(domains))
+        progress.stage("domains", done, len(domains))
     lengths = [
         framed_length(len(row.tokens), framing) if row.tokens.size else 0 for row in documents
     ]

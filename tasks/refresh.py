@@ -28,10 +28,11 @@ from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
 from storage.transitions import with_snapshot
-from tasks.build import CONSUMED, BuildInputs, Progress, ReadDocuments, read_and_split
+from tasks.build import CONSUMED, BuildInputs, ReadDocuments, read_and_split
 from tasks.marks import publish_marks, read_marks
 from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
+from tasks.refresh_progress import RefreshProgress, UnseenProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
     Listing,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CERTIFICATES = "certified-tokenizers"
+_UNSEEN = UnseenProgress()
 
 
 def refresh(
@@ -63,7 +65,7 @@ def refresh(
     by: str,
     work_dir: Path,
     lease_token: int | None = None,
-    progress: Progress = lambda *_: None,
+    progress: RefreshProgress = _UNSEEN,
 ) -> RefreshResult:
     """Read what is new in the sources and commit it as a snapshot. Safe to retry after any crash.
 
@@ -142,7 +144,7 @@ class _Refresh:
     work_dir: Path
     certificates: Path
     cache: FileCache
-    progress: Progress
+    progress: RefreshProgress
 
     def run(self, inputs: BuildInputs) -> RefreshResult:
         snapshot = inputs.identity[:12]
@@ -186,7 +188,7 @@ class _Refresh:
         # First of all, so that nothing is added of a scheme that will be refused.
         open_index(self.store, self.layout, slots, scheme, self.cache)
         for snapshot in unindexed(self.store, self.layout, slots):
-            self.progress("earlier snapshots to index", slots.index(snapshot), len(slots))
+            self.progress.stage("earlier snapshots to index", slots.index(snapshot), len(slots))
             index_earlier(
                 self.store, self.layout, snapshot, scheme, cache=self.cache, work_dir=self.work_dir
             )
