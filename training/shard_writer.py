@@ -17,19 +17,25 @@ SHARD_BYTES = 8 << 20
 """Size at which a shard is full: small enough to be fetched whole, large enough to be few."""
 
 
-def write_train_shards(rows: np.ndarray, directory: Path, *, prefix: str) -> tuple[FileDigest, ...]:
-    """Write training samples, ``uint16[N, seq_len + 1]`` or uint32, into ``directory``.
+def write_train_shards(
+    blocks: Iterable[np.ndarray], directory: Path, *, seq_len: int, token_dtype: str, prefix: str
+) -> tuple[FileDigest, ...]:
+    """Write training samples into ``directory``.
 
     Args:
-        rows: One sample a row.
+        blocks: ``token_dtype[N, seq_len + 1]`` each, one sample a row, in order.
         directory: Must not exist or be empty.
+        seq_len: Inputs of a sample.
+        token_dtype: ``uint16`` or ``uint32``.
         prefix: Where ``directory`` will lie relative to the manifest; opens the names of the files.
 
     Returns:
         The shards and their index, none when there are no rows.
     """
-    columns = {"tokens": f"ndarray:{rows.dtype.name}:{rows.shape[1]}"}
-    return _write(columns, ({"tokens": row} for row in rows), directory, prefix)
+    columns = {"tokens": f"ndarray:{token_dtype}:{seq_len + 1}"}
+    return _write(
+        columns, ({"tokens": row} for block in blocks for row in block), directory, prefix
+    )
 
 
 def write_holdout_shards(

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 _END_SECONDS = 20.0
 """For the driver to stop a Ray of our own."""
 _RETRY_SECONDS = 1.0
-_ITEMS_A_WORKER = 2
-"""One that it works at and one that waits for it."""
+_ITEMS_A_WORKER = 4
+"""One that it works at, others that wait for it or for one that is long in coming."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,7 +92,7 @@ def map_on_ray(
 
     Args:
         make: Makes the function, in a worker; it is pickled, and so are items and results.
-        items: Taken as workers have need of them, two for each at most.
+        items: Taken as workers have need of them, four for each at most.
         pool: The workers.
 
     Raises:
@@ -131,6 +131,7 @@ class _Work:
         self._items, self._most_given = items, most_given
         self.given: dict[int, bytes] = {}
         """Pickled, by number; kept until they are done."""
+        self._next = 0
         self._is_exhausted = False
 
     def has_more(self) -> bool:
@@ -139,13 +140,17 @@ class _Work:
 
     def new(self) -> Iterator[Given]:
         """Items to hand out now."""
-        while len(self.given) < self._most_given and (given := self._take()):
+        # None far ahead of one that is long in coming: who wants them in order keeps the others.
+        while self._next - min(self.given, default=self._next) < self._most_given:
+            if (given := self._take()) is None:
+                return
             yield given
 
     def _take(self) -> Given | None:
         if self._is_exhausted:
             return None
         for number, item in self._items:
+            self._next = number + 1
             self.given[number] = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
             return Given(number, self.given[number])
         self._is_exhausted = True
