@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 from storage.snapshots import CheckedTask
@@ -11,10 +12,11 @@ from tasks.curate import Curated
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.configured import read_configured
 from tasks.evaluations.frozen import FrozenItem, file_of
-from tasks.evaluations.item_grams import ItemGrams
+from tasks.evaluations.item_grams import ItemGrams, Place
 
 CONTAMINATED = "contaminated"
 """Reason of a document that is dropped here."""
+_BATCH_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +71,9 @@ class DecontaminationScreen:
 
     def screen(self, curated: Iterable[Curated]) -> Iterator[Curated]:
         """Every document, in order; those that give an item away with ``CONTAMINATED``."""
-        for item in curated:
-            if item.reason or not (leaks := self._leaks_of(item)):
-                yield item
-                continue
-            self.leaks += leaks
-            self._dropped.update({leak.task for leak in leaks})
-            yield replace(item, reason=CONTAMINATED)
+        remaining = iter(curated)
+        while batch := list(islice(remaining, _BATCH_DOCUMENTS)):
+            yield from self._screened(batch)
 
     def checked(self) -> tuple[CheckedTask, ...]:
         """What was looked for, and how many documents each task has cost."""
@@ -89,8 +87,16 @@ class DecontaminationScreen:
         lines = (json.dumps(asdict(leak), sort_keys=True) + "\n" for leak in self.leaks)
         path.write_text("".join(lines), encoding="utf-8")
 
-    def _leaks_of(self, item: Curated) -> list[Leak]:
-        shares = self._grams.shares_in(item.document.text)
+    def _screened(self, batch: Sequence[Curated]) -> Iterator[Curated]:
+        texts = [item.document.text for item in batch if not item.reason]
+        all_shares = iter(self._grams.shares_in_texts(texts))
+        for item in batch:
+            leaks = [] if item.reason else self._leaks_of(item, next(all_shares))
+            self.leaks += leaks
+            self._dropped.update({leak.task for leak in leaks})
+            yield replace(item, reason=CONTAMINATED) if leaks else item
+
+    def _leaks_of(self, item: Curated, shares: Mapping[Place, float]) -> list[Leak]:
         return [
             Leak(document=item.document.id, task=task, item=name, share=round(share, 4))
             for (task, name), share in sorted(shares.items())
