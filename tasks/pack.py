@@ -124,7 +124,13 @@ def pack_domain(
     held = [row for row in documents if row.split == "holdout"]
     stream = token_stream([row.tokens for row in train], framing)
     rows = pack_rows(stream, seq_len, start_id=framing.start_id)
-    files = write_train_shards(rows, directory / domain / "train", prefix=f"{domain}/train")
+    files = write_train_shards(
+        [rows],
+        directory / domain / "train",
+        seq_len=seq_len,
+        token_dtype=framing.token_dtype,
+        prefix=f"{domain}/train",
+    )
     files += write_holdout_shards(
         (_holdout_row(row, framing) for row in held),
         directory / domain / "holdout",
