@@ -67,15 +67,15 @@ class LeakFinder:
 
     def leaks_in(self, documents: Sequence[Document]) -> list[tuple[Leak, ...]]:
         """What each document gives away, in the order of tasks and items."""
-        return [self._leaks_of(document) for document in documents]
-
-    def _leaks_of(self, document: Document) -> tuple[Leak, ...]:
-        shares = self._grams.shares_in(document.text)
-        return tuple(
-            Leak(document=document.id, task=task, item=name, share=round(share, 4))
-            for (task, name), share in sorted(shares.items())
-            if share >= self._min_share
-        )
+        all_shares = self._grams.shares_in_texts([document.text for document in documents])
+        return [
+            tuple(
+                Leak(document=document.id, task=task, item=name, share=round(share, 4))
+                for (task, name), share in sorted(shares.items())
+                if share >= self._min_share
+            )
+            for document, shares in zip(documents, all_shares, strict=True)
+        ]
 
 
 class LeakRecord:
