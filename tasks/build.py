@@ -21,6 +21,7 @@ from storage.snapshots import (
 )
 from tasks.curate import CurateConfig, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
@@ -73,6 +74,8 @@ class BuildInputs:
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
+    learned: Learned = NOTHING_LEARNED
+    """What the rules learned from the files that they name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +147,9 @@ def read_and_split(
     parts: dict[str, ReadPart] = {}
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
-        AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
+        AnnotationWriter(
+            work_dir / ANNOTATIONS, inputs.curate.annotation_columns, inputs.learned.digests
+        ) as annotations,
     ):
 
         def reject(item: Reject) -> None:
@@ -153,7 +158,11 @@ def read_and_split(
                 unread.append(item)
 
         curated = curate(
-            _documents(inputs, reject, parts), known.has, inputs.curate, annotations.add
+            _documents(inputs, reject, parts),
+            known.has,
+            inputs.curate,
+            annotations.add,
+            inputs.learned,
         )
         leaks = None
         if inputs.sought is not None:

@@ -9,6 +9,7 @@ from tasks.curation.fineweb import FinewebRules
 from tasks.curation.gopher import GopherRules
 from tasks.curation.language import LanguageRules
 from tasks.curation.pii import PiiRules
+from tasks.curation.quality import QualityRules
 from training.config import FORBID_UNKNOWN
 
 EVERY = "*"
@@ -37,6 +38,8 @@ class DomainRules:
     """FineWeb's own rules, on the lines that C4's have left."""
     code: CodeRules | None = None
     """Rules for source code."""
+    quality: QualityRules | None = None
+    """A classifier learned from good and random documents of your own."""
     pii: PiiRules | None = None
     """Personal data and secrets: counted, masked, or a reason to drop the document."""
 
