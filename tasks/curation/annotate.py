@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.curation import c4, code, fineweb, gopher, language, pii, quality
+from tasks.curation import (
+    alignment,
+    c4,
+    code,
+    fineweb,
+    gopher,
+    importance,
+    language,
+    pii,
+    quality,
+    text_statistics,
+)
 from tasks.curation.annotation_table import DELIVERED
 from tasks.curation.config import EVERY, NO_RULES, DomainRules
 from tasks.curation.learned import NOTHING_LEARNED, Learned
@@ -24,6 +35,9 @@ SCORERS: tuple[Scorer, ...] = (
     fineweb.SCORER,
     code.SCORER,
     quality.SCORER,
+    text_statistics.SCORER,
+    importance.SCORER,
+    alignment.SCORER,
     pii.SCORER,
 )
 """In the order in which they see texts and judge them."""

@@ -68,6 +68,19 @@ def values_of(units: Any, ends: Any, weights: Any, bias: Any, values: Any) -> An
 
 
 @compiled
+def count_ngrams(units: Any, ends: Any, counts: Any) -> None:
+    """Add to ``counts``, ``float64[2 ** bits]``, the words and pairs of all texts."""
+    shift = np.uint64(64 - int(np.log2(len(counts))))
+    start = 0
+    for end in ends:
+        for place in range(start, end):
+            counts[np.int64(units[place] >> shift)] += 1
+        for place in range(start + 1, end):
+            counts[bucket_of_pair(units[place - 1], units[place], shift)] += 1
+        start = end
+
+
+@compiled
 def fit(
     units: Any, ends: Any, targets: Any, masses: Any, rate: Any, passes: Any, weights: Any
 ) -> Any:
