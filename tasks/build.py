@@ -21,6 +21,7 @@ from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask, KnownDocuments
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import Sought
@@ -94,6 +95,8 @@ class BuildInputs:
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
+    learned: Learned = NOTHING_LEARNED
+    """What the rules learned from the files that they name."""
 
 
 # Not comparable: it holds arrays.
@@ -174,7 +177,9 @@ def read_and_split(
     )
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
-        AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
+        AnnotationWriter(
+            work_dir / ANNOTATIONS, inputs.curate.annotation_columns, inputs.learned.digests
+        ) as annotations,
     ):
         told = Told(progress, reading, rejects)
         preparing = _Preparing(inputs, certificates, workers.for_bytes(reading.bytes_total))
@@ -251,6 +256,7 @@ class _Preparing:
         near = self.inputs.near_duplicates
         preparation = Preparation(
             curate=self.inputs.curate,
+            learned=self.inputs.learned,
             sought=self.inputs.sought,
             scheme=near.scheme if near is not None else None,
             certificates=self.certificates,

@@ -12,6 +12,7 @@ from infra.bounds import Bounds
 from tasks.curation.annotate import annotate, columns_of, judge, rules_of
 from tasks.curation.annotation_table import DELIVERED, Found
 from tasks.curation.config import EVERY, DomainRules
+from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.licences import LicenceRules, licence_reason, licences_of
 from tasks.curation.normalise import mend, normalise
 from tasks.documents import Document
@@ -98,6 +99,7 @@ def curate(
     is_known: Callable[[bytes], bool],
     config: CurateConfig,
     keep_annotations: Callable[[Sequence[Document], Sequence[Found]], None] = _forget,
+    learned: Learned = NOTHING_LEARNED,
 ) -> Iterator[Curated]:
     """Every document, in order, each with its verdict; of equal ones the first is kept.
 
@@ -108,10 +110,11 @@ def curate(
         is_known: Whether the lineage already has a document of this digest (16 bytes).
         config: Bounds of the length, and the rules of each domain.
         keep_annotations: Given each batch of documents and what was found of them.
+        learned: What the rules need to have learned from the files that they name.
     """
     duplicates = ExactDuplicates(is_known)
     for batch in batches_of(documents):
-        ruled, reasons, found = apply_rules(batch, config)
+        ruled, reasons, found = apply_rules(batch, config, learned)
         keep_annotations(ruled, found)
         digests = [content_digest(document.text) for document in ruled]
         for document, digest, reason in zip(
@@ -155,7 +158,7 @@ class ExactDuplicates:
 
 
 def apply_rules(
-    documents: Sequence[Document], config: CurateConfig
+    documents: Sequence[Document], config: CurateConfig, learned: Learned = NOTHING_LEARNED
 ) -> tuple[list[Document], list[str], list[Found]]:
     """Documents as they would be trained on, why each is dropped, and what was found of them.
 
@@ -171,7 +174,8 @@ def apply_rules(
         rules = rules_of(config.domains, domain)
         spell = mend if rules.mend_encoding else normalise
         normal = [spell(documents[place].text) for place in inside]
-        annotated = annotate(normal, [documents[place].uri for place in inside], rules)
+        names = [documents[place].uri for place in inside]
+        annotated = annotate(normal, names, rules, learned)
         judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
         numbers = annotated.numbers
         if config.domains:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from storage.near_duplicate_segment import SignatureScheme
 from tasks.curate import CurateConfig, apply_rules, content_digest
 from tasks.curation.annotation_table import Found
+from tasks.curation.learned import Learned
 from tasks.decontamination.screen import Leak, LeakFinder, Sought
 from tasks.documents import Document, Reject
 from tasks.encode import DocumentEncoder, Encoded, Legible
@@ -42,6 +43,8 @@ class Preparation:
     """What is found out of each document."""
 
     curate: CurateConfig
+    learned: Learned
+    """What the rules learned from the files that they name."""
     sought: Sought | None
     """Task items that are looked for; None: there are none."""
     scheme: SignatureScheme | None
@@ -104,7 +107,9 @@ class Preparer:
         items = [with_main_text(item) if isinstance(item, Document) else item for item in batch]
         rejects = tuple(item for item in items if isinstance(item, Reject))
         read = [item for item in items if isinstance(item, Document)]
-        ruled, reasons, found = apply_rules(read, self._preparation.curate)
+        ruled, reasons, found = apply_rules(
+            read, self._preparation.curate, self._preparation.learned
+        )
         digests = tuple(content_digest(document.text) for document in ruled)
         places = _looked_at(digests, reasons)
         kept = [ruled[place] for place in places]

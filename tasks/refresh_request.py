@@ -14,6 +14,7 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.build import RESERVED_NAMES, BuildInputs
 from tasks.curate import CurateConfig
+from tasks.curation.learn import learn_from
 from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
 from tasks.evaluations.config import TaskConfig
@@ -172,6 +173,9 @@ def inputs_of(
     # Without the section a lineage has the identities that it had before there was one.
     if request.near_duplicates is not None:
         determining["near_duplicates"] = request.near_duplicates
+    learned = learn_from(request.curate.domains.values())
+    if learned.digests:
+        determining["learned"] = learned.digests
     return BuildInputs(
         identity=identity_of(determining),
         sources=sources,
@@ -182,6 +186,7 @@ def inputs_of(
         holdout=request.holdout,
         seq_len=request.seq_len,
         role=request.role,
+        learned=learned,
     )
 
 
