@@ -25,6 +25,7 @@ from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.documents import Document, ReadPart, Reject, SourceObject
+from tasks.drop_reasons import mostly_dropped
 from tasks.encode import DocumentEncoder
 from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
@@ -51,8 +52,6 @@ RESERVED_NAMES = frozenset(
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 _TOLD_EVERY_DOCUMENTS = 1000
-_ENOUGH_DOCUMENTS, _MOST = 20, 0.9
-"""Of a domain, from which on a rule that drops so much of it is told."""
 
 SourceFiles: TypeAlias = tuple[tuple[SourceConfig, tuple[SourceObject, ...]], ...]
 """Sources in canonical order, each with its files to read."""
@@ -240,18 +239,7 @@ def _mostly_dropped(documents: Sequence[TokenizedDocument]) -> list[str]:
     reasons: dict[str, Counter[str]] = {}
     for row in documents:
         reasons.setdefault(row.document.domain, Counter())[row.reason] += 1
-    told: list[str] = []
-    for domain, counts in sorted(reasons.items()):
-        # What was there before is dropped as it should be.
-        rules = Counter({why: n for why, n in counts.items() if why and "duplicate" not in why})
-        read = sum(counts.values())
-        if read >= _ENOUGH_DOCUMENTS and rules.total() >= _MOST * read:
-            (why, often), *_ = rules.most_common(1)
-            told.append(
-                f"domain {domain}: {rules.total():,} of {read:,} documents were dropped, most for "
-                f"{why} ({often:,}); is this the rule that its texts should keep?"
-            )
-    return told
+    return list(mostly_dropped(reasons).values())
 
 
 def _documents(

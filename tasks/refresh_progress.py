@@ -11,7 +11,8 @@ from infra.progress import Progress, ProgressLine, Rate, duration
 logger = logging.getLogger(__name__)
 
 _MOST_REASONS = 3
-_TOLD_AFTER_SECONDS = 1.0
+_TOLD_AFTER_SECONDS = 10.0
+"""A shorter one says all with its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +60,8 @@ class UnseenProgress:
 class ShownProgress:
     """A line on a terminal, log lines elsewhere; nothing of what takes less than a second.
 
-    Use it as a context manager. What was read in all is logged when reading is over, so that the
-    flow run has it wherever the refresh was started.
+    Use it as a context manager. When a long reading is over, what was read in all is logged, so
+    that the flow run has it wherever the refresh was started.
     """
 
     def __init__(self) -> None:
