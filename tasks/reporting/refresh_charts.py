@@ -12,6 +12,8 @@ from tasks.reporting.svg import WIDTH, Area, grid, line, nice_ticks, svg, text
 
 _ROW, _BAR = 26, 16
 _MOST_LETTERS = 30
+_LETTER = 6.8
+"""Wide, on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +40,20 @@ def bar_chart(title: str, rows: Sequence[BarRow]) -> Markup:
     if not most:
         return Markup("")
     height = _ROW * len(rows) + 34
-    area = Area(left=210, top=30, right=WIDTH - 250, bottom=height - 4, x=(0, most), y=(1, 0))
+    labels = [_short(row.label) for row in rows]
+    area = Area(
+        left=14 + _room(labels),
+        top=30,
+        right=WIDTH - 14 - _room([row.note for row in rows]),
+        bottom=height - 4,
+        x=(0, most),
+        y=(1, 0),
+    )
     parts = _legend(area.left, ("kept", "dropped"))
-    for number, row in enumerate(rows):
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = area.top + _ROW * number
         middle = area.at(row.kept, 0)[0]
-        parts.append(text(area.left - 10, y + 13, _short(row.label), "end"))
+        parts.append(text(area.left - 10, y + 13, label, "end"))
         parts.append(_rect("t0", area.left, y, middle - area.left, _BAR, row.kept))
         end = area.at(row.kept + row.dropped, 0)[0]
         parts.append(_rect("t1", middle, y, end - middle, _BAR, row.dropped))
@@ -93,6 +103,10 @@ def length_label(place: int) -> str:
     """The least length of a bin, ``2**place``: 512, 1k (1,024), 1M (1,048,576)."""
     power, letter = next(pair for pair in ((20, "M"), (10, "k"), (0, "")) if place >= pair[0])
     return f"{2 ** (place - power):,}{letter}"
+
+
+def _room(texts: Sequence[str]) -> float:
+    return _LETTER * max(map(len, texts))
 
 
 def _legend(left: float, names: Sequence[str]) -> list[Markup]:

@@ -102,13 +102,14 @@ def render(page: RefreshPage) -> str:
 
 def _card(page: RefreshPage, whole: FunnelRow, rejected: int) -> list[CardLine]:
     manifest = page.manifest
+    files = "1 file" if page.files_read == 1 else f"{page.files_read:,} files"
     size = f", {page.source_bytes / 1e6:,.1f} MB" if page.source_bytes is not None else ""
     dropped = sum(whole.dropped.values())
     stored = sum(file.size for file in manifest.files)
     domains = [piece.domain for piece in manifest.domains]
     held_tokens = sum(piece.holdout_tokens for piece in manifest.domains)
     lines = [
-        ("Read", f"{page.files_read:,} files{size}: {whole.read:,} documents"),
+        ("Read", f"{files}{size}: {whole.read:,} documents"),
         ("Rejected", f"{rejected:,} lines, rows or files that gave no document"),
         ("Dropped", f"{dropped:,} documents ({_share(dropped, whole.read)})"),
         ("To train on", f"{whole.train:,} documents, {whole.train_tokens:,} tokens"),
@@ -212,5 +213,7 @@ def _name(text: str) -> str:
 
 def _lines(text: str) -> str:
     """An excerpt with its line ends, and with all else that is not seen spelt out."""
+    whole = len(text) < _EXCERPT_LETTERS
     lines = text[:_EXCERPT_LETTERS].split("\n")
-    return "\n".join(printable(one, limit=_ESCAPE_LETTERS * _EXCERPT_LETTERS) for one in lines)
+    shown = "\n".join(printable(one, limit=_ESCAPE_LETTERS * _EXCERPT_LETTERS) for one in lines)
+    return shown if whole else shown + "\N{HORIZONTAL ELLIPSIS}"
