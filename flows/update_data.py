@@ -4,6 +4,7 @@ As those that train (``flows.update_steps``), each can be retried and holds no s
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from flows.ground import Ground, whoami
@@ -24,6 +25,8 @@ from tasks.refresh_request import (
     RefreshResult,
     TrainedTokenizer,
 )
+from tasks.scoring.place import Place
+from tasks.staff import Workers
 from tasks.update_plan import UpdatePlan
 
 logger = logging.getLogger(__name__)
@@ -140,4 +143,18 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
             work_dir=ground.work_dir,
             lease_token=lease.token,
             progress=progress,
+            workers=_workers(ground),
         )
+
+
+def _workers(ground: Ground) -> Workers:
+    """Those that the lineage has for reading, or those that train."""
+    lineage = ground.lineage
+    num_workers = lineage.refresh.num_workers
+    compute = (
+        lineage.compute
+        if num_workers is None
+        else replace(lineage.compute, num_workers=num_workers)
+    )
+    place = Place(compute=replace(compute, use_gpu=False), ray_address=ground.settings.ray_cluster)
+    return Workers(place.pool("refreshing") if place.has_more else None)

@@ -47,6 +47,7 @@ from tasks.refresh_request import (
 )
 from tasks.refresh_text import committed_result, describe_snapshot, warned_of
 from tasks.rejects import describe_rejects, rejects_of
+from tasks.staff import Workers
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -66,6 +67,7 @@ def refresh(
     work_dir: Path,
     lease_token: int | None = None,
     progress: RefreshProgress = _UNSEEN,
+    workers: Workers | None = None,
 ) -> RefreshResult:
     """Read what is new in the sources and commit it as a snapshot. Safe to retry after any crash.
 
@@ -82,9 +84,11 @@ def refresh(
             tokenizers on this machine.
         lease_token: Of the lease under which this runs, if any.
         progress: Told how far reading, packing and uploading are.
+        workers: Who prepares documents; None: this process. No influence on the snapshot.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read; nothing was changed.
+        TrainingError: Ray lost its workers too often, or has no room for one; nothing was changed.
         EncodingMismatchError: The fast path of the tokenizer is wrong; nothing was changed, and the
             next refresh on this machine does without it.
         HeadMovedError: Another refresh was faster; start again.
@@ -121,6 +125,7 @@ def refresh(
             work_dir / _CERTIFICATES,
             FileCache(work_dir / "snapshots"),
             progress,
+            workers or Workers(),
         )
         result = work.run(inputs)
     return replace(
@@ -145,6 +150,7 @@ class _Refresh:
     certificates: Path
     cache: FileCache
     progress: RefreshProgress
+    workers: Workers
 
     def run(self, inputs: BuildInputs) -> RefreshResult:
         snapshot = inputs.identity[:12]
@@ -160,6 +166,7 @@ class _Refresh:
             work_dir=self.work_dir,
             certificates=self.certificates,
             progress=self.progress,
+            workers=self.workers,
         )
         if not read.num_train:
             return self._commit_marks(read)

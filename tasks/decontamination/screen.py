@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from storage.snapshots import CheckedTask
-from tasks.curate import Curated
+from tasks.documents import Document
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.configured import read_configured
 from tasks.evaluations.frozen import FrozenItem, file_of
@@ -54,28 +54,42 @@ def read_sought(tasks: Sequence[TaskConfig], *, min_share: float) -> Sought:
     return Sought(min_share=min_share, tasks=read, files=files)
 
 
-class DecontaminationScreen:
-    """Looks at every kept document, and remembers what it dropped.
+class LeakFinder:
+    """Looks for task items in documents, each on its own.
 
     An item that stands in a document is evidence only as far as one document has it: what is
     spread over many gives nothing away.
     """
 
     def __init__(self, sought: Sought) -> None:
-        self._sought = sought
+        self._min_share = sought.min_share
         self._grams = ItemGrams(sought.tasks)
+
+    def leaks_in(self, documents: Sequence[Document]) -> list[tuple[Leak, ...]]:
+        """What each document gives away, in the order of tasks and items."""
+        all_shares = self._grams.shares_in_texts([document.text for document in documents])
+        return [
+            tuple(
+                Leak(document=document.id, task=task, item=name, share=round(share, 4))
+                for (task, name), share in sorted(shares.items())
+                if share >= self._min_share
+            )
+            for document, shares in zip(documents, all_shares, strict=True)
+        ]
+
+
+class LeakRecord:
+    """What documents gave away that were dropped for it."""
+
+    def __init__(self, sought: Sought) -> None:
+        self._sought = sought
         self.leaks: list[Leak] = []
         self._dropped: Counter[str] = Counter()
 
-    def screen(self, curated: Iterable[Curated]) -> Iterator[Curated]:
-        """Every document, in order; those that give an item away with ``CONTAMINATED``."""
-        for item in curated:
-            if item.reason or not (leaks := self._leaks_of(item)):
-                yield item
-                continue
-            self.leaks += leaks
-            self._dropped.update({leak.task for leak in leaks})
-            yield replace(item, reason=CONTAMINATED)
+    def add(self, leaks: Sequence[Leak]) -> None:
+        """Record what one document gave away."""
+        self.leaks += leaks
+        self._dropped.update({leak.task for leak in leaks})
 
     def checked(self) -> tuple[CheckedTask, ...]:
         """What was looked for, and how many documents each task has cost."""
@@ -88,11 +102,3 @@ class DecontaminationScreen:
         """One line of JSON a leak, in the order of the documents."""
         lines = (json.dumps(asdict(leak), sort_keys=True) + "\n" for leak in self.leaks)
         path.write_text("".join(lines), encoding="utf-8")
-
-    def _leaks_of(self, item: Curated) -> list[Leak]:
-        shares = self._grams.shares_in(item.document.text)
-        return [
-            Leak(document=item.document.id, task=task, item=name, share=round(share, 4))
-            for (task, name), share in sorted(shares.items())
-            if share >= self._sought.min_share
-        ]

@@ -13,8 +13,6 @@ import zstandard
 from storage.errors import CorruptError
 from tasks.reporting.refresh_facts import Place
 
-EXAMPLES = "examples.jsonl"
-"""Among a snapshot's files: the beginnings of a few texts of each reason, a line each."""
 _MOST = 5
 """Places or examples shown a reason, or a task."""
 

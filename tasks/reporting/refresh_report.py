@@ -8,13 +8,14 @@ from storage.layout import Layout
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
-from tasks.build import CONSUMED, LEAKS
+from tasks.build import CONSUMED
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.reading.growth import read_mark
 from tasks.rejects import REJECTS
-from tasks.reporting.refresh_evidence import EXAMPLES, read_excerpts, read_leaks, read_rejects
+from tasks.reporting.refresh_evidence import read_excerpts, read_leaks, read_rejects
 from tasks.reporting.refresh_facts import read_documents
 from tasks.reporting.refresh_page import RefreshPage, render
+from tasks.sift import EXAMPLES, LEAKS
 
 
 def write_refresh_report(store: ObjectStore, layout: Layout, snapshot: str, work_dir: Path) -> str:

@@ -5,7 +5,8 @@
 
 Items of each task are planted into documents: verbatim, reformatted (upper case, other
 punctuation, line breaks), three quarters of an item and a quarter. What is dropped without a leak
-in it is looked at besides, as is the rule of one shared 13-gram on the same text.
+in it is looked at besides, as is the rule of one shared 13-gram on the same text. The search takes
+turns with the one in Python that came before it (``item_search_python``), which finds the same.
 """
 # ruff: noqa: T201  a script that prints its table
 
@@ -13,6 +14,7 @@ import argparse
 import gzip
 import json
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,11 +23,13 @@ from pathlib import Path
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.configured import read_configured
 from tasks.evaluations.frozen import FrozenItem
-from tasks.evaluations.item_grams import ItemGrams
+from tasks.evaluations.item_grams import ItemGrams, Place
+from tests.benchmarks.item_search_python import PythonSearch
 
 _MIN_SHARE = 0.5
 _PLANTED = 100
 """Of each task and each spelling."""
+_BATCH_DOCUMENTS = 256
 
 
 def main() -> None:
@@ -34,12 +38,13 @@ def main() -> None:
     parser.add_argument("--task", action="append", required=True, help="KIND:FILE")
     parser.add_argument("--text", action="append", required=True, type=Path, help="JSONL.gz")
     parser.add_argument("--documents", type=int, default=4000, help="of each text, at most")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
     options = parser.parse_args()
     tasks = {Path(given).stem: _items(given) for given in options.task}
     grams = ItemGrams(tasks)
     print(f"{sum(map(len, tasks.values())):,} items, {len(grams.own):,} long enough to be sought")
     for path in options.text:
-        _report(path, _texts(path, options.documents), tasks, grams)
+        _report(path, _texts(path, options.documents), tasks, grams, options.rounds)
 
 
 def _items(given: str) -> tuple[FrozenItem, ...]:
@@ -55,23 +60,61 @@ def _texts(path: Path, most: int) -> list[str]:
 
 
 def _report(
-    path: Path, texts: list[str], tasks: dict[str, tuple[FrozenItem, ...]], grams: ItemGrams
+    path: Path,
+    texts: list[str],
+    tasks: dict[str, tuple[FrozenItem, ...]],
+    grams: ItemGrams,
+    rounds: int,
 ) -> None:
-    size = sum(len(text.encode()) for text in texts)
-    began = time.process_time()
-    dropped = {n for n, text in enumerate(texts) if _is_leak(grams, text)}
-    seconds = time.process_time() - began
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    rates, ratios, all_shares = _timed(texts, grams, rounds)
+    dropped = {
+        n
+        for n, shares in enumerate(all_shares)
+        if any(share >= _MIN_SHARE for share in shares.values())
+    }
     any_gram = sum(any(n == 13 for n, _ in _found(grams, text)) for text in texts)
     print(
-        f"\n{path.name}: {len(texts):,} documents, {size / 1e6:.1f} MB, "
-        f"{size / 1e6 / seconds:.1f} MB/s of a core; without a planted leak {len(dropped)} "
-        f"documents are dropped, by one shared 13-gram {any_gram}"
+        f"\n{path.name}: {len(texts):,} documents, {size:.1f} MB; without a planted leak "
+        f"{len(dropped)} documents are dropped, by one shared 13-gram {any_gram}\n"
+        f"  MB/s of a core: {_told(rates)}; times the search in Python: {_told(ratios)}"
     )
     clean = [text for n, text in enumerate(texts) if n not in dropped]
     for spelling, spell in SPELLINGS.items():
         found, planted = _plant(clean, tasks, grams, spell)
         shown = ", ".join(f"{name} {found[name]}/{planted[name]}" for name in sorted(planted))
         print(f"  {spelling}: {sum(found.values())}/{sum(planted.values())} ({shown})")
+
+
+def _timed(
+    texts: list[str], grams: ItemGrams, rounds: int
+) -> tuple[list[float], list[float], list[dict[Place, float]]]:
+    """MB/s of each round, how many times as fast as in Python, and what was found."""
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    in_python = PythonSearch(grams)
+    grams.shares_in("compiles")
+    found: list[dict[Place, float]] = []
+    rates: list[float] = []
+    ratios: list[float] = []
+    for _ in range(rounds):
+        began = time.process_time()
+        expected = [in_python.shares_in(text) for text in texts]
+        between = time.process_time()
+        found = [
+            shares
+            for first in range(0, len(texts), _BATCH_DOCUMENTS)
+            for shares in grams.shares_in_texts(texts[first : first + _BATCH_DOCUMENTS])
+        ]
+        seconds = time.process_time() - between
+        assert found == expected, "the compiled search finds something else than that in Python"
+        rates.append(size / seconds)
+        ratios.append((between - began) / seconds)
+    return rates, ratios, found
+
+
+def _told(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def _found(grams: ItemGrams, text: str) -> list[tuple[int, int]]:

@@ -154,7 +154,11 @@ class _Source:
     def __init__(self, root: Path, name: str, rows: np.ndarray) -> None:
         self.root, self.name, self.num_rows, self.seq_len = root, name, *rows.shape
         self.files: tuple[FileDigest, ...] = write_train_shards(
-            rows, root / name / "web/train", prefix="web/train"
+            [rows],
+            root / name / "web/train",
+            seq_len=rows.shape[1] - 1,
+            token_dtype=rows.dtype.name,
+            prefix="web/train",
         )
 
     def shards(self, cache: FileCache) -> TrainShards:

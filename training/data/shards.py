@@ -1,6 +1,6 @@
 """MDS shards, read with numpy alone.
 
-mosaicml-streaming writes them and can read them; this reader takes rows out of memory maps, many
+mosaicml-streaming can read them too; this reader takes rows out of memory maps, many
 times faster (``tests/benchmarks/bench_reader.py``), and trusts no byte whose hash was not checked
 against the snapshot's manifest.
 

@@ -1,0 +1,154 @@
+"""The compiled search finds what the rule says, in every script."""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.evaluations.frozen import FrozenItem
+from tasks.evaluations.item_grams import UNSPACED, ItemGrams, Place, words_of
+from tasks.evaluations.item_search import lexicon_of
+from training.items.item import Item
+
+# Capitals that grow or depend on what follows, ligatures, full-width forms, marks, digits of other
+# scripts, scripts without spaces within and above the basic plane, and what is no text at all.
+CHARACTERS = (
+    "aB\u00e9_7\u00df\u0130\u03a3\u03c3\u03c2\u01c5\ufb01\u216b\uff21\uff41"
+    "\u0663\u0301\u093c\u0939\u0e01\ud55c\u3042\u30a2\u6f22\u3400\uf900"
+    "\U00020000\U0001d49c\U0001f600\u00ad\u200d\ud800'-. \n\0"
+)
+WORDS = [
+    "the",
+    "Old",
+    "\u03a3\u0391\u03a3",
+    "\u0130l",
+    "stra\u00dfe",
+    "x_1",
+    "\u6f22\u5b57",
+    "\u3042",
+    "\ud55c\uad6d",
+    "\uff21\uff22",
+    "e\u0301",
+    "\ud83d",
+]
+
+
+def item(name: str, text: str, cluster: str = "") -> FrozenItem:
+    context, answer = text[: len(text) // 2], text[len(text) // 2 :]
+    return FrozenItem(
+        item=Item(
+            id=name, cluster=cluster or name, kind="cloze", context=context, choices=(answer,)
+        )
+    )
+
+
+def shares_by_the_rule(tasks: Mapping[str, Sequence[FrozenItem]], text: str) -> dict[Place, float]:
+    """The rule as it is told, n-grams as tuples of words."""
+    words = words_of(text)
+    found: dict[Place, float] = {}
+    for task, items in tasks.items():
+        for name, (n, own) in own_by_the_rule(items).items():
+            share = len(own & ngrams(words, n)) / len(own)
+            if share:
+                found[task, name] = share
+    return found
+
+
+def own_by_the_rule(
+    items: Sequence[FrozenItem],
+) -> dict[str, tuple[int, set[tuple[str, ...]]]]:
+    words = {each.item.id: words_of(each.text) for each in items}
+    start = 0
+    if len(words) >= 8:
+        same = takewhile(lambda column: len(set(column)) == 1, zip(*words.values(), strict=False))
+        start = len(list(same))
+    grams: dict[str, tuple[int, set[tuple[str, ...]]]] = {}
+    clusters: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for each in items:
+        own = words[each.item.id][start:]
+        unspaced = sum(word in "\u3042\u30a2\u6f22\u5b57\u3400\uf900\U00020000" for word in own)
+        if len(own) < (10 if 2 * unspaced > len(own) else 5):
+            continue
+        n = len(own) if len(own) < 15 else min(13, len(own) // 2)
+        grams[each.item.id] = n, ngrams(own, n)
+        for gram in grams[each.item.id][1]:
+            clusters[gram].add(each.item.cluster)
+    return {
+        name: (n, {gram for gram in every if len(clusters[gram]) == 1} or every)
+        for name, (n, every) in grams.items()
+    }
+
+
+def ngrams(words: list[str], n: int) -> set[tuple[str, ...]]:
+    return {tuple(words[place : place + n]) for place in range(len(words) - n + 1)}
+
+
+sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(sentences, min_size=1, max_size=12), st.data())
+def test_shares_are_those_of_the_rule_whatever_the_script(
+    texts: list[str], data: st.DataObject
+) -> None:
+    tasks = {
+        "one": [item(f"i{n}", text, f"c{n // 2}") for n, text in enumerate(texts)],
+        "two": [item(f"i{n}", text) for n, text in enumerate(texts[::2])],
+    }
+    pieces = st.one_of(st.sampled_from(texts), sentences, st.text(CHARACTERS, max_size=8))
+    joined = data.draw(st.lists(st.lists(pieces, max_size=6).map(" ".join), max_size=5))
+    joined += [joined[0].upper(), ""] if joined else []
+    expected = [shares_by_the_rule(tasks, text) for text in joined]
+    grams = ItemGrams(tasks)
+    assert grams.shares_in_texts(joined) == expected
+    assert [grams.shares_in(text) for text in joined] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(CHARACTERS, max_size=30) | st.text(max_size=30))
+def test_an_item_is_found_whatever_characters_it_has(text: str) -> None:
+    only = item("only", f"{text} one two three four five six seven eight nine ten")
+    grams = ItemGrams({"quiz": [only]})
+    assert grams.shares_in(f"before {only.text} after") == {("quiz", "only"): 1.0}
+    nearly = f"{text} . one two three four five six seven eight nine"
+    assert grams.shares_in(nearly) == shares_by_the_rule({"quiz": [only]}, nearly)
+
+
+def test_every_character_is_cut_and_folded_as_by_the_pattern() -> None:
+    table = lexicon_of([]).folded
+    for code in range(0x110000):
+        lowered = chr(code).lower()
+        if code in (0x130, 0x3A3):
+            continue  # whole texts with these are lowered before
+        found = words_of(lowered)
+        kind = (2 if re.match(f"[{UNSPACED}]", lowered) else 1) if found else 0
+        assert (int(table[code]) >> 31, int(table[code]) >> 30 & 1) == (kind == 1, kind == 2)
+        assert not found or int(table[code]) & ((1 << 30) - 1) == ord(lowered)
+
+
+def test_the_ngrams_of_a_text_come_by_length_each_once() -> None:
+    rng = random.Random(0)
+    texts = [" ".join(f"w{rng.randrange(50)}" for _ in range(size)) for size in (6, 9, 40)]
+    grams = ItemGrams({"quiz": [item(f"i{n}", text) for n, text in enumerate(texts)]})
+    found = dict(grams.found_in(" . ".join(texts * 2)))
+    assert list(found) == sorted({n for n, _ in grams.own.values()})
+    for n, hashes in found.items():
+        own = np.concatenate([every for length, every in grams.own.values() if length == n])
+        assert hashes.tolist() == sorted(set(own.tolist()))
+
+
+def test_many_hits_of_many_texts_are_told_apart() -> None:
+    rng = random.Random(1)
+    items = [
+        item(f"i{n}", " ".join(f"w{rng.randrange(3000)}" for _ in range(60))) for n in range(30)
+    ]
+    grams = ItemGrams({"quiz": items})
+    texts = [items[n % 30].text + " and " + items[n * 7 % 30].text for n in range(100)]
+    assert [set(found) for found in grams.shares_in_texts(texts)] == [
+        {("quiz", f"i{n % 30}"), ("quiz", f"i{n * 7 % 30}")} for n in range(100)
+    ]
