@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping
 
-RULES, EXACT, TASK_ITEMS, NEAR, CAP = (
+RULES, EXACT, TASK_ITEMS, NEAR, CAP, TAKEDOWN = (
     "rules",
     "exact duplicates",
     "task items",
     "near-duplicates",
     "holdout cap",
+    "takedown",
 )
-STAGES: tuple[str, ...] = (RULES, EXACT, TASK_ITEMS, NEAR, CAP)
+STAGES: tuple[str, ...] = (RULES, EXACT, TASK_ITEMS, NEAR, CAP, TAKEDOWN)
 """In the order in which a document meets them; it is dropped by the first that refuses it."""
 
 _STAGE_OF = {
@@ -20,7 +21,9 @@ _STAGE_OF = {
     "near_duplicate": NEAR,
     "near_duplicate_in_batch": NEAR,
     "holdout_cap": CAP,
+    "forgotten": TAKEDOWN,
 }
+_AS_IT_SHOULD_BE = {EXACT, NEAR, TAKEDOWN}
 _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 """Of a domain, from which on a rule that drops so much of it is told."""
 
@@ -38,9 +41,8 @@ def mostly_dropped(domains: Mapping[str, Counter[str]]) -> dict[str, str]:
     """
     told: dict[str, str] = {}
     for domain, counts in sorted(domains.items()):
-        # What was there before is dropped as it should be.
         refused = Counter(
-            {why: n for why, n in counts.items() if why and stage_of(why) not in (EXACT, NEAR)}
+            {why: n for why, n in counts.items() if why and stage_of(why) not in _AS_IT_SHOULD_BE}
         )
         read = sum(counts.values())
         if read >= _ENOUGH_DOCUMENTS and refused.total() >= _MOST * read:

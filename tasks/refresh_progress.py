@@ -1,4 +1,4 @@
-"""How far a refresh is: what it tells, and how that is shown on a terminal or in the log."""
+"""How far a refresh is: what it tells, and how that is shown on a terminal and in the log."""
 
 import logging
 import time
@@ -58,10 +58,9 @@ class UnseenProgress:
 
 
 class ShownProgress:
-    """A line on a terminal, log lines elsewhere; nothing of what takes less than a second.
+    """A line on a terminal, and log lines; nothing of what takes less than a second.
 
-    Use it as a context manager. When a long reading is over, what was read in all is logged, so
-    that the flow run has it wherever the refresh was started.
+    Use it as a context manager. When a long reading is over, what was read in all is logged.
     """
 
     def __init__(self) -> None:

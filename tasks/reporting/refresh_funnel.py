@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.documents import printable
-from tasks.drop_reasons import STAGES, stage_of
+from tasks.drop_reasons import STAGES, TAKEDOWN, stage_of
 from tasks.reporting.refresh_charts import BarRow, Series, length_label
 from tasks.reporting.refresh_facts import Bins, Group
 
@@ -36,6 +36,11 @@ class FunnelRow:
     def kept(self) -> int:
         """Documents trained on or held out."""
         return self.held_out + self.train
+
+    @property
+    def stages(self) -> list[str]:
+        """Those that a refresh has, and a takedown where there was one."""
+        return [stage for stage in self.dropped if stage != TAKEDOWN or self.dropped[stage]]
 
     @property
     def kept_share(self) -> float:
@@ -94,7 +99,7 @@ def stage_bars(whole: FunnelRow, rejected: int) -> list[BarRow]:
     note = f"{whole.read:,} documents{lost}"
     rows = [BarRow(label="read", kept=whole.read, dropped=rejected, note=note)]
     left = whole.read
-    for stage in STAGES:
+    for stage in whole.stages:
         lost = whole.dropped[stage]
         left -= lost
         note = f"{left:,} left" + (f", {lost:,} dropped ({lost / whole.read:.1%})" if lost else "")

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from storage.snapshots import SnapshotManifest
 from tasks.documents import printable
-from tasks.drop_reasons import STAGES, mostly_dropped
+from tasks.drop_reasons import mostly_dropped
 from tasks.reporting.card import CardLine
 from tasks.reporting.refresh_charts import bar_chart, column_chart
 from tasks.reporting.refresh_evidence import Excerpt, Leaked, Rejected
@@ -81,7 +81,7 @@ def render(page: RefreshPage) -> str:
             data=data,
             name=_name,
             place=_place,
-            stages=STAGES,
+            stages=whole.stages,
             whole=whole,
             card=_card(page, whole, rejected),
             warnings=_warnings(page),

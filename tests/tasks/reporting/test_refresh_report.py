@@ -186,6 +186,17 @@ def test_a_snapshot_without_rules_tasks_and_examples_has_a_page_too(
     assert "none were looked for" in text
 
 
+def test_a_takedown_is_told_where_there_was_one_and_blames_no_rule(
+    store: LocalObjects, tmp_path: Path, html: str
+) -> None:
+    rows = [row(n, "forgotten" if n else "") for n in range(30)]
+    taken_down = Page(_page(store, Refreshed(rows=rows), tmp_path))
+    assert ["takedown", "forgotten", "29", "96.67%", "web-en 29"] in taken_down.rows
+    assert "after takedown" in taken_down.text
+    assert "is this the rule" not in taken_down.text
+    assert "takedown" not in Page(html).text
+
+
 def test_annotations_of_other_documents_are_refused(store: LocalObjects, tmp_path: Path) -> None:
     made = full_example()
     assert made.annotations is not None
