@@ -31,6 +31,11 @@ class Ground:
         """Scratch folder of this lineage."""
         return self.settings.work_path / self.lineage.name
 
+    def place_of(self, key: str) -> str:
+        """Where an object of the store can be opened: its file, or its URI in a bucket."""
+        path = self.store.local_path(key)
+        return str(path) if path else f"{self.store.uri}/{key}"
+
 
 def open_ground(lineage_file: Path) -> Ground:
     """Read the lineage's YAML and open what it runs on.

@@ -1,4 +1,4 @@
-"""Put an update's plan, and its verdict with the report, on the page of the Prefect run."""
+"""Put what was read, an update's plan, and its verdict, on the page of the Prefect run."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from infra.credentials import first_line_of, hide_credentials
 if TYPE_CHECKING:
     from flows.ground import Ground
     from flows.plan_view import PlanView
+    from tasks.refresh_request import RefreshResult
     from tasks.update_plan import UpdatePlan
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,34 @@ def link_plan(ground: "Ground", plan: "UpdatePlan", view: "PlanView") -> None:
                 *view.lines,
                 "",
                 *view.chart,
+                "```",
+            ]
+        ),
+    )
+
+
+def link_refresh(ground: "Ground", result: "RefreshResult", report: str) -> None:
+    """Put what was read, kept and dropped, and where its page is found, on the run's page."""
+    name = ground.lineage.name
+    dropped = sorted(result.documents_dropped.items(), key=lambda item: (-item[1], item[0]))
+    _put(
+        key=f"{name}-refresh",
+        description=f"refresh of {name}: snapshot {result.snapshot}",
+        markdown="\n".join(
+            [
+                f"# Refresh of {name}: snapshot {result.snapshot}",
+                "",
+                f"- report: `{report}`",
+                "",
+                # Warnings name files, which are other people's text.
+                "```text",
+                result.reason,
+                *(f"WARNING: {warning}" for warning in result.warnings),
+                "",
+                f"{result.documents_read:>12,}  documents read",
+                *(f"{count:>12,}  dropped: {reason}" for reason, count in dropped),
+                f"{result.holdout_documents:>12,}  held out",
+                f"{result.train_documents:>12,}  to train on",
                 "```",
             ]
         ),

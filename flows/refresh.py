@@ -32,7 +32,9 @@ def refresh_data(
         return ended(lease)
     with lease:
         result = data.refresh(ground, lease)
+        report = data.report_refresh(ground, result)
     head = read_head(ground.store, ground.layout)
     kind = "done" if result.snapshot else "nothing to do"
-    more = {"snapshot": result.snapshot, "warnings": result.warnings}
-    return ended(steps.outcome(ground, head, kind, result.reason, **more))
+    message = f"{result.reason}\nreport: {report}" if report else result.reason
+    more = {"snapshot": result.snapshot, "report": report, "warnings": result.warnings}
+    return ended(steps.outcome(ground, head, kind, message, **more))

@@ -145,9 +145,7 @@ def mlflow_command(settings: Settings) -> str:
 
 def report_uri(ground: Ground, record: VersionRecord) -> str:
     """Where a version's report can be opened."""
-    key = report_key(ground.layout, record.update, record.judged_on)
-    path = ground.store.local_path(key)
-    return str(path) if path else f"{ground.store.uri}/{key}"
+    return ground.place_of(report_key(ground.layout, record.update, record.judged_on))
 
 
 def current_head(lineage: str, settings: Settings) -> Head | None:
@@ -173,6 +171,7 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
         "replay": head.replay,
         "suite": head.suite,
         "pending_snapshots": pending,
+        "refresh_reports": _refresh_reports(ground, pending),
         "pending_tokens": f"{sum(piece.train_tokens for piece in slices):,}",
         "held_snapshots": [record.id for record in head.snapshots if record.state == "held"],
         "waiting_for_a_person": [record.version for record in waiting],
@@ -183,6 +182,12 @@ def _facts(ground: Ground, head: Head | None) -> dict[str, Any]:
         },
         "last_training": _goodput(ground, head),
     }
+
+
+def _refresh_reports(ground: Ground, snapshots: list[str]) -> list[str]:
+    """Where the pages of these snapshots can be opened, as far as they have one."""
+    keys = [ground.layout.refresh_report(snapshot) for snapshot in snapshots]
+    return [ground.place_of(key) for key in keys if ground.store.exists(key)]
 
 
 def _unfinished(ground: Ground, head: Head, update: str) -> dict[str, Any] | None:

@@ -68,6 +68,7 @@ def update_model(
 def _update(ground: Ground, lease: Lease, wish: Wish, *, dry_run: bool) -> Outcome:
     data.import_base_model(ground, lease)
     refreshed = data.refresh(ground, lease)
+    data.report_refresh(ground, refreshed)
     data.freeze_tasks(ground, lease)
     judged_again = () if dry_run else judge_waiting(ground, lease)
     plan = plan_update(ground, lease, wish, dry_run=dry_run)

@@ -3,10 +3,12 @@
 As those that train (``flows.update_steps``), each can be retried and holds no state of its own.
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from flows.ground import Ground, whoami
+from flows.link import link_refresh
 from flows.steps import step
 from flows.update_steps import extend_replay
 from storage.head import SnapshotRole, read_head
@@ -26,6 +28,8 @@ from tasks.refresh_request import (
 from tasks.scoring.place import Place
 from tasks.staff import Workers
 from tasks.update_plan import UpdatePlan
+
+logger = logging.getLogger(__name__)
 
 
 @step
@@ -60,6 +64,32 @@ def import_base_model(ground: Ground, lease: Lease) -> None:
 def refresh(ground: Ground, lease: Lease) -> RefreshResult:
     """Read what is new in the sources and mint a pending snapshot, if there is enough."""
     return _refresh(ground, lease, role="new")
+
+
+@step
+def report_refresh(ground: Ground, result: RefreshResult) -> str | None:
+    """Make the page of what was read, and those that an earlier run died before.
+
+    It changes nothing of the lineage, and is made after the commit: should it fail, the data is in
+    all the same, and the next run makes it.
+
+    Returns:
+        Where the page of ``result`` is, None when it minted nothing.
+    """
+    from tasks.reporting.refresh_report import write_refresh_report  # noqa: PLC0415  jinja2
+
+    head = read_head(ground.store, ground.layout)
+    for record in head.snapshots if head else ():
+        key = ground.layout.refresh_report(record.id)
+        is_new = record.state == "pending" or record.role == "reference"
+        if is_new and not ground.store.exists(key):
+            write_refresh_report(ground.store, ground.layout, record.id, ground.work_dir)
+            logger.info(f"report of snapshot {record.id}: {ground.place_of(key)}")
+    if result.snapshot is None:
+        return None
+    report = ground.place_of(ground.layout.refresh_report(result.snapshot))
+    link_refresh(ground, result, report)
+    return report
 
 
 @step

@@ -204,8 +204,6 @@ def judged(
         next_step = f"nothing was published, the champion stays {plan.champion or '(none)'}"
     else:
         next_step = f"{plan.version} is the champion now"
-    key = report_key(ground.layout, plan.id)
-    path = ground.store.local_path(key)
     account = settled(ground.store, ground.layout, plan.train.update)
     return outcome(
         ground,
@@ -213,7 +211,7 @@ def judged(
         "awaiting" if waits is not None and report.verdict == "PASS" else report.verdict,
         "\n".join([report.reason, *told_remedies(report), next_step]),
         version=plan.version,
-        report=str(path) if path else f"{ground.store.uri}/{key}",
+        report=ground.place_of(report_key(ground.layout, plan.id)),
         details={"goodput": account.figures()} if account is not None else {},
         warnings=warnings,
     )

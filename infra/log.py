@@ -8,6 +8,10 @@ from typing import TextIO
 OUR_PACKAGES = ("flows", "tasks", "training", "storage", "infra")
 
 
+NOT_ON_A_TERMINAL = {"not_on_a_terminal": True}
+"""``extra`` of a line that a terminal shows in another way, so only other readers need it."""
+
+
 def set_up_logging(level: str = "INFO") -> None:
     """Send the lines of our packages to standard error; safe to call again.
 
@@ -64,6 +68,8 @@ class _TerminalHandler(logging.StreamHandler):  # pyright: ignore[reportMissingT
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
         if self.stream.isatty():
+            if getattr(record, "not_on_a_terminal", False):
+                return
             # A progress bar may stand on this line.
             self.stream.write("\r\x1b[2K")
         super().emit(record)

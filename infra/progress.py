@@ -1,6 +1,6 @@
 """Progress of everything long, with rate and time left.
 
-As a bar on a terminal and as log lines elsewhere; nothing of what takes less than a second.
+As a bar on a terminal and as log lines; nothing of what takes less than a second.
 """
 
 import logging
@@ -8,6 +8,8 @@ import shutil
 import sys
 import time
 from collections import deque
+
+from infra.log import NOT_ON_A_TERMINAL
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ class Rate:
 
 
 class ProgressLine:
-    """One line that is told again and again: over itself on a terminal, as log lines elsewhere.
+    """One line that is told again and again: over itself on a terminal, and as log lines.
 
-    The log lines reach the Prefect API as well, so an operator sees the same.
+    The log lines reach the Prefect API, so an operator sees the same wherever it was started.
     """
 
     def __init__(self) -> None:
@@ -62,9 +64,9 @@ class ProgressLine:
             self._is_open = True
             sys.stderr.write(f"\r\x1b[2K  {_fitting(_bar(share), text)}")
             sys.stderr.flush()
-        elif now - self._last_line_at >= _LINE_EVERY_SECONDS or is_last:
+        if now - self._last_line_at >= _LINE_EVERY_SECONDS or is_last:
             self._last_line_at = now
-            logger.info(text)
+            logger.info(text, extra=NOT_ON_A_TERMINAL)
 
     def close(self) -> None:
         """End the line on the terminal."""

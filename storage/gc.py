@@ -42,10 +42,10 @@ def find_garbage(
     """Objects of the lineage that no head reaches and that are older than ``grace_seconds``.
 
     Reached are: all heads, and of each its marks, tokenizer, suite with its task items, replay
-    buffer, trunk and snapshots; of each version its model, scores, ledger and update, but of the
-    checkpoints only the trunk and the permanent ones; of the merged segments of the index those
-    that a refresh would read now. An update that was begun and not judged is kept whole, also when
-    its run has ended, with the updates that it goes on from.
+    buffer, trunk and snapshots with their pages; of each version its model, scores, ledger and
+    update, but of the checkpoints only the trunk and the permanent ones; of the merged segments of
+    the index those that a refresh would read now. An update that was begun and not judged is kept
+    whole, also when its run has ended, with the updates that it goes on from.
 
     Choose a grace time longer than the longest step between a first write and its commit.
 
@@ -104,6 +104,7 @@ def _reached(store: ObjectStore, layout: Layout) -> _Live:
     for head in heads:
         _reach_head(live, layout, head)
     for snapshot in snapshots:
+        live.keys.add(layout.refresh_report(snapshot))
         live.prefixes.add(layout.snapshot(snapshot))
         live.prefixes.add(read_snapshot(store, layout, snapshot).tokenizer)
     # Of the newest head alone: an older one knew a part of it, which its merges have.

@@ -67,6 +67,9 @@ class Layout:
     def shards(self, snapshot: str, domain: str, split: str) -> str:
         return f"{self.snapshot(snapshot)}/{check_name(domain, 'domain')}/{split}"
 
+    def refresh_report(self, snapshot: str) -> str:
+        return f"{self.root}/reports/refresh-{snapshot}.html"
+
     @property
     def all_near_duplicates(self) -> str:
         return f"{self.root}/near-duplicates"

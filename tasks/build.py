@@ -26,6 +26,7 @@ from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import Sought
 from tasks.documents import Reject
+from tasks.drop_reasons import mostly_dropped
 from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.pack import framed_length, framing_of
@@ -76,9 +77,6 @@ RESERVED_NAMES = frozenset(
     }
 )
 """What no domain can be called, because its shards would lie under the key of a file."""
-
-_ENOUGH_DOCUMENTS, _MOST = 20, 0.9
-"""Of a domain, from which on a rule that drops so much of it is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,18 +306,9 @@ def _mostly_dropped(
     documents: SpooledDocuments, dropped: Mapping[tuple[str, str], int]
 ) -> list[str]:
     """A sentence for every domain of which the rules leave next to nothing."""
-    told: list[str] = []
-    for code in sorted(range(len(documents.domain_names)), key=documents.domain_names.__getitem__):
-        domain = documents.domain_names[code]
-        # What was there before is dropped as it should be.
-        rules = Counter(
-            {why: n for (of, why), n in dropped.items() if of == domain and "duplicate" not in why}
-        )
-        read = int((documents.domains == code).sum())
-        if read >= _ENOUGH_DOCUMENTS and rules.total() >= _MOST * read:
-            (why, often), *_ = rules.most_common(1)
-            told.append(
-                f"domain {domain}: {rules.total():,} of {read:,} documents were dropped, most for "
-                f"{why} ({often:,}); is this the rule that its texts should keep?"
-            )
-    return told
+    domains: dict[str, Counter[str]] = {}
+    for code, domain in enumerate(documents.domain_names):
+        reasons = Counter({why: n for (of, why), n in dropped.items() if of == domain})
+        reasons[""] = int((documents.domains == code).sum()) - reasons.total()
+        domains[domain] = reasons
+    return list(mostly_dropped(domains).values())

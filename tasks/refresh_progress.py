@@ -1,4 +1,4 @@
-"""How far a refresh is: what it tells, and how that is shown on a terminal or in the log."""
+"""How far a refresh is: what it tells, and how that is shown on a terminal and in the log."""
 
 import logging
 import time
@@ -11,7 +11,8 @@ from infra.progress import Progress, ProgressLine, Rate, duration
 logger = logging.getLogger(__name__)
 
 _MOST_REASONS = 3
-_TOLD_AFTER_SECONDS = 1.0
+_TOLD_AFTER_SECONDS = 10.0
+"""A shorter one says all with its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,9 @@ class UnseenProgress:
 
 
 class ShownProgress:
-    """A line on a terminal, log lines elsewhere; nothing of what takes less than a second.
+    """A line on a terminal, and log lines; nothing of what takes less than a second.
 
-    Use it as a context manager. What was read in all is logged when reading is over, so that the
-    flow run has it wherever the refresh was started.
+    Use it as a context manager. When a long reading is over, what was read in all is logged.
     """
 
     def __init__(self) -> None:

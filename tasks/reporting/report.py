@@ -8,10 +8,8 @@ and ``data-value``, its full precision. The template engine escapes all text: na
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from storage.snapshots import SnapshotManifest
@@ -23,6 +21,7 @@ from tasks.reporting.card import card_of
 from tasks.reporting.charts import interval_chart
 from tasks.reporting.matrix import cells_of
 from tasks.reporting.sign_charts import drift_chart, reliability_chart
+from tasks.reporting.templates import data, environment
 from tasks.reporting.training_view import curves_of, mixture_of
 from tasks.scoring.forgetting import ForgettingMatrix
 from tasks.update_plan import UpdatePlan
@@ -65,40 +64,37 @@ class ReportInput:
 
 def render(page: ReportInput) -> str:
     """The page as HTML. Pure: the same input gives the same bytes."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = page.verdict.rows
     numbers = page.verdict.numbers or Numbers()
-    return environment.get_template(_TEMPLATE).render(
-        figure=_figure,
-        data=_data,
-        page=page,
-        plan=page.plan,
-        verdict=page.verdict,
-        meaning=_meaning(page),
-        schedule=describe_schedule(page.plan.train.schedule),
-        card=card_of(page.verdict, page.plan, domains=_domains(page), goodput=page.goodput),
-        guards=([page.plan.gain] if page.plan.gain else []) + list(page.plan.guards),
-        numbers=numbers,
-        canary_worst=_worst_of_canary(page.verdict),
-        writing_rows=_WRITING_ROWS,
-        reliability_chart=reliability_chart(numbers.calibration, numbers.champion_calibration),
-        drift_chart=drift_chart(numbers.drift.by_layer if numbers.drift else {}),
-        mixture=mixture_of(page.plan),
-        matrix=cells_of(page.matrix, page.verdict.config.max_loss_nats),
-        gain_chart=interval_chart(
-            "Gain on the new data", [row for row in rows if row.role == "new"]
-        ),
-        loss_chart=interval_chart(
-            "Change on old domains", [row for row in rows if row.role == "old"]
-        ),
-        curves=curves_of(page.metrics, page.plan.train),
-        actions=_actions(page),
+    return (
+        environment()
+        .get_template(_TEMPLATE)
+        .render(
+            figure=_figure,
+            data=data,
+            page=page,
+            plan=page.plan,
+            verdict=page.verdict,
+            meaning=_meaning(page),
+            schedule=describe_schedule(page.plan.train.schedule),
+            card=card_of(page.verdict, page.plan, domains=_domains(page), goodput=page.goodput),
+            guards=([page.plan.gain] if page.plan.gain else []) + list(page.plan.guards),
+            numbers=numbers,
+            canary_worst=_worst_of_canary(page.verdict),
+            writing_rows=_WRITING_ROWS,
+            reliability_chart=reliability_chart(numbers.calibration, numbers.champion_calibration),
+            drift_chart=drift_chart(numbers.drift.by_layer if numbers.drift else {}),
+            mixture=mixture_of(page.plan),
+            matrix=cells_of(page.matrix, page.verdict.config.max_loss_nats),
+            gain_chart=interval_chart(
+                "Gain on the new data", [row for row in rows if row.role == "new"]
+            ),
+            loss_chart=interval_chart(
+                "Change on old domains", [row for row in rows if row.role == "old"]
+            ),
+            curves=curves_of(page.metrics, page.plan.train),
+            actions=_actions(page),
+        )
     )
 
 
@@ -111,11 +107,6 @@ def _figure(value: float | None, key: str, form: str = ".3f") -> Markup:
     return Markup('<span data-key="{}" data-value="{}">{}</span>').format(
         key, json.dumps(value), shown
     )
-
-
-def _data(value: float, form: str = ",") -> Markup:
-    """A figure that is not the verdict's: rounded for the eye, whole in ``data-value``."""
-    return Markup('<span data-value="{}">{}</span>').format(json.dumps(value), format(value, form))
 
 
 def _domains(page: ReportInput) -> list[str]:

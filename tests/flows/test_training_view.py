@@ -4,6 +4,7 @@ import io
 import json
 import os
 from contextlib import redirect_stdout
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -65,6 +66,24 @@ def test_a_refresh_says_what_it_found_once(lineage: TinyLineage, perennial: Comm
     ended = perennial.run("refresh", lineage.file)
     assert ended.out.startswith("snapshot ")
     assert ended.out.splitlines()[0] not in ended.err
+
+
+def test_a_refresh_tells_where_its_page_is_which_a_later_run_makes_if_it_is_not_there(
+    lineage: TinyLineage, perennial: Commands, prefect_server: str
+) -> None:
+    lineage.add("ledger")
+    report = perennial.run("refresh", lineage.file).out.splitlines()[1].removeprefix("report: ")
+    html = Path(report).read_text(encoding="utf-8")
+    assert "<title>tiny: refresh " in html
+    assert report in perennial.run("status", lineage.file).out.replace("\n", "")
+    with urlopen(f"{prefect_server}/artifacts/tiny-refresh/latest", timeout=30) as answer:
+        page = json.load(answer)["data"]
+    assert f"- report: `{report}`" in page
+    assert "  documents read\n" in page
+
+    Path(report).unlink()
+    assert perennial.run("refresh", lineage.file).code == 0
+    assert Path(report).read_text(encoding="utf-8") == html
 
 
 @pytest.mark.parametrize(

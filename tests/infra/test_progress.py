@@ -3,6 +3,7 @@ import logging
 import pytest
 
 import infra.progress
+from infra.log import set_up_logging
 from infra.progress import Progress, duration, progress_line
 
 
@@ -61,6 +62,33 @@ def test_a_bar_never_breaks_into_two_lines_of_a_narrow_terminal(
     line = capsys.readouterr().err
     assert line == f"\r\x1b[2K  {shown}\n"
     assert 2 + len(shown) < columns
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_who_reads_the_log_sees_progress_also_of_what_runs_on_a_terminal_which_shows_it_once(
+    is_terminal: bool,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 11.0, 12.0])
+    ours = logging.getLogger("infra")
+    for name, value in (("handlers", []), ("propagate", True), ("level", logging.INFO)):
+        monkeypatch.setattr(ours, name, value)
+    monkeypatch.setattr("infra.log.OUR_PACKAGES", ("infra",))
+    set_up_logging()
+    ours.addHandler(caplog.handler)
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(infra.progress.sys.stderr, "isatty", lambda: is_terminal)
+    with Progress("train", 100, "tokens") as bar:
+        bar.update(50)
+        logging.getLogger("infra.progress").info("something else")
+        bar.update(60)
+    assert caplog.messages == ["train: 50 of 100 tokens (50%)", "something else"]
+    shown = capsys.readouterr().err
+    assert shown.count("train: 50 of 100 tokens (50%)") == 1
+    assert ("[====" in shown) == is_terminal
+    assert shown.count("something else") == 1
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

@@ -1,4 +1,4 @@
-"""The report in a real browser without a network: light, dark, narrow, printed, by keyboard."""
+"""The reports in a real browser without a network: light, dark, narrow, printed, by keyboard."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +7,12 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from storage.layout import Layout
+from storage.local_objects import LocalObjects
+from tasks.reporting.refresh_report import write_refresh_report
 from tasks.reporting.report import render
 from tests.integration.servers.browser import Camera
+from tests.support.example_refresh import full_example, mint_example
 from tests.support.example_report import VERDICTS, example
 
 pytestmark = pytest.mark.integration
@@ -16,16 +20,21 @@ pytestmark = pytest.mark.integration
 AXE = Path(__file__).parents[2] / ".venv/share/axe-core/node_modules/axe-core/axe.min.js"
 """Put there by install.sh."""
 Scheme = Literal["light", "dark"]
+PAGES = (*VERDICTS, "refresh")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The reports by their verdicts, as files."""
+    """The reports by their verdicts, and that of a refresh, as files."""
     folder = tmp_path_factory.mktemp("reports")
     paths = {outcome: folder / f"{outcome}.html" for outcome in VERDICTS}
     for outcome, path in paths.items():
         path.write_text(render(example(VERDICTS[outcome])), encoding="utf-8")
-    return paths
+    store, layout = LocalObjects(folder / "store"), Layout("demo")
+    (folder / "made").mkdir()
+    manifest = mint_example(store, layout, full_example(), folder / "made")
+    key = write_refresh_report(store, layout, manifest.id, folder)
+    return paths | {"refresh": folder / "store" / key}
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -61,7 +70,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("outcome", VERDICTS)
+@pytest.mark.parametrize("outcome", PAGES)
 def test_axe_finds_nothing_serious_even_with_everything_unfolded(
     context: BrowserContext, files: dict[str, Path], outcome: str, camera: Camera
 ) -> None:
@@ -81,7 +90,7 @@ def test_axe_sees_what_is_wrong(context: BrowserContext, files: dict[str, Path])
     assert any("color-contrast" in found for found in serious(page))
 
 
-@pytest.mark.parametrize("outcome", VERDICTS)
+@pytest.mark.parametrize("outcome", PAGES)
 @pytest.mark.parametrize("width", [320, 400, 768])
 def test_nothing_hangs_over_the_edge_of_a_narrow_screen(
     context: BrowserContext, files: dict[str, Path], outcome: str, width: int, camera: Camera
@@ -109,15 +118,16 @@ def test_dark_is_dark_and_paper_is_white(context: BrowserContext, files: dict[st
     assert page.evaluate(background) == "rgb(255, 255, 255)"
 
 
+@pytest.mark.parametrize("outcome", ["FAIL", "refresh"])
 def test_print_shows_what_is_folded_and_cuts_nothing(
-    context: BrowserContext, files: dict[str, Path], tmp_path: Path
+    context: BrowserContext, files: dict[str, Path], outcome: str, tmp_path: Path
 ) -> None:
-    page = opened(context, files["FAIL"])
+    page = opened(context, files[outcome])
     page.emulate_media(media="print")
     # The width of A4 less its margins, at 96 pixels an inch.
     page.set_viewport_size({"width": 688, "height": 1000})
     hidden = """[...document.querySelectorAll('details')].filter(
-        one => one.querySelector('table').getBoundingClientRect().height === 0).length"""
+        one => one.querySelector('table, ul').getBoundingClientRect().height === 0).length"""
     assert page.evaluate(hidden) == 0
     over = """[...document.querySelectorAll('table, svg')].filter(
         one => one.getBoundingClientRect().right > 689).map(
@@ -135,3 +145,15 @@ def test_a_wide_table_is_moved_by_the_keyboard(
     region.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
+def test_what_a_dropped_text_says_is_seen_and_does_nothing(
+    context: BrowserContext, files: dict[str, Path]
+) -> None:
+    page = opened(context, files["refresh"])
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    text = page.locator("pre", has_text="<script>").first
+    assert text.inner_text().startswith("</pre><script>alert(1)</script> \\u202eevil")
+    assert page.evaluate("document.scripts.length") == 0
+    reading = "[...document.querySelectorAll('.examples li')].every(one => one.offsetWidth > 0)"
+    assert page.evaluate(reading)

@@ -39,6 +39,7 @@ def refresh(store: LocalObjects, tag: str) -> str:
     put_files(store, LAYOUT.snapshot(manifest.id), files)
     mint(store, LAYOUT, manifest)
     store.put(LAYOUT.marks(tag), b"marks")
+    store.put(LAYOUT.refresh_report(manifest.id), b"page")
     items = digest_bytes(f"items of {tag}".encode(), f"{tag}.json")
     store.put(f"{LAYOUT.suite_items}/{items.name}", f"items of {tag}".encode())
     task = SuiteTask(

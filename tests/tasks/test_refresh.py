@@ -151,19 +151,18 @@ def test_a_refresh_commits_a_pending_snapshot_with_its_marks_and_suite(
 def test_a_refresh_tells_what_it_read_and_what_became_of_it(
     store: LocalObjects, data: Path, tmp_path: Path
 ) -> None:
-    class Heard(UnseenProgress):
-        states: list[ReadingProgress] = []
+    states: list[ReadingProgress] = []
 
+    class Heard(UnseenProgress):
         def reading(self, state: ReadingProgress) -> None:
-            self.states.append(replace(state, dropped=dict(state.dropped)))
+            states.append(replace(state, dropped=dict(state.dropped)))
 
     _write(data / "2.jsonl", range(30, 50))
     (data / "3.jsonl").write_text("{no json\n")
     request = _request(_source(data, fields=FieldNames(), reject_limit=0.5))
     (tmp_path / "work").mkdir()
-    heard = Heard()
-    refresh(store, _LAYOUT, request, by="test", work_dir=tmp_path / "work", progress=heard)
-    last = heard.states[-1]
+    refresh(store, _LAYOUT, request, by="test", work_dir=tmp_path / "work", progress=Heard())
+    last = states[-1]
     assert (last.documents, last.kept) == (60, 50)
     assert last.dropped == {"duplicate_in_batch": 10}
     assert last.rejected == {"malformed_json": 1}
@@ -300,6 +299,9 @@ def test_every_file_of_a_snapshot_is_verified_and_named(
 def test_the_shards_hold_the_documents_that_the_table_says(
     store: LocalObjects, data: Path, tmp_path: Path
 ) -> None:
+    from training.foreign.torchvision_operators import declare_missing_operators
+
+    declare_missing_operators()  # which streaming imports
     from streaming.base.format import reader_from_json
 
     manifest = _manifest(store, _refresh(store, _request(_source(data)), tmp_path / "work"))

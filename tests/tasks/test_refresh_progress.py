@@ -82,13 +82,13 @@ def test_what_was_read_in_all_is_logged_once_reading_is_over_on_a_terminal_too(
         progress.stage("earlier snapshots to index", 0, 1)
         clock.now = 100.0
         progress.stage("earlier snapshots to index", 1, 1)
-        clock.now = 105.0
+        clock.now = 150.0
         progress.reading(_state(1_000, 10_000_000))
         progress.stage("domains", 1, 2)
         progress.stage("domains", 2, 2)
     whole = [message for message in caplog.messages if "documents read in" in message]
     assert whole == [
-        "refresh: 1,000 documents read in 0:05 (200/s, 0.2 MB/s), kept 971, dropped 29 "
+        "refresh: 1,000 documents read in 0:50 (20/s, 0.0 MB/s), kept 971, dropped 29 "
         "(too_short 20, duplicate 4, gopher_quality:stop_words 4, 1 more reason), "
         "rejected 3 (malformed_json 3)"
     ]
