@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from storage.head import SnapshotRole
+from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.snapshots import (
-    DOCUMENTS,
-    UNIGRAM,
-    CheckedTask,
-    KnownDocuments,
-)
+from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask
 from tasks.curate import CurateConfig, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.pii import PREFIX as PII_COLUMNS

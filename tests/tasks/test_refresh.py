@@ -276,6 +276,9 @@ def test_every_file_of_a_snapshot_is_verified_and_named(
 def test_the_shards_hold_the_documents_that_the_table_says(
     store: LocalObjects, data: Path, tmp_path: Path
 ) -> None:
+    from training.foreign.torchvision_operators import declare_missing_operators
+
+    declare_missing_operators()
     from streaming.base.format import reader_from_json
 
     manifest = _manifest(store, _refresh(store, _request(_source(data)), tmp_path / "work"))
