@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.head import SnapshotRole
+from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask, KnownDocuments
+from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.learned import NOTHING_LEARNED, Learned
