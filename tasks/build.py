@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from storage.head import SnapshotRole
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.snapshots import (
@@ -19,7 +21,7 @@ from storage.snapshots import (
     CheckedTask,
     KnownDocuments,
 )
-from tasks.curate import CurateConfig, curate
+from tasks.curate import CurateConfig, caps_of, curate
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.pii import PREFIX as PII_COLUMNS
@@ -31,9 +33,11 @@ from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.pack import Framing, framed_length, framing_of
+from tasks.real_first import real_first
 from tasks.rejects import REJECTS, RejectWriter
+from tasks.shares import KeptTexts, cap_shares
 from tasks.sources import SourceConfig
-from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, split_by_cluster
+from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, key_of, split_by_cluster
 from tasks.tokenize import TokenizedDocument, tokenize_documents, train_on
 
 if TYPE_CHECKING:
@@ -158,7 +162,7 @@ def read_and_split(
                 unread.append(item)
 
         curated = curate(
-            _documents(inputs, reject, parts),
+            real_first(_documents(inputs, reject, parts), work_dir / "synthetic"),
             known.has,
             inputs.curate,
             annotations.add,
@@ -183,6 +187,7 @@ def read_and_split(
         leaks.write(work_dir / LEAKS)
     if screen is not None:
         screen.write(work_dir / SEGMENT, inputs.identity[:12])
+    documents = _capped(documents, known, inputs.curate)
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
     if (work_dir / ANNOTATIONS).exists():
@@ -231,6 +236,35 @@ def _documents(
         for document in read_objects(source, objects, reject, parts.__setitem__):
             # Two sources may both have a document 1, and a domain may be fed by both.
             yield replace(document, id=f"{source.name}/{document.id}")
+
+
+def _capped(
+    documents: list[TokenizedDocument], known: KnownDocuments, config: CurateConfig
+) -> list[TokenizedDocument]:
+    """The documents, those beyond a cap on shares dropped; what will be held out is left alone."""
+    if not config.shares:
+        return documents
+    counted = [
+        place
+        for place, row in enumerate(documents)
+        if not row.reason and known.split_of(key_of(row.document.cluster)) != "holdout"
+    ]
+    rows = [documents[place] for place in counted]
+    domains = sorted({row.document.domain for row in rows})
+    sources = sorted({row.document.source for row in rows})
+    texts = KeptTexts(
+        domains=np.array([domains.index(row.document.domain) for row in rows], np.int64),
+        sources=np.array([sources.index(row.document.source) for row in rows], np.int64),
+        is_synthetic=np.array([row.document.provenance == "synthetic" for row in rows], np.bool_),
+        tokens=np.array([len(row.tokens) for row in rows], np.int64),
+        digests=np.array([row.content for row in rows], "S16"),
+    )
+    caps = {code: caps_of(config.shares, domain) for code, domain in enumerate(domains)}
+    capped = list(documents)
+    for place, reason in zip(counted, cap_shares(texts, caps).tolist(), strict=True):
+        if reason:
+            capped[place] = replace(documents[place], split="dropped", reason=reason)
+    return capped
 
 
 def _split(
