@@ -5,6 +5,8 @@ import gzip
 import hashlib
 from collections.abc import Sequence
 
+import zstandard
+
 DATE = "2024-05-06T07:08:09Z"
 
 
@@ -76,3 +78,9 @@ def info() -> bytes:
 def unpacked(records: bytes) -> bytes:
     """Packed records as they lie in a plain archive."""
     return gzip.decompress(records)
+
+
+def repacked(one: bytes, dictionary: bytes = b"") -> bytes:
+    """A record packed with gzip as a frame of zstandard."""
+    with_it = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
+    return zstandard.ZstdCompressor(dict_data=with_it).compress(unpacked(one))
