@@ -9,11 +9,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import AlreadyExistsError, CorruptError
+from storage.errors import AlreadyExistsError, ConflictError, CorruptError
 from storage.head import SnapshotRole
 from storage.layout import Layout
-from storage.manifest import FileDigest, content_hash, fetch_verified, load, publish, verify
+from storage.manifest import (
+    FileDigest,
+    content_hash,
+    fetch_verified,
+    load,
+    publish,
+    readable_json,
+    verify,
+)
 from storage.objects import ObjectStore
+from storage.revised import file_named
 
 DOCUMENTS = "documents.parquet"
 """Name of a snapshot's table of documents, one row each, also the dropped ones."""
@@ -88,6 +97,8 @@ class SnapshotManifest:
     """What the training text has none of."""
     checked_suite: str | None = None
     """Version of the suite that the lineage had then."""
+    takedowns: tuple[str, ...] = ()
+    """By which documents were taken out of it, in order: the id stays, ``content`` moves on."""
 
 
 def mint(store: ObjectStore, layout: Layout, manifest: SnapshotManifest) -> SnapshotManifest:
@@ -153,6 +164,27 @@ def read_snapshot_manifest(store: ObjectStore, layout: Layout, snapshot: str) ->
     return manifest
 
 
+def revise(
+    store: ObjectStore, layout: Layout, old: SnapshotManifest, new: SnapshotManifest
+) -> None:
+    """Put a manifest of rewritten files in the place of the one that was read. Safe to retry.
+
+    Readers have the old files or the new ones, never some of both.
+
+    Raises:
+        ConflictError: Somebody else has revised it; read it again.
+        CorruptError: A file of the new manifest is missing or has another size.
+    """
+    verify(store, layout.snapshot(new.id), new.files)
+    key = layout.snapshot_manifest(new.id)
+    body, etag = store.get_with_etag(key)
+    if body == readable_json(new):
+        return
+    if body != readable_json(old):
+        raise ConflictError(f"{key} was revised by somebody else; run the same command again")
+    store.put_if_match(key, readable_json(new), etag)
+
+
 class KnownDocuments:
     """What earlier snapshots hold: contents, and the side on which each cluster fell.
 
@@ -181,8 +213,10 @@ class KnownDocuments:
         return "train" if _contains(self._train_clusters, cluster_key) else None
 
 
-def known_documents(store: ObjectStore, layout: Layout, ids: Iterable[str]) -> KnownDocuments:
-    """The documents and clusters of the given snapshots.
+def known_documents(
+    store: ObjectStore, layout: Layout, ids: Iterable[str], kept_out: Iterable[bytes] = ()
+) -> KnownDocuments:
+    """The documents and clusters of the given snapshots, and contents that must not come in.
 
     Raises:
         NotFoundError: One of the snapshots does not exist.
@@ -195,7 +229,7 @@ def known_documents(store: ObjectStore, layout: Layout, ids: Iterable[str]) -> K
             path = _documents_file(store, layout, manifest, Path(scratch))
             columns.append(_read_columns(path, f"{layout.snapshot(snapshot)}/{DOCUMENTS}"))
     return KnownDocuments(
-        _sorted([contents for contents, _, _ in columns]),
+        _sorted([np.array(list(kept_out), "S16"), *(contents for contents, _, _ in columns)]),
         _sorted([keys[splits == "holdout"] for _, keys, splits in columns]),
         _sorted([keys[splits == "train"] for _, keys, splits in columns]),
     )
@@ -204,14 +238,9 @@ def known_documents(store: ObjectStore, layout: Layout, ids: Iterable[str]) -> K
 def _documents_file(
     store: ObjectStore, layout: Layout, manifest: SnapshotManifest, scratch: Path
 ) -> Path:
-    for file in manifest.files:
-        if file.name == DOCUMENTS:
-            path = scratch / f"{manifest.id}.parquet"
-            return fetch_verified(store, layout.snapshot(manifest.id), file, path)
-    raise CorruptError(
-        f"{layout.snapshot_manifest(manifest.id)} names no {DOCUMENTS}, without which nothing "
-        "tells what the snapshot holds; restore it from a copy"
-    )
+    file = file_named(manifest.files, DOCUMENTS, layout.snapshot_manifest(manifest.id))
+    path = scratch / f"{manifest.id}.parquet"
+    return fetch_verified(store, layout.snapshot(manifest.id), file, path)
 
 
 def _read_columns(path: Path, key: str) -> tuple[Keys, Keys, NDArray[np.str_]]:
