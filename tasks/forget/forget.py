@@ -43,8 +43,8 @@ from tasks.who_saw import Sighting, who_saw
 
 logger = logging.getLogger(__name__)
 
-Show = Callable[[Head], Sequence[Proof]]
-"""Makes MLflow show a head; returns what was found there afterwards."""
+Show = Callable[[Head, Passages], Sequence[Proof]]
+"""Makes MLflow show a head; returns what was found of passages there afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def unfinished(site: Site) -> list[Takedown]:
 
 
 def finish(
-    site: Site, lease: Lease, takedown: Takedown, *, by: str, show: Show = lambda _: ()
+    site: Site, lease: Lease, takedown: Takedown, *, by: str, show: Show = lambda *_: ()
 ) -> Done:
     """Do what the record of a takedown says. Safe to retry after any crash.
 
@@ -164,8 +164,8 @@ def finish(
     head = _commit(site, takedown, by=by, lease_token=lease.token)
     quoting = tasks_that_quote(store, layout, takedown, head.suite) if head.suite else ()
     _purge(site, takedown)
-    elsewhere = show(head)
     passages = Passages(takedown.windows)
+    elsewhere = show(head, passages)
     proof = added(
         [
             search_store(store, layout.root, passages),

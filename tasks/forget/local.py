@@ -39,10 +39,10 @@ def clear_local(work_dir: Path, passages: Passages) -> int:
     return removed
 
 
-def local_files(work_dir: Path) -> Iterator[Path]:
-    """Every file below the work folder."""
+def local_files(work_dir: Path) -> Iterator[tuple[str, Path]]:
+    """Every file below the work folder, with its name."""
     if work_dir.is_dir():
-        yield from (path for path in sorted(work_dir.rglob("*")) if path.is_file())
+        yield from ((str(path), path) for path in sorted(work_dir.rglob("*")) if path.is_file())
 
 
 def other_machines(store: ObjectStore, layout: Layout) -> list[str]:

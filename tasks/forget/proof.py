@@ -96,11 +96,11 @@ def search_store(
     )
 
 
-def search_files(paths: Iterable[Path], passages: Passages) -> Proof:
-    """Search local files; one that is removed meanwhile is not counted."""
+def search_files(paths: Iterable[tuple[str, Path]], passages: Passages) -> Proof:
+    """Search local files, each with what it is called; one that is removed is not counted."""
     files = num_bytes = 0
     places: list[Place] = []
-    for path in paths:
+    for name, path in paths:
         try:
             with path.open("rb") as file:
                 size = path.stat().st_size
@@ -115,7 +115,7 @@ def search_files(paths: Iterable[Path], passages: Passages) -> Proof:
         files += 1
         num_bytes += size
         if found:
-            places.append(Place(where=str(path), version="", passages=len(found)))
+            places.append(Place(where=name, version="", passages=len(found)))
     return Proof(
         objects=0,
         versions=0,
