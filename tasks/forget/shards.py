@@ -115,7 +115,7 @@ def blank_training(folder: Folder, documents: Sequence[ForgottenDocument]) -> Bl
         counts += np.bincount(text, minlength=manifest.vocab_size)
         # Its end of text was to be predicted as well.
         counts[manifest.end_id] += 1
-        for row, first, last in _cells(start, end, manifest.seq_len, len(shards)):
+        for row, first, last in cells(start, end, manifest.seq_len, len(shards)):
             blanks.setdefault(row, []).append((first, last))
     bodies: dict[str, bytes | None] = {}
     for number in sorted({shards.shard_of(row) for row in blanks}):
@@ -130,8 +130,8 @@ def blank_training(folder: Folder, documents: Sequence[ForgottenDocument]) -> Bl
     return Blanked(files=folder.rewritten(bodies), tokens=counts)
 
 
-def _cells(start: int, end: int, seq_len: int, num_rows: int) -> Iterator[tuple[int, int, int]]:
-    """Where tokens ``start`` to ``end`` of a stream stand: row, first column, end column.
+def cells(start: int, end: int, seq_len: int, num_rows: int) -> Iterator[tuple[int, int, int]]:
+    """Where tokens ``start`` to ``end`` of a stream stand: row, first column, end column; pure.
 
     The first token of a row stands at the end of the row before as well.
     """
