@@ -30,6 +30,7 @@ from storage.known_piece import (
 from storage.layout import Layout
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from storage.snapshots import DOCUMENTS, SnapshotManifest, parse_snapshot_manifest
 
 _GROUP_SIZES = (512, 64, 8, 1)
@@ -200,13 +201,9 @@ class _Reader:
 def _documents_file(
     store: ObjectStore, layout: Layout, manifest: SnapshotManifest, scratch: Path
 ) -> Path:
-    for file in manifest.files:
-        if file.name == DOCUMENTS:
-            path = scratch / f"{manifest.id}.parquet"
-            return fetch_verified(store, layout.snapshot(manifest.id), file, path)
-    raise CorruptError(
-        f"{layout.snapshot_manifest(manifest.id)} names no {DOCUMENTS}, without which nothing "
-        "tells what the snapshot holds; restore it from a copy"
+    file = file_named(manifest.files, DOCUMENTS, layout.snapshot_manifest(manifest.id))
+    return fetch_verified(
+        store, layout.snapshot(manifest.id), file, scratch / f"{manifest.id}.parquet"
     )
 
 

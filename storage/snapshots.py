@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from storage.errors import AlreadyExistsError, CorruptError
+from storage.errors import AlreadyExistsError, ConflictError, CorruptError
 from storage.head import SnapshotRole
 from storage.layout import Layout
-from storage.manifest import FileDigest, content_hash, publish, unseal, verify
+from storage.manifest import (
+    FileDigest,
+    content_hash,
+    publish,
+    readable_json,
+    unseal,
+    verify,
+)
 from storage.objects import ObjectStore
 
 DOCUMENTS = "documents.parquet"
@@ -78,6 +85,8 @@ class SnapshotManifest:
     """What the training text has none of."""
     checked_suite: str | None = None
     """Version of the suite that the lineage had then."""
+    takedowns: tuple[str, ...] = ()
+    """By which documents were taken out of it, in order: the id stays, ``content`` moves on."""
 
 
 def mint(store: ObjectStore, layout: Layout, manifest: SnapshotManifest) -> SnapshotManifest:
@@ -150,3 +159,24 @@ def parse_snapshot_manifest(body: bytes, layout: Layout, snapshot: str) -> Snaps
             f"of {layout.lineage}; restore it from a copy"
         )
     return manifest
+
+
+def revise(
+    store: ObjectStore, layout: Layout, old: SnapshotManifest, new: SnapshotManifest
+) -> None:
+    """Put a manifest of rewritten files in the place of the one that was read. Safe to retry.
+
+    Readers have the old files or the new ones, never some of both.
+
+    Raises:
+        ConflictError: Somebody else has revised it; read it again.
+        CorruptError: A file of the new manifest is missing or has another size.
+    """
+    verify(store, layout.snapshot(new.id), new.files)
+    key = layout.snapshot_manifest(new.id)
+    body, etag = store.get_with_etag(key)
+    if body == readable_json(new):
+        return
+    if body != readable_json(old):
+        raise ConflictError(f"{key} was revised by somebody else; run the same command again")
+    store.put_if_match(key, readable_json(new), etag)

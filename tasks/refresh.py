@@ -28,6 +28,7 @@ from storage.near_duplicate_index import (
 from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
+from storage.takedowns import kept_out
 from storage.transitions import with_snapshot
 from tasks.build import CONSUMED, BuildInputs, ReadDocuments, read_and_split
 from tasks.marks import publish_marks, read_marks
@@ -165,7 +166,13 @@ class _Refresh:
         read = read_and_split(
             inputs,
             _open_tokenizer(self.store, self.head, self.request.tokenizer, self.work_dir),
-            known_documents(self.store, self.layout, known_snapshots(self.head), cache=self.known),
+            known_documents(
+                self.store,
+                self.layout,
+                known_snapshots(self.head),
+                kept_out(self.store, self.layout, self.head.takedowns if self.head else ()),
+                cache=self.known,
+            ),
             self._index(),
             lineage=self.layout.lineage,
             work_dir=self.work_dir,

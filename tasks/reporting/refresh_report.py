@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from storage.layout import Layout
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
+from storage.revised import original_name
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.build import CONSUMED
 from tasks.curation.annotation_table import ANNOTATIONS
@@ -44,7 +45,7 @@ def write_refresh_report(store: ObjectStore, layout: Layout, snapshot: str, work
 def _read(
     store: ObjectStore, layout: Layout, manifest: SnapshotManifest, scratch: Path
 ) -> RefreshPage:
-    files = {file.name: file for file in manifest.files}
+    files = {original_name(file.name): file for file in manifest.files}
 
     def fetched(name: str) -> Path | None:
         """The local file; None where a snapshot has none of this name."""
