@@ -190,7 +190,7 @@ def _told(ground: Ground, site: Site, dones: Sequence[Done], warnings: Sequence[
         more += [
             f"task {name} of the YAML has items that quote it: take them out of its file, or they "
             "come back with the next update"
-            for name in done.tasks
+            for name in done.takedown.tasks
         ]
         if done.proof.places:
             passages = Passages(done.takedown.windows)

@@ -61,6 +61,8 @@ class Takedown:
     """Digests of passages, by which texts are searched for: ``tasks.forget.passages``."""
     versions: tuple[str, ...]
     """Judged versions of the model that saw any of it, when it was begun."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the YAML that had items about it: their files have them still."""
 
     @property
     def snapshots(self) -> tuple[str, ...]:

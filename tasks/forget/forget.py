@@ -14,7 +14,7 @@ record alone and may be done twice, so that whoever finds a record that was begu
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,6 +67,8 @@ class Forecast:
     sightings: tuple[Sighting, ...]
     keys: tuple[str, ...]
     """Objects that would be replaced or removed."""
+    tasks: tuple[str, ...]
+    """Of the YAML, whose files quote a document."""
     machines: tuple[str, ...]
     """Others that may have local copies."""
 
@@ -88,8 +90,6 @@ class Done:
     takedown: Takedown
     head: Head
     proof: Proof
-    tasks: tuple[str, ...]
-    """Of the YAML, whose files quote a document."""
     machines: tuple[str, ...]
     """Others that may have local copies."""
 
@@ -116,6 +116,7 @@ def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str])
         found=found,
         sightings=sightings,
         keys=tuple(dict.fromkeys(keys)),
+        tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
         machines=tuple(other_machines(store, layout)),
     )
 
@@ -127,6 +128,7 @@ def begin(site: Site, lease: Lease, forecast: Forecast, *, by: str) -> Takedown:
         ValueError: An unfinished update learns from it; says what to do first.
     """
     takedown = _draft(site.layout, forecast.found, forecast.sightings, by=by)
+    takedown = replace(takedown, tasks=forecast.tasks)
     _check_no_update(site, takedown)
     lease.check()
     begin_takedown(site.store, site.layout, takedown)
@@ -162,7 +164,6 @@ def finish(
         rewrite_snapshot(store, layout, takedown, snapshot, site.work_dir)
     lease.check()
     head = _commit(site, takedown, by=by, lease_token=lease.token)
-    quoting = tasks_that_quote(store, layout, takedown, head.suite) if head.suite else ()
     _purge(site, takedown)
     passages = Passages(takedown.windows)
     elsewhere = show(head, passages)
@@ -179,7 +180,6 @@ def finish(
         takedown=takedown,
         head=head,
         proof=proof,
-        tasks=quoting,
         machines=tuple(other_machines(store, layout)),
     )
 

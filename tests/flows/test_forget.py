@@ -8,7 +8,7 @@ from typing import Any
 from storage.head import read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
-from tests.support.commands import Commands
+from tests.support.commands import Commands, kill_at
 from tests.support.tiny_lineage import TinyLineage
 from tests.tasks.forget.scene import files_with, spellings
 from training.tokenizer import fetch_tokenizer
@@ -119,3 +119,48 @@ def marks(perennial: Commands) -> dict[str, str]:
         for found in client.search_model_versions("name='tiny'")
         if "perennial.saw_forgotten" in found.tags
     }
+
+
+def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_by_the_bare_command(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    held = Layout("tiny")
+    killed = perennial.run(
+        "forget",
+        lineage.file,
+        "--id",
+        "prose-1-0",
+        prepare=kill_at("tasks.forget.forget.purge_snapshot"),
+    )
+    assert killed.code == -9
+    for command in ("update", "refresh"):
+        ended = perennial.run(command, lineage.file)
+        assert ended.code == 1
+        assert "was begun and is not done" in ended.error
+        assert "run 'perennial forget' with the lineage's YAML alone" in ended.error
+    store = LocalObjects(perennial.home / "store")
+    assert len(list(store.list(held.begun_takedowns))) == 1
+    ended = perennial.run("forget", lineage.file, "--json")
+    # Four sentences of a small grammar: others say the like.
+    assert ended.json["kind"] in ("done", "left over")
+    assert list(store.list(held.begun_takedowns)) == []
+    again = perennial.run("forget", lineage.file, "--id", "prose-1-0")
+    assert (again.code, "forgotten before" in again.out) == (0, True)
+    assert perennial.run("update", lineage.file).code == 0
+    history = perennial.run("history", lineage.file)
+    assert "forget" in history.out
+
+
+def test_a_question_without_a_document_or_with_an_odd_threshold_says_what_to_give(
+    first_version: tuple[TinyLineage, Commands],
+) -> None:
+    lineage, perennial = first_version
+    for options in ((), ("--dry-run",)):
+        ended = perennial.run("forget", lineage.file, *options)
+        assert ended.code == 1
+        assert ended.error == ("error: expected a document to forget: give --id ID or --text FILE")
+    ended = perennial.run("forget", lineage.file, "--id", "x", "--threshold", "0.5", "--dry-run")
+    assert ended.code == 1
+    assert "the lineage has no near_duplicates" in ended.error
+    ended = perennial.run("forget", lineage.file, "--id", "nowhere", "--dry-run", "--json")
+    assert (ended.code, ended.json["details"]["documents"]) == (0, [])

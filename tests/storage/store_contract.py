@@ -96,6 +96,22 @@ class StoreContract:
         assert store.get("a/b") == b"two"
         assert store.exists("a/b")
 
+    def test_what_is_purged_is_gone_and_nothing_beside_it(self, store: ObjectStore) -> None:
+        for body in (b"one", b"two"):
+            store.put("a/b", body)
+        store.put("a/bc", b"beside")
+        newest = [found for found in store.list_versions("a") if found.is_newest]
+        assert [(found.key, found.size) for found in newest] == [("a/b", 3), ("a/bc", 6)]
+        assert store.get_version("a/b", newest[0].version) == b"two"
+        assert store.get_version("a/b", newest[0].version, start=1, length=1) == b"w"
+        store.purge("a/b", keep_newest=True)
+        assert store.get("a/b") == b"two"
+        assert store.purge("a/b") == 1
+        assert store.purge("a/b") == 0
+        assert [found.key for found in store.list_versions("a")] == ["a/bc"]
+        with pytest.raises(NotFoundError):
+            store.get_version("a/b", newest[0].version)
+
     @pytest.mark.parametrize("key", ["missing", "a", "a/b/c"])
     def test_an_absent_object_is_not_found(self, store: ObjectStore, key: str) -> None:
         store.put("a/b", b"one")

@@ -7,11 +7,24 @@ import pytest
 
 from storage.file_cache import FileCache
 from storage.gc import find_garbage
+from storage.head import Head, commit_change, next_head
+from storage.lease import Lease
 from storage.local_objects import LocalObjects
 from storage.snapshots import read_snapshot
-from storage.suite import read_suite
-from tests.tasks.forget.scene import LAYOUT, Scene, files_with, spellings, words
+from storage.suite import publish_suite, read_suite, suite_with_tasks
+from storage.takedowns import check_no_takedown
+from storage.transitions import refuse
+from tasks.evaluations.frozen import FrozenItem, freeze_items, read_items
+from tasks.forget.others import others_with
+from tasks.forget.passages import Passages
+from tasks.mix import ReplayConfig
+from tasks.plan import PlanRequest, make_plan
+from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
+from tests.support.lineages import MODEL
+from tests.tasks.forget.scene import LAYOUT, SEQ_LEN, Scene, files_with, spellings, words
+from training.config import Recipe
 from training.data.shards import MdsReader, TrainShards, read_holdout
+from training.items.item import Item
 
 
 @pytest.fixture
@@ -169,3 +182,105 @@ def test_a_domain_of_which_nothing_is_left_can_still_be_read(scene: Scene) -> No
     assert read_suite(scene.store, LAYOUT, scene.head.suite).slices == ()
     scene.write("2.jsonl", {f"e{n}": words(100 + n) for n in range(10)})
     assert scene.refresh().documents_dropped == {}
+
+
+def test_a_text_that_nobody_has_stays_out_as_well(scene: Scene) -> None:
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
+    scene.refresh()
+    done = scene.forget(texts=(words(99),))
+    assert (done.takedown.documents, len(scene.head.takedowns)) == ((), 1)
+    scene.write("2.jsonl", {"copy": words(99), "new": words(100)})
+    assert scene.refresh().documents_dropped == {"duplicate": 1}
+
+
+def test_a_copy_of_what_a_refused_snapshot_had_stays_out(scene: Scene) -> None:
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
+    first = scene.refresh().snapshot
+    assert first is not None
+
+    def without_it(head: Head | None) -> Head:
+        assert head is not None
+        return refuse(head, first, suite=None, by="test", reason="a licence")
+
+    commit_change(scene.store, LAYOUT, without_it)
+    scene.forget("d3")
+    assert files_with(scene.folder / "store", _needles(scene, {"d3": words(3)}, "d3")) == []
+    scene.write("2.jsonl", {f"e{n}": words(n) for n in range(12)})
+    assert scene.refresh().documents_dropped == {"duplicate": 1}
+
+
+def test_what_another_document_says_alike_is_told_with_its_name(scene: Scene) -> None:
+    texts = {f"d{n}": words(n) for n in range(20)}
+    scene.write("1.jsonl", texts)
+    first = scene.refresh().snapshot
+    quoted = scene.split_of(first, "train")[0]
+    scene.write("2.jsonl", {"quoting": f"{words(50)} {texts[quoted][:250]} {words(51)}"})
+    scene.refresh()
+    done = scene.forget(quoted)
+    assert [one.document for one in done.takedown.documents] == [f"web/{quoted}"]
+    assert done.proof.places
+    passages = Passages(done.takedown.windows)
+    others = others_with(scene.store, LAYOUT, done.proof.places, passages, scene.work)
+    assert others == ("web/quoting",)
+
+
+def test_a_snapshot_that_a_killed_refresh_left_is_removed(scene: Scene) -> None:
+    texts = {f"d{n}": words(n) for n in range(12)}
+    scene.write("1.jsonl", texts)
+    scene.refresh()
+    left = f"{LAYOUT.snapshot('0123456789ab')}/web/train/shard.00000.mds"
+    scene.store.put(left, texts["d3"].encode())
+    scene.forget("d3")
+    assert not scene.store.exists(left)
+
+
+def test_items_that_quote_a_document_leave_the_suite_and_their_task_is_told(
+    scene: Scene,
+) -> None:
+    texts = {f"d{n}": words(n) for n in range(12)}
+    scene.write("1.jsonl", texts)
+    scene.refresh()
+    items = [
+        FrozenItem(item=Item(id=f"q{n}", cluster="c", kind="cloze", context=text, choices=("x",)))
+        for n, text in enumerate((texts["d3"], words(77)))
+    ]
+    task = freeze_items(scene.store, LAYOUT, items, name="quiz", origin="configured")
+
+    def with_task(head: Head | None) -> Head:
+        assert head is not None
+        assert head.suite is not None
+        suite = suite_with_tasks(read_suite(scene.store, LAYOUT, head.suite), [task])
+        publish_suite(scene.store, LAYOUT, suite)
+        return next_head(head, action="suite", by="test", suite=suite.id)
+
+    commit_change(scene.store, LAYOUT, with_task)
+    done = scene.forget("d3")
+    assert (done.takedown.tasks, done.proof.places) == (("quiz",), ())
+    assert scene.head.suite is not None
+    (kept,) = read_suite(scene.store, LAYOUT, scene.head.suite).tasks
+    assert [item.item.id for item in read_items(scene.store, LAYOUT, kept)] == ["q1"]
+    assert not scene.store.exists(f"{LAYOUT.suite_items}/{task.file.name}")
+
+
+def test_what_an_unfinished_update_learns_from_is_not_changed_under_it(scene: Scene) -> None:
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
+    first = scene.refresh().snapshot
+    request = PlanRequest(
+        recipe=Recipe(seq_len=SEQ_LEN, global_batch_samples=4, micro_batch_size=2),
+        budget=BudgetConfig(tokens=8 * 4 * SEQ_LEN),
+        replay=ReplayConfig(share=0.0),
+        new_model=MODEL,
+    )
+    plan = make_plan(scene.store, LAYOUT, scene.head, request)
+    assert isinstance(plan, UpdatePlan)
+    save_plan(scene.store, LAYOUT, plan)
+    with Lease.acquire(scene.store, LAYOUT, "test") as lease:
+        lease.set_note(plan.id)
+    before = scene.table(first)
+    with pytest.raises(ValueError, match=f"update {plan.id} of demo is unfinished and trains on"):
+        scene.forget("d3")
+    assert scene.table(first) == before
+    check_no_takedown(scene.store, LAYOUT)
+    with Lease.acquire(scene.store, LAYOUT, "test") as lease:
+        lease.finish()
+    assert scene.forget("d3").proof.places == ()
