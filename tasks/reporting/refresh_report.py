@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from storage.layout import Layout
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
-from storage.revised import original_name
+from storage.revised import file_named, find_file
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.build import CONSUMED
 from tasks.curation.annotation_table import ANNOTATIONS
@@ -45,24 +45,21 @@ def write_refresh_report(store: ObjectStore, layout: Layout, snapshot: str, work
 def _read(
     store: ObjectStore, layout: Layout, manifest: SnapshotManifest, scratch: Path
 ) -> RefreshPage:
-    files = {original_name(file.name): file for file in manifest.files}
+    prefix = layout.snapshot(manifest.id)
 
-    def fetched(name: str) -> Path | None:
-        """The local file; None where a snapshot has none of this name."""
-        if name not in files:
-            return None
-        return fetch_verified(store, layout.snapshot(manifest.id), files[name], scratch / name)
+    def fetched(name: str) -> Path:
+        file = file_named(manifest.files, name, f"snapshot {manifest.id}")
+        return fetch_verified(store, prefix, file, scratch / name)
 
-    documents, rejects, consumed = fetched(DOCUMENTS), fetched(REJECTS), fetched(CONSUMED)
-    assert documents is not None  # every snapshot has these three
-    assert rejects is not None
-    assert consumed is not None
-    leaks, examples = fetched(LEAKS), fetched(EXAMPLES)
-    marks = json.loads(consumed.read_bytes())
+    def if_there(name: str) -> Path | None:
+        return fetched(name) if find_file(manifest.files, name) is not None else None
+
+    leaks, examples = if_there(LEAKS), if_there(EXAMPLES)
+    marks = json.loads(fetched(CONSUMED).read_bytes())
     return RefreshPage(
         manifest=manifest,
-        facts=read_documents(documents, fetched(ANNOTATIONS)),
-        rejects=read_rejects(rejects),
+        facts=read_documents(fetched(DOCUMENTS), if_there(ANNOTATIONS)),
+        rejects=read_rejects(fetched(REJECTS)),
         leaks=read_leaks(leaks) if leaks else {},
         excerpts=read_excerpts(examples) if examples else {},
         files_read=len(marks),

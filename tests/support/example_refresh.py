@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from storage.layout import Layout
 from storage.manifest import content_hash, digest_bytes, identity_of
 from storage.objects import ObjectStore
+from storage.revised import revised_name
 from storage.snapshots import CheckedTask, DomainSlice, SnapshotManifest, mint
 from tasks.documents import Reject
 from tasks.rejects import RejectWriter
@@ -68,6 +69,8 @@ class Refreshed:
         default_factory=lambda: {"/data/web/a.jsonl": "5000000-1700000000000000000"}
     )
     tasks: Sequence[CheckedTask] = ()
+    revised: Sequence[str] = ()
+    """Files that a takedown has rewritten."""
 
 
 def mint_example(
@@ -89,6 +92,8 @@ def mint_example(
     for name, lines in (("leaks.jsonl", made.leaks), ("examples.jsonl", made.examples)):
         if lines is not None:
             bodies[name] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    for name in made.revised:
+        bodies[revised_name(name, "1a2b3c4d5e6f")] = bodies.pop(name)
     identity = identity_of([made.consumed, len(made.rows)])
     for name, body in bodies.items():
         store.put(f"{layout.snapshot(identity[:12])}/{name}", body)

@@ -197,9 +197,18 @@ def test_a_takedown_is_told_where_there_was_one_and_blames_no_rule(
     assert "takedown" not in Page(html).text
 
 
+def test_files_that_a_takedown_rewrote_are_found_under_their_new_names(
+    tmp_path: Path, html: str
+) -> None:
+    names = ("documents.parquet", "annotations.parquet", "rejects.jsonl.zst", "examples.jsonl")
+    other = LocalObjects(tmp_path / "other")
+    rewritten = _page(other, replace(full_example(), revised=names), tmp_path)
+    assert rewritten == html
+
+
 def test_annotations_of_other_documents_are_refused(store: LocalObjects, tmp_path: Path) -> None:
     made = full_example()
-    assert made.annotations is not None
+    assert made.annotations
     with pytest.raises(CorruptError, match="not of the same documents"):
         _page(store, replace(made, annotations=made.annotations[::-1]), tmp_path)
 
