@@ -9,6 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from flows.lineage import Lineage
+from tasks.curation.scorer import TEXTS
 from tasks.near_duplicates.config import PRESETS
 from training.config import Recipe
 from training.recipes import RECIPES
@@ -99,18 +100,23 @@ def _prepared(raw: dict[str, Any], origin: Path) -> dict[str, Any]:
     if against := (raw.get("decontaminate") or {}).get("against"):
         anchored = [_anchored(task, folder) for task in against]
         prepared["decontaminate"] = {**raw["decontaminate"], "against": anchored}
+    if domains := (raw.get("curate") or {}).get("domains"):
+        rules = {name: _anchored_rules(of_domain, folder) for name, of_domain in domains.items()}
+        prepared["curate"] = {**raw["curate"], "domains": rules}
     return prepared
 
 
 def _wrong_shapes(raw: dict[str, Any]) -> list[str]:
     """What must be a mapping or a list before relative paths and recipes can be filled in."""
-    base, kept_out = raw.get("base"), raw.get("decontaminate")
+    base, kept_out, curate = (raw.get(key) for key in ("base", "decontaminate", "curate"))
     found = [
         ("base", base, dict),
         ("recipe", raw.get("recipe"), dict),
         ("sources", raw.get("sources"), list),
         ("tasks", raw.get("tasks"), list),
         ("decontaminate", kept_out, dict),
+        ("curate", curate, dict),
+        ("curate.domains", _inside(curate, "domains"), dict),
         ("base.reference", _inside(base, "reference"), list),
         ("decontaminate.against", _inside(kept_out, "against"), list),
     ]
@@ -147,6 +153,20 @@ def _anchored(source: Any, folder: Path) -> Any:
     if not isinstance(uri, str) or "://" in uri:
         return source
     return {**source, "uri": str(folder / Path(uri).expanduser())}
+
+
+def _anchored_rules(rules: Any, folder: Path) -> Any:
+    """The rules of a domain, some sections of which name texts that they learn from."""
+    if not isinstance(rules, dict):
+        return rules
+    anchored = dict(rules)
+    for name, section in rules.items():
+        if isinstance(section, dict):
+            named = {
+                key: _anchored({"uri": section[key]}, folder) for key in TEXTS & section.keys()
+            }
+            anchored[name] = section | {key: found["uri"] for key, found in named.items()}
+    return anchored
 
 
 DEFAULT_RECIPE = "rewarm-cosine"

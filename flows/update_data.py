@@ -3,18 +3,19 @@
 As those that train (``flows.update_steps``), each can be retried and holds no state of its own.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from flows.ground import Ground, whoami
 from flows.steps import step
 from flows.update_steps import extend_replay
-from infra.progress import follow
 from storage.head import SnapshotRole, read_head
 from storage.lease import Lease
 from tasks.decontamination.current import bring_up_to_date
 from tasks.evaluations.freeze import freeze_tasks as freeze_lineage_tasks
 from tasks.import_base import import_base
 from tasks.refresh import refresh as refresh_lineage
+from tasks.refresh_progress import ShownProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
     RefreshConfig,
@@ -22,6 +23,8 @@ from tasks.refresh_request import (
     RefreshResult,
     TrainedTokenizer,
 )
+from tasks.scoring.place import Place
+from tasks.staff import Workers
 from tasks.update_plan import UpdatePlan
 
 
@@ -101,12 +104,27 @@ def _refresh(ground: Ground, lease: Lease, *, role: SnapshotRole) -> RefreshResu
         minimum=lineage.refresh if role == "new" else RefreshConfig(),
         role=role,
     )
-    return refresh_lineage(
-        ground.store,
-        ground.layout,
-        request,
-        by=whoami(),
-        work_dir=ground.work_dir,
-        lease_token=lease.token,
-        progress=follow("refresh"),
+    with ShownProgress() as progress:
+        return refresh_lineage(
+            ground.store,
+            ground.layout,
+            request,
+            by=whoami(),
+            work_dir=ground.work_dir,
+            lease_token=lease.token,
+            progress=progress,
+            workers=_workers(ground),
+        )
+
+
+def _workers(ground: Ground) -> Workers:
+    """Those that the lineage has for reading, or those that train."""
+    lineage = ground.lineage
+    num_workers = lineage.refresh.num_workers
+    compute = (
+        lineage.compute
+        if num_workers is None
+        else replace(lineage.compute, num_workers=num_workers)
     )
+    place = Place(compute=replace(compute, use_gpu=False), ray_address=ground.settings.ray_cluster)
+    return Workers(place.pool("refreshing") if place.has_more else None)

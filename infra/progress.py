@@ -4,10 +4,10 @@ As a bar on a terminal and as log lines elsewhere; nothing of what takes less th
 """
 
 import logging
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -18,21 +18,75 @@ _SHOWN_AFTER_SECONDS = 1.0
 _BAR_WIDTH = 28
 
 
-class Progress:
-    """Counts towards ``total`` of ``unit``; a bar on a terminal, log lines elsewhere.
+class Rate:
+    """How fast a count grows: over the window, or since the first call."""
 
-    The log lines reach the Prefect API as well, so an operator sees the same. Call ``close`` at
-    the end, or use it as a context manager. With ``total`` 0 it is not known how much there is.
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, done: int) -> float:
+        """Units a second after ``done`` of them at the time ``now``; 0 at the first call."""
+        seen = self._seen
+        if seen and done < seen[-1][1]:
+            seen.clear()  # begun again from an earlier place
+        seen.append((now, done))
+        while len(seen) > 2 and now - seen[1][0] >= WINDOW_SECONDS:
+            seen.popleft()
+        seconds = now - seen[0][0]
+        return (done - seen[0][1]) / seconds if seconds > 0 else 0.0
+
+
+class ProgressLine:
+    """One line that is told again and again: over itself on a terminal, as log lines elsewhere.
+
+    The log lines reach the Prefect API as well, so an operator sees the same.
+    """
+
+    def __init__(self) -> None:
+        self._made_at = self._last_line_at = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        self._is_open = False
+
+    def show(self, text: str, now: float, *, share: float | None, is_last: bool = False) -> None:
+        """Show ``text``, if it is time to.
+
+        Args:
+            text: Without line ends.
+            now: Of ``time.monotonic``.
+            share: Done of all, from 0 to 1, for the bar; None when that is not known.
+            is_last: Nothing follows, so it is logged whenever the line before was.
+        """
+        if now - self._made_at < _SHOWN_AFTER_SECONDS:
+            return
+        if self._is_terminal:
+            self._is_open = True
+            sys.stderr.write(f"\r\x1b[2K  {_fitting(_bar(share), text)}")
+            sys.stderr.flush()
+        elif now - self._last_line_at >= _LINE_EVERY_SECONDS or is_last:
+            self._last_line_at = now
+            logger.info(text)
+
+    def close(self) -> None:
+        """End the line on the terminal."""
+        if self._is_open:
+            self._is_open = False
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+
+class Progress:
+    """Counts towards ``total`` of ``unit``, as a ``ProgressLine``.
+
+    Call ``close`` at the end, or use it as a context manager. With ``total`` 0 it is not known how
+    much there is.
     """
 
     def __init__(self, what: str, total: int, unit: str) -> None:
         self._what = what
         self._total = total
         self._unit = unit
-        self._made_at = self._last_line_at = time.monotonic()
-        self._seen: deque[tuple[float, int]] = deque()
-        self._is_terminal = sys.stderr.isatty()
-        self._has_bar = False
+        self._rate = Rate()
+        self._line = ProgressLine()
 
     def __enter__(self) -> "Progress":
         return self
@@ -48,43 +102,32 @@ class Progress:
             note: For people.
             rate: Units a second, by who knows better than the times of these calls.
         """
-        now = time.monotonic()
-        own_rate = self._rate(done, now)
-        if now - self._made_at < _SHOWN_AFTER_SECONDS:
-            return
+        now, total = time.monotonic(), self._total
+        own_rate = self._rate.at(now, done)
         text = f"{self._what}: " + progress_line(
-            done, self._total, self._unit, rate=own_rate if rate is None else rate, note=note
+            done, total, self._unit, rate=own_rate if rate is None else rate, note=note
         )
-        if self._is_terminal:
-            self._has_bar = True
-            sys.stderr.write(f"\r\x1b[2K  {self._bar(done)}{text}")
-            sys.stderr.flush()
-        elif now - self._last_line_at >= _LINE_EVERY_SECONDS or done >= self._total > 0:
-            self._last_line_at = now
-            logger.info(text)
+        share = done / total if total else None
+        self._line.show(text, now, share=share, is_last=done >= total > 0)
 
     def close(self) -> None:
         """End the bar's line."""
-        if self._has_bar:
-            sys.stderr.write("\n")
-            sys.stderr.flush()
+        self._line.close()
 
-    def _rate(self, done: int, now: float) -> float:
-        """Over the window, or since the first call."""
-        seen = self._seen
-        if seen and done < seen[-1][1]:
-            seen.clear()  # begun again from an earlier place
-        seen.append((now, done))
-        while len(seen) > 2 and now - seen[1][0] >= WINDOW_SECONDS:
-            seen.popleft()
-        seconds = now - seen[0][0]
-        return (done - seen[0][1]) / seconds if seconds > 0 else 0.0
 
-    def _bar(self, done: int) -> str:
-        if not self._total:
-            return ""
-        filled = min(_BAR_WIDTH, _BAR_WIDTH * done // self._total)
-        return f"[{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] "
+def _bar(share: float | None) -> str:
+    if share is None:
+        return ""
+    filled = int(_BAR_WIDTH * min(1.0, share))
+    return f"[{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] "
+
+
+def _fitting(bar: str, text: str) -> str:
+    """Both, or the text alone, or its beginning: a line that breaks could not be written over."""
+    room = shutil.get_terminal_size().columns - 3
+    if len(bar) + len(text) <= room:
+        return bar + text
+    return text if len(text) <= room else f"{text[: room - 3]}..."
 
 
 def progress_line(done: int, total: int, unit: str, *, rate: float, note: str = "") -> str:
@@ -122,17 +165,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
     return f"{int(seconds) // 3600:,}:{int(seconds) % 3600 // 60:02d} h"
-
-
-def follow(what: str) -> Callable[[str, int, int], None]:
-    """A callback ``(unit, done, total)`` for a step of several stages, one ``Progress`` a unit."""
-    stages: dict[str, Progress] = {}
-
-    def on_progress(unit: str, done: int, total: int) -> None:
-        if unit not in stages:
-            for earlier in stages.values():
-                earlier.close()
-            stages[unit] = Progress(what, total, unit)
-        stages[unit].update(done)
-
-    return on_progress

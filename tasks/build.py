@@ -1,35 +1,60 @@
 """From source files to tokenised, split documents, which ``tasks.mint`` makes a snapshot of.
 
-Texts pass through in batches; what stays in memory is an array of tokens and a few strings a
-document.
+read in batches -> prepared, each on its own, here or by workers of Ray -> sifted in canonical order
+-> spooled to the local disk -> split. What is in memory is a few batches a worker and some tens of
+bytes a document, however much text there is.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from storage.head import SnapshotRole
 from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask
-from tasks.curate import CurateConfig, curate
+from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
-from tasks.decontamination.screen import DecontaminationScreen, Sought
-from tasks.documents import Document, ReadPart, Reject, SourceObject
-from tasks.encode import DocumentEncoder
-from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
+from tasks.decontamination.screen import Sought
+from tasks.documents import Reject
+from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.config import NearDuplicateConfig
-from tasks.near_duplicates.screen import NearDuplicateScreen
-from tasks.pack import Framing, framed_length, framing_of
+from tasks.pack import framed_length, framing_of
+from tasks.prepare import (
+    Batch,
+    Preparation,
+    Prepared,
+    Preparer,
+    files_of,
+    open_encoder,
+    open_preparer,
+)
+from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS, RejectWriter
-from tasks.sources import SourceConfig
-from tasks.split import HOLDOUT_CAP, HoldoutConfig, SplitRow, split_by_cluster
-from tasks.tokenize import TokenizedDocument, tokenize_documents, train_on
+from tasks.sift import EXAMPLES, LEAKS, Sifter
+from tasks.source_reading import SourceFiles, SourceReading, Told
+from tasks.split import (
+    DROPPED,
+    HOLDOUT_CAP,
+    TRAIN,
+    HoldoutConfig,
+    SplitRows,
+    rank_of,
+    split_by_cluster,
+)
+from tasks.spool import DocumentSpool, SpooledDocuments
+from tasks.staff import Staff, Workers
+from tasks.text_spool import TextSpool
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -38,21 +63,23 @@ logger = logging.getLogger(__name__)
 
 CONSUMED = "consumed.json"
 """Marks of the files that the snapshot was read from: entity tag by URI."""
-LEAKS = "leaks.jsonl"
-"""The task items that documents gave away which were dropped for it, a line each."""
 RESERVED_NAMES = frozenset(
-    {"manifest.json", ANNOTATIONS, DOCUMENTS, REJECTS, CONSUMED, UNIGRAM, LEAKS, SEGMENT}
+    {
+        "manifest.json",
+        ANNOTATIONS,
+        CONSUMED,
+        DOCUMENTS,
+        EXAMPLES,
+        LEAKS,
+        REJECTS,
+        SEGMENT,
+        UNIGRAM,
+    }
 )
 """What no domain can be called, because its shards would lie under the key of a file."""
 
 _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 """Of a domain, from which on a rule that drops so much of it is told."""
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much (0 when that is not known)."""
-
-SourceFiles: TypeAlias = tuple[tuple[SourceConfig, tuple[SourceObject, ...]], ...]
-"""Sources in canonical order, each with its files to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +96,23 @@ class BuildInputs:
     holdout: HoldoutConfig
     seq_len: int
     role: SnapshotRole
+    learned: Learned = NOTHING_LEARNED
+    """What the rules learned from the files that they name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not comparable: it holds arrays.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReadDocuments:
     """All documents of a refresh, tokenised and split, before anything is stored."""
 
-    documents: tuple[TokenizedDocument, ...]
+    documents: SpooledDocuments
+    splits: NDArray[np.int8]
+    """``int8[documents]``, places in ``SPLITS``."""
     tokenizer: "Tokenizer"
     consumed: dict[str, str]
     """Marks of the files that could be read."""
+    dropped: dict[str, int]
+    """Documents by the reason why they were dropped."""
     rejected: dict[str, int]
     """Lines, rows and files by reason."""
     warnings: tuple[str, ...]
@@ -89,22 +123,17 @@ class ReadDocuments:
     @property
     def num_train(self) -> int:
         """Documents to train on."""
-        return sum(row.split == "train" for row in self.documents)
+        return int((self.splits == TRAIN).sum())
 
     @property
     def num_kept(self) -> int:
         """Documents to train on and held-out ones."""
-        return sum(row.split != "dropped" for row in self.documents)
+        return int((self.splits != DROPPED).sum())
 
     @property
     def num_kept_tokens(self) -> int:
         """Tokens of the kept documents, without framing."""
-        return sum(len(row.tokens) for row in self.documents if row.split != "dropped")
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Documents by the reason why they were dropped."""
-        return dict(sorted(Counter(row.reason for row in self.documents if row.reason).items()))
+        return int(self.documents.lengths[self.splits != DROPPED].sum())
 
 
 def read_and_split(
@@ -116,11 +145,12 @@ def read_and_split(
     lineage: str,
     work_dir: Path,
     certificates: Path,
-    progress: Progress,
+    progress: RefreshProgress,
+    workers: Workers,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
 
-    The rejects go to ``work_dir``, and the signatures of what near-duplicates are looked for in.
+    What stages leave goes to ``work_dir``: rejects, annotations, leaks, signatures, examples.
 
     Args:
         inputs: What to read and how.
@@ -130,77 +160,163 @@ def read_and_split(
         lineage: Name of the lineage.
         work_dir: Empty local directory.
         certificates: Local directory of ``DocumentEncoder``; may be missing.
-        progress: Told how many documents are done.
+        progress: Told what is read, and what became of it.
+        workers: Who prepares documents; no influence on the result.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
         EncodingMismatchError: The fast path of the tokenizer is wrong.
+        TrainingError: Ray lost its workers too often, or has no room for one.
     """
-    unread: list[Reject] = []
-    parts: dict[str, ReadPart] = {}
+    spooled = work_dir / "spool"
+    spooled.mkdir()
+    reading = SourceReading(inputs.sources)
+    stages = _Stages(
+        sifter=Sifter(known.has, inputs.sought, inputs.near_duplicates, index, spooled),
+        spool=DocumentSpool(spooled, partial(rank_of, lineage)),
+        texts=TextSpool(spooled),
+    )
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
-        AnnotationWriter(work_dir / ANNOTATIONS, inputs.curate.annotation_columns) as annotations,
+        AnnotationWriter(
+            work_dir / ANNOTATIONS, inputs.curate.annotation_columns, inputs.learned.digests
+        ) as annotations,
     ):
-
-        def reject(item: Reject) -> None:
-            rejects.add(item)
-            if item.reason in RETRIED_REASONS:
-                unread.append(item)
-
-        curated = curate(
-            _documents(inputs, reject, parts), known.has, inputs.curate, annotations.add
-        )
-        leaks = None
-        if inputs.sought is not None:
-            leaks = DecontaminationScreen(inputs.sought)
-            curated = leaks.screen(curated)
-        screen = None
-        if inputs.near_duplicates is not None:
-            screen = NearDuplicateScreen(inputs.near_duplicates, index)
-            curated = screen.screen(curated)
+        told = Told(progress, reading, rejects)
+        preparing = _Preparing(inputs, certificates, workers.for_bytes(reading.bytes_total))
+        given = None if isinstance(tokenizer, int) else tokenizer
+        for prepared in preparing.prepared(reading.batches(), given):
+            for reject in prepared.rejects:
+                rejects.add(reject)
+            annotations.add(prepared.documents, prepared.found)
+            told.add(prepared, stages.add(prepared))
         if isinstance(tokenizer, int):
-            tokenizer, curated = train_on(curated, work_dir, vocab_size=tokenizer)
-        documents = tokenize_documents(
-            curated,
-            DocumentEncoder(tokenizer, certificates),
-            lambda done: progress("documents", done, 0),
-        )
-    if leaks is not None:
-        leaks.write(work_dir / LEAKS)
-    if screen is not None:
-        screen.write(work_dir / SEGMENT, inputs.identity[:12])
-    framing = framing_of(tokenizer)
-    split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)
-    if (work_dir / ANNOTATIONS).exists():
-        _, numbers = read_annotations(work_dir / ANNOTATIONS, PII_COLUMNS)
-        found = describe_found(numbers)
-        warnings = (*warnings, found) if found else warnings
-    warnings = (*warnings, *_mostly_dropped(split))
+            tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
+    stages.sifter.write(work_dir, inputs.identity[:12])
+    documents = stages.spool.close(tokenizer.token_dtype)
+    splits, warnings = _split(documents, known, inputs.holdout, tokenizer)
+    over_cap = int((documents.is_kept & (splits == DROPPED)).sum())
+    dropped = stages.sifter.dropped_by_reason() + Counter({HOLDOUT_CAP: over_cap})
+    warnings += _personal_data(work_dir)
+    warnings += _mostly_dropped(documents, stages.sifter.dropped)
     for warning in warnings:
         logger.warning("%s", warning)
-    listed = [found for _, objects in inputs.sources for found in objects]
     return ReadDocuments(
-        documents=tuple(split),
+        documents=documents,
+        splits=splits,
         tokenizer=tokenizer,
-        consumed=next_marks({}, listed, unread, parts),
+        consumed=reading.marks(),
+        dropped=dict(sorted(dropped.items())),
         rejected=rejects.counts,
-        warnings=warnings,
+        warnings=tuple(warnings),
         first_reject=rejects.first,
-        checked_tasks=leaks.checked() if leaks is not None else (),
+        checked_tasks=stages.sifter.checked(),
     )
 
 
-def _mostly_dropped(documents: Sequence[TokenizedDocument]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """Where prepared documents go."""
+
+    sifter: Sifter
+    spool: DocumentSpool
+    texts: TextSpool
+    """Of what is kept, where a tokenizer is yet to be trained on it."""
+
+    def add(self, prepared: Prepared) -> list[str]:
+        """Take the next batch; returns why each document is dropped, "" for what is kept."""
+        reasons = self.sifter.reasons(prepared)
+        if prepared.encoded is None:
+            self.texts.add(prepared, reasons, self.spool.num_documents)
+        self.spool.add(prepared, reasons)
+        return reasons
+
+    def encode(self, directory: Path, vocab_size: int, preparing: "_Preparing") -> "Tokenizer":
+        """Train a tokenizer on what is kept, and add its tokens."""
+        from training.tokenizer import train_tokenizer  # noqa: PLC0415  imports tokenizers
+
+        tokenizer = train_tokenizer(self.texts.texts(), directory, vocab_size=vocab_size)
+        encoded = preparing.encoded(self.texts.batches(), tokenizer)
+        for rows, tokens in zip(self.texts.rows(), encoded, strict=True):
+            self.spool.add_tokens(rows, tokens)
+        return tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Preparing:
+    """Who prepares batches, and how."""
+
+    inputs: BuildInputs
+    certificates: Path
+    staff: Staff
+
+    def prepared(
+        self, batches: Iterable[Batch], tokenizer: "Tokenizer | None"
+    ) -> Iterator[Prepared]:
+        """What is found out of each batch, in order."""
+        near = self.inputs.near_duplicates
+        preparation = Preparation(
+            curate=self.inputs.curate,
+            learned=self.inputs.learned,
+            sought=self.inputs.sought,
+            scheme=near.scheme if near is not None else None,
+            certificates=self.certificates,
+        )
+        if self.staff.is_here:
+            return map(Preparer(preparation, tokenizer), batches)
+        files = files_of(tokenizer) if tokenizer is not None else None
+        return self.staff.apply(partial(open_preparer, preparation, files), batches)
+
+    def encoded(
+        self, batches: Iterable[Sequence[Legible]], tokenizer: "Tokenizer"
+    ) -> Iterator[Encoded]:
+        """The tokens of each batch, in order."""
+        if self.staff.is_here:
+            return map(DocumentEncoder(tokenizer, self.certificates).encode, batches)
+        files = files_of(tokenizer)
+        return self.staff.apply(partial(open_encoder, self.certificates, files), batches)
+
+
+def _split(
+    documents: SpooledDocuments,
+    known: KnownDocuments,
+    config: HoldoutConfig,
+    tokenizer: "Tokenizer",
+) -> tuple[NDArray[np.int8], list[str]]:
+    """Places in ``SPLITS`` of all documents, and what a person should know."""
+    kept = np.flatnonzero(documents.is_kept)
+    rows = SplitRows(
+        domain_names=documents.domain_names,
+        domains=documents.domains[kept],
+        cluster_keys=documents.keys("cluster_key")[kept],
+        ranks=documents.floats("rank")[kept],
+        tokens=framed_length(documents.lengths[kept], framing_of(tokenizer)),
+    )
+    splits = np.full(len(documents), DROPPED, np.int8)
+    splits[kept], warnings = split_by_cluster(rows, known.split_of, config)
+    return splits, warnings
+
+
+def _personal_data(work_dir: Path) -> list[str]:
+    if not (work_dir / ANNOTATIONS).exists():
+        return []
+    _, numbers = read_annotations(work_dir / ANNOTATIONS, PII_COLUMNS)
+    found = describe_found(numbers)
+    return [found] if found else []
+
+
+def _mostly_dropped(
+    documents: SpooledDocuments, dropped: Mapping[tuple[str, str], int]
+) -> list[str]:
     """A sentence for every domain of which the rules leave next to nothing."""
-    reasons: dict[str, Counter[str]] = {}
-    for row in documents:
-        reasons.setdefault(row.document.domain, Counter())[row.reason] += 1
     told: list[str] = []
-    for domain, counts in sorted(reasons.items()):
+    for code in sorted(range(len(documents.domain_names)), key=documents.domain_names.__getitem__):
+        domain = documents.domain_names[code]
         # What was there before is dropped as it should be.
-        rules = Counter({why: n for why, n in counts.items() if why and "duplicate" not in why})
-        read = sum(counts.values())
+        rules = Counter(
+            {why: n for (of, why), n in dropped.items() if of == domain and "duplicate" not in why}
+        )
+        read = int((documents.domains == code).sum())
         if read >= _ENOUGH_DOCUMENTS and rules.total() >= _MOST * read:
             (why, often), *_ = rules.most_common(1)
             told.append(
@@ -208,43 +324,3 @@ def _mostly_dropped(documents: Sequence[TokenizedDocument]) -> list[str]:
                 f"{why} ({often:,}); is this the rule that its texts should keep?"
             )
     return told
-
-
-def _documents(
-    inputs: BuildInputs, reject: Callable[[Reject], None], parts: dict[str, ReadPart]
-) -> Iterator[Document]:
-    """All documents in canonical order: by source, file and position."""
-    for source, objects in inputs.sources:
-        for document in read_objects(source, objects, reject, parts.__setitem__):
-            # Two sources may both have a document 1, and a domain may be fed by both.
-            yield replace(document, id=f"{source.name}/{document.id}")
-
-
-def _split(
-    documents: Sequence[TokenizedDocument],
-    known: KnownDocuments,
-    config: HoldoutConfig,
-    framing: Framing,
-    *,
-    lineage: str,
-) -> tuple[list[TokenizedDocument], tuple[str, ...]]:
-    """The documents with their sides, and what a person should know."""
-    rows = (
-        SplitRow(
-            domain=row.document.domain,
-            cluster=row.document.cluster,
-            tokens=framed_length(len(row.tokens), framing),
-        )
-        for row in documents
-        if not row.reason
-    )
-    result = split_by_cluster(rows, known.split_of, config, lineage=lineage)
-    split: list[TokenizedDocument] = []
-    for row in documents:
-        if row.reason:
-            split.append(row)
-            continue
-        side = result.splits[row.document.domain, row.document.cluster]
-        reason = HOLDOUT_CAP if side == "dropped" else ""
-        split.append(replace(row, split=side, reason=reason))
-    return split, result.warnings

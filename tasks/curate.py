@@ -12,9 +12,11 @@ from infra.bounds import Bounds
 from tasks.curation.annotate import annotate, columns_of, judge, rules_of
 from tasks.curation.annotation_table import DELIVERED, Found
 from tasks.curation.config import EVERY, DomainRules
+from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.licences import LicenceRules, licence_reason, licences_of
 from tasks.curation.normalise import mend, normalise
 from tasks.documents import Document
+from tasks.sorted_digests import SortedDigests
 from tasks.sources import SourceConfig
 from training.config import FORBID_UNKNOWN
 
@@ -97,34 +99,66 @@ def curate(
     is_known: Callable[[bytes], bool],
     config: CurateConfig,
     keep_annotations: Callable[[Sequence[Document], Sequence[Found]], None] = _forget,
+    learned: Learned = NOTHING_LEARNED,
 ) -> Iterator[Curated]:
     """Every document, in order, each with its verdict; of equal ones the first is kept.
 
-    Memory grows by one digest a kept document; besides, a batch of documents is held at a time.
+    Memory grows by 16 bytes a kept document; besides, a batch of documents is held at a time.
 
     Args:
         documents: In canonical order, which decides who is first.
         is_known: Whether the lineage already has a document of this digest (16 bytes).
         config: Bounds of the length, and the rules of each domain.
         keep_annotations: Given each batch of documents and what was found of them.
+        learned: What the rules need to have learned from the files that they name.
     """
-    seen: set[bytes] = set()
-    for batch in _batches(documents):
-        ruled, reasons, found = apply_rules(batch, config)
+    duplicates = ExactDuplicates(is_known)
+    for batch in batches_of(documents):
+        ruled, reasons, found = apply_rules(batch, config, learned)
         keep_annotations(ruled, found)
-        for document, reason in zip(ruled, reasons, strict=True):
-            digest = content_digest(document.text)
-            if not reason and digest in seen:
-                reason = "duplicate_in_batch"
-            if not reason and is_known(digest):
-                reason = "duplicate"
-            if not reason:
-                seen.add(digest)
+        digests = [content_digest(document.text) for document in ruled]
+        for document, digest, reason in zip(
+            ruled, digests, duplicates.reasons(digests, reasons), strict=True
+        ):
             yield Curated(document=document, digest=digest, reason=reason)
 
 
+class ExactDuplicates:
+    """Drops what equals an earlier document of the batch or of the lineage.
+
+    Args:
+        is_known: Whether the lineage already has a document of this digest (16 bytes).
+    """
+
+    def __init__(self, is_known: Callable[[bytes], bool]) -> None:
+        self._is_known = is_known
+        self._seen = SortedDigests()
+
+    def reasons(self, digests: Sequence[bytes], reasons: Sequence[str]) -> list[str]:
+        """Why each of the documents that come next is dropped; given reasons stay.
+
+        Args:
+            digests: Of the documents, 16 bytes each.
+            reasons: Why the rules drop them, "" for what they keep.
+        """
+        found = list(reasons)
+        was_seen = self._seen.has(digests)
+        new: set[bytes] = set()
+        for place, digest in enumerate(digests):
+            if found[place]:
+                continue
+            if was_seen[place] or digest in new:
+                found[place] = "duplicate_in_batch"
+            elif self._is_known(digest):
+                found[place] = "duplicate"
+            else:
+                new.add(digest)
+        self._seen.add(new)
+        return found
+
+
 def apply_rules(
-    documents: Sequence[Document], config: CurateConfig
+    documents: Sequence[Document], config: CurateConfig, learned: Learned = NOTHING_LEARNED
 ) -> tuple[list[Document], list[str], list[Found]]:
     """Documents as they would be trained on, why each is dropped, and what was found of them.
 
@@ -140,7 +174,8 @@ def apply_rules(
         rules = rules_of(config.domains, domain)
         spell = mend if rules.mend_encoding else normalise
         normal = [spell(documents[place].text) for place in inside]
-        annotated = annotate(normal, [documents[place].uri for place in inside], rules)
+        names = [documents[place].uri for place in inside]
+        annotated = annotate(normal, names, rules, learned)
         judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
         numbers = annotated.numbers
         if config.domains:
@@ -166,7 +201,8 @@ def apply_rules(
     return ruled, reasons, found
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batches_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents in order, so many at a time as are curated together."""
     batch: list[Document] = []
     characters = 0
     for document in documents:

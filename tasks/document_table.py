@@ -4,91 +4,78 @@ It says where each document lies in the shards or why it is not there, and it is
 knows of its data from then on.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tasks.split import key_of
-from tasks.tokenize import TokenizedDocument
+from tasks.split import DROPPED, HOLDOUT_CAP, SPLITS
+from tasks.spool import SpooledDocuments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ROWS_AT_ONCE = 16_384
+_SPOOLED = (
+    "document", "content", "cluster", "cluster_key", "source", "uri", "position", "domain",
+    "licence", "time", "date", "language", "language_probability", "address", "provenance",
+    "synthetic_of",
+)  # fmt: skip
+"""Columns that are written as they were read; others follow."""
 
 
 def write_document_table(
-    documents: Sequence[TokenizedDocument],
+    documents: SpooledDocuments,
     path: Path,
     *,
-    lengths: np.ndarray,
-    first_tokens: np.ndarray,
+    splits: NDArray[np.int8],
+    lengths: NDArray[np.int64],
+    first_tokens: NDArray[np.int64],
 ) -> None:
     """Write a row a document; the same documents give the same bytes.
 
     Args:
         documents: In canonical order.
         path: Of the local file.
-        lengths: ``int64[documents]``, tokens of each with framing; 0 for what curation dropped.
+        splits: ``int8[documents]``, places in ``SPLITS``.
+        lengths: ``int64[documents]``, tokens of each with framing; 0 for what has none.
         first_tokens: ``int64[documents]``, offset of each in the training stream of its domain;
             -1 for what is not in it.
     """
-    import pyarrow as pa  # noqa: PLC0415  heavy, and the scheduler imports this module
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    schema = pa.schema(
-        [
-            ("document", pa.string()),
-            ("content", pa.binary(16)),
-            ("cluster", pa.string()),
-            ("cluster_key", pa.binary(16)),
-            ("source", pa.string()),
-            ("uri", pa.string()),
-            ("position", pa.int64()),
-            ("domain", pa.string()),
-            ("licence", pa.string()),
-            ("time", pa.string()),
-            ("date", pa.string()),
-            ("language", pa.string()),
-            ("language_probability", pa.float64()),
-            ("address", pa.string()),
-            ("provenance", pa.string()),
-            ("synthetic_of", pa.string()),
-            ("tokens", pa.int64()),
-            ("split", pa.string()),
-            ("reason", pa.string()),
-            ("first_token", pa.int64()),
-        ]
-    )
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    table = documents.table(*_SPOOLED, "reason")
+    over_cap = documents.is_kept & (splits == DROPPED)
+    with pq.ParquetWriter(path, _schema(table.select(_SPOOLED).schema), compression="zstd") as out:
         for start in range(0, len(documents), _ROWS_AT_ONCE):
-            rows = [
-                _row(documents[i], int(lengths[i]), int(first_tokens[i]))
-                for i in range(start, min(start + _ROWS_AT_ONCE, len(documents)))
-            ]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+            rows = slice(start, min(start + _ROWS_AT_ONCE, len(documents)))
+            spooled = table.slice(rows.start, rows.stop - rows.start).combine_chunks()
+            reasons = np.where(over_cap[rows], HOLDOUT_CAP, spooled["reason"].to_numpy())
+            more = {
+                "tokens": lengths[rows],
+                "split": [SPLITS[split] for split in splits[rows].tolist()],
+                "reason": reasons.tolist(),
+                "first_token": first_tokens[rows],
+            }
+            out.write_table(_with(spooled.select(_SPOOLED), more))
 
 
-def _row(read: TokenizedDocument, length: int, first_token: int) -> dict[str, Any]:
-    document = read.document
-    return {
-        "document": document.id,
-        "content": read.content,
-        "cluster": document.cluster,
-        "cluster_key": key_of(document.cluster),
-        "source": document.source,
-        "uri": document.uri,
-        "position": document.position,
-        "domain": document.domain,
-        "licence": document.licence,
-        "time": document.time,
-        "date": document.date,
-        "language": document.language,
-        "language_probability": document.language_probability,
-        "address": document.address,
-        "provenance": document.provenance,
-        "synthetic_of": document.synthetic_of,
-        "tokens": length,
-        "split": read.split,
-        "reason": read.reason,
-        "first_token": first_token,
-    }
+def _with(table: "pa.Table", more: dict[str, Any]) -> "pa.Table":
+    import pyarrow as pa  # noqa: PLC0415
+
+    for name, values in more.items():
+        table = table.append_column(name, pa.array(values))
+    return table
+
+
+def _schema(spooled: "pa.Schema") -> "pa.Schema":
+    import pyarrow as pa  # noqa: PLC0415
+
+    more = [
+        ("tokens", pa.int64()),
+        ("split", pa.string()),
+        ("reason", pa.string()),
+        ("first_token", pa.int64()),
+    ]
+    return pa.schema([*spooled, *(pa.field(*item) for item in more)])

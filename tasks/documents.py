@@ -39,6 +39,8 @@ class Document:
     provenance: Provenance = "real"
     synthetic_of: str = ""
     """What synthetic text was made from or by: an id, a data set, a model."""
+    is_page: bool = False
+    """Whether the text is a web page, whose main text is yet to be taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ both ways.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from tasks.curate import Curated
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from training.fast_bpe.encoder import FastEncoder
@@ -25,7 +25,29 @@ _SLOW_CHARACTERS = 4_000_000
 _CHECKED_ONE_IN = 200
 
 
-class EncodingMismatchError(Exception):
+@dataclass(frozen=True, slots=True)
+class Legible:
+    """A text to be encoded, and which one it is."""
+
+    text: str
+    digest: bytes
+    """16 bytes: ``content_digest`` of the text."""
+    document: str
+    uri: str
+
+
+# Not comparable: it holds arrays.
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The tokens of a batch of texts."""
+
+    tokens: NDArray[Any]
+    """Of all texts in order, without framing; of the tokenizer's ``token_dtype``."""
+    lengths: NDArray[np.int64]
+    """Tokens of each text."""
+
+
+class EncodingMismatchError(ValueError):
     """Two ways to encode a document gave different tokens; nothing was stored."""
 
 
@@ -47,25 +69,24 @@ class DocumentEncoder:
         """Of the arrays that ``encode`` gives."""
         return self._tokenizer.token_dtype
 
-    def encode(self, documents: Sequence[Curated]) -> list[np.ndarray]:
-        """Tokens of each text, without framing; arrays of the tokenizer's ``token_dtype``.
+    def encode(self, documents: Sequence[Legible]) -> Encoded:
+        """Tokens of each text, without framing.
 
         Raises:
             EncodingMismatchError: The fast path is wrong; the message names document and tokens.
         """
-        if not documents:
-            return []
-        texts = [item.document.text for item in documents]
+        texts = [item.text for item in documents]
         if self._slow_left > 0:
             self._slow_left -= sum(map(len, texts))
             if self._slow_left <= 0:
                 self._fast = self._open_fast()
-        if self._fast is None:
-            return self._tokenizer.encode_batch(texts)
+        if self._fast is None or not texts:
+            slow = self._tokenizer.encode_batch(texts)
+            tokens = np.concatenate([np.empty(0, self.token_dtype), *slow])
+            return Encoded(tokens, np.array([len(ids) for ids in slow], np.int64))
         tokens, counts = self._fast.encode(texts, self.token_dtype)
-        encoded = np.split(tokens, np.cumsum(counts)[:-1])
-        self._check(documents, encoded)
-        return encoded
+        self._check(documents, np.split(tokens, np.cumsum(counts)[:-1]))
+        return Encoded(tokens, np.asarray(counts, np.int64))
 
     def _open_fast(self) -> "FastEncoder | None":
         from training.fast_bpe.certify import certified_encoder  # noqa: PLC0415  imports numba
@@ -77,7 +98,7 @@ class DocumentEncoder:
             logger.info("this tokenizer has no fast path, tokenizers encodes all: %s", error)
             return None
 
-    def _check(self, documents: Sequence[Curated], encoded: Sequence[np.ndarray]) -> None:
+    def _check(self, documents: Sequence[Legible], encoded: Sequence[np.ndarray]) -> None:
         """Encode some of ``documents`` once more; which ones follows from their contents."""
         from training.fast_bpe.certify import difference_of, revoke  # noqa: PLC0415  imports numba
 
@@ -86,12 +107,12 @@ class DocumentEncoder:
             for place, item in enumerate(documents)
             if int.from_bytes(item.digest[:8], "big") % _CHECKED_ONE_IN == 0
         ]
-        texts = [documents[place].document.text for place in places]
+        texts = [documents[place].text for place in places]
         for place, slow in zip(places, self._tokenizer.encode_batch(texts), strict=True):
             difference = difference_of(slow, encoded[place])
             if difference:
-                document = documents[place].document
-                found = f"of document {document.id} in {document.uri} {difference}"
+                item = documents[place]
+                found = f"of document {item.document} in {item.uri} {difference}"
                 revoke(self._tokenizer, self._certificates, found)
                 raise EncodingMismatchError(
                     f"the fast path gives other ids than tokenizers: {found}; no snapshot was "

@@ -21,6 +21,7 @@ from tasks.readers import Record
 from tasks.reading.bucket_source import is_in_bucket, list_bucket, name_in_bucket
 from tasks.reading.dates import date_of
 from tasks.reading.growth import is_unchanged, mark_of, read_mark
+from tasks.reading.html import with_main_text
 from tasks.reading.licence_files import LicenceFiles
 from tasks.reading.source_file import local_etag, read_file
 from tasks.sources import (
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 RETRIED_REASONS = frozenset({"unreadable", "changed"})
 """Rejects after which the next refresh reads the file again."""
-# Nobody can mend what holds nothing: a package's marker, the log of a quiet night, a page of links.
-_NOT_COUNTED = frozenset({"empty_file", "no_main_text"})
+# Nobody can mend what holds nothing: a package's marker, the log of a quiet night.
+_NOT_COUNTED = frozenset({"empty_file"})
 _EARLY_STOP_LINES = 1000
 _NUM_EXAMPLES = 3
 
@@ -160,9 +161,24 @@ def read_objects(
     reject: Callable[[Reject], None],
     note_part: Callable[[str, ReadPart], None] = _forget,
 ) -> Iterator[Document]:
-    """Documents of ``objects`` by URI, then by position; what cannot be read goes to ``reject``.
+    """The documents of ``read_items`` with their texts; what cannot be read goes to ``reject``."""
+    for found in read_items(source, objects, note_part):
+        item = with_main_text(found) if isinstance(found, Document) else found
+        if isinstance(item, Document):
+            yield item
+        else:
+            reject(item)
 
-    Every line, row or file gives either a document or a reject. Memory is bounded by
+
+def read_items(
+    source: SourceConfig,
+    objects: Collection[SourceObject],
+    note_part: Callable[[str, ReadPart], None] = _forget,
+) -> Iterator[Document | Reject]:
+    """Documents and rejects of ``objects`` by URI, then by position.
+
+    Every line, row or file gives either a document or a reject; of a web page the main text is yet
+    to be taken (``with_main_text``). Memory is bounded by
     ``max_document_bytes``; with ``fields.id`` it also grows by one hash a document.
 
     Raises:
@@ -186,7 +202,7 @@ def read_objects(
                 tally.num_read += 1
                 yield _document(source, found, relative, item)
             else:
-                reject(item)
+                yield item
                 if item.reason not in _NOT_COUNTED:
                     tally.num_read += 1
                     tally.add(item)
@@ -263,6 +279,7 @@ def _document(source: SourceConfig, found: SourceObject, relative: str, record: 
         address=record.address,
         provenance=_provenance(source, record),
         synthetic_of=record.synthetic_of or ("" if record.provenance else source.synthetic_of),
+        is_page=record.is_page,
     )
 
 

@@ -3,7 +3,6 @@
 The bytes of a snapshot are a pure function of its inputs.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,14 +18,23 @@ from storage.snapshots import (
     SnapshotManifest,
     mint,
 )
-from tasks.build import CONSUMED, LEAKS, BuildInputs, Progress, ReadDocuments
+from tasks.build import CONSUMED, BuildInputs, ReadDocuments
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.document_table import write_document_table
-from tasks.pack import Framing, PackedDomain, framed_length, framing_of, pack_domain
+from tasks.pack import (
+    Framing,
+    PackedDomain,
+    first_tokens,
+    framed_length,
+    framing_of,
+    pack_domain,
+)
+from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS
-from tasks.tokenize import TokenizedDocument
+from tasks.sift import EXAMPLES, LEAKS
+from tasks.split import DROPPED
 
-_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS)
+_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS, EXAMPLES)
 """What stages of a refresh leave that not every lineage has."""
 
 
@@ -37,7 +45,7 @@ def store_snapshot(
     read: ReadDocuments,
     *,
     work_dir: Path,
-    progress: Progress,
+    progress: RefreshProgress,
 ) -> SnapshotManifest:
     """Pack what was read, upload it and mint the snapshot. Safe to retry in a new ``work_dir``.
 
@@ -55,7 +63,7 @@ def store_snapshot(
     # All that is uploaded lies in one directory, apart from the texts and the tokenizer.
     local = work_dir / "snapshot"
     local.mkdir()
-    packed = _pack(read.documents, framing, inputs.seq_len, local, progress)
+    packed = _pack(read, framing, inputs.seq_len, local, progress)
     unigram = np.sum([domain.unigram for domain in packed], axis=0)
     (local / UNIGRAM).write_bytes(unigram.astype("<i8").tobytes())
     (local / CONSUMED).write_bytes(canonical_json(read.consumed))
@@ -68,7 +76,7 @@ def store_snapshot(
     prefix = layout.snapshot(inputs.identity[:12])
     for done, file in enumerate(files, 1):
         store.put_file(f"{prefix}/{file.name}", local / file.name)
-        progress("files", done, len(files))
+        progress.stage("files", done, len(files))
     manifest = SnapshotManifest(
         id=inputs.identity[:12],
         lineage=layout.lineage,
@@ -94,36 +102,23 @@ def store_snapshot(
 
 
 def _pack(
-    documents: Sequence[TokenizedDocument],
-    framing: Framing,
-    seq_len: int,
-    directory: Path,
-    progress: Progress,
+    read: ReadDocuments, framing: Framing, seq_len: int, directory: Path, progress: RefreshProgress
 ) -> list[PackedDomain]:
     """Write the shards of all domains and the table of documents into ``directory``."""
-    domains = sorted({row.document.domain for row in documents if row.split != "dropped"})
-    first_tokens = np.full(len(documents), -1, np.int64)
+    documents, splits = read.documents, read.splits
+    with_documents = set(documents.domains[splits != DROPPED].tolist())
+    domains = sorted(with_documents, key=documents.domain_names.__getitem__)
     packed: list[PackedDomain] = []
     for done, domain in enumerate(domains, 1):
-        places = [i for i, row in enumerate(documents) if row.document.domain == domain]
         packed.append(
-            pack_domain(
-                domain,
-                [documents[place] for place in places],
-                framing,
-                seq_len=seq_len,
-                directory=directory,
-            )
+            pack_domain(documents, domain, splits, framing, seq_len=seq_len, directory=directory)
         )
-        first_tokens[places] = packed[-1].first_tokens
-        progress("domains", done, len(domains))
-    lengths = [
-        framed_length(len(row.tokens), framing) if row.tokens.size else 0 for row in documents
-    ]
+        progress.stage("domains", done, len(domains))
     write_document_table(
         documents,
         directory / DOCUMENTS,
-        lengths=np.array(lengths, np.int64),
-        first_tokens=first_tokens,
+        splits=splits,
+        lengths=np.where(documents.lengths > 0, framed_length(documents.lengths, framing), 0),
+        first_tokens=first_tokens(documents, splits, framing),
     )
     return packed

@@ -4,23 +4,27 @@ Training documents are framed, concatenated in canonical order and cut into rows
 ``seq_len + 1`` tokens that overlap by one, so that every token but the first is a target once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage.manifest import FileDigest
 from storage.snapshots import DomainSlice
-from tasks.tokenize import TokenizedDocument
+from tasks.split import HOLDOUT, TRAIN
+from tasks.spool import SpooledDocuments
 from training.data.holdout import HoldoutDocument
 from training.shard_writer import write_holdout_shards, write_train_shards
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
 
-_COUNTED_AT_ONCE = 1 << 22
+_TOKENS_AT_ONCE = 1 << 21
+"""Of a domain in memory, or one document where that is longer."""
+_Count = TypeVar("_Count", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,6 @@ class PackedDomain:
     slice: DomainSlice
     files: tuple[FileDigest, ...]
     """Named relative to the snapshot."""
-    first_tokens: np.ndarray
-    """``int64[documents]``: offset in the training stream, -1 for documents outside of it."""
     unigram: np.ndarray
     """``int64[vocab_size]``: see ``count_targets``."""
 
@@ -57,8 +59,8 @@ def framing_of(tokenizer: "Tokenizer") -> Framing:
     )
 
 
-def framed_length(num_tokens: int, framing: Framing) -> int:
-    """Tokens of a training document of ``num_tokens`` with its framing."""
+def framed_length(num_tokens: _Count, framing: Framing) -> _Count:
+    """Tokens of a training document of ``num_tokens`` with its framing, or of several."""
     return num_tokens + (1 if framing.start_id == framing.end_id else 2)
 
 
@@ -73,18 +75,29 @@ def token_stream(documents: Sequence[np.ndarray], framing: Framing) -> np.ndarra
     return np.concatenate(pieces or [end[:0]], dtype=framing.token_dtype, casting="same_kind")
 
 
-def pack_rows(stream: np.ndarray, seq_len: int, *, start_id: int) -> np.ndarray:
-    """Cut ``stream`` into rows, ``[rows, seq_len + 1]``; the last one is padded with ``start_id``.
+def row_blocks(
+    pieces: Iterable[np.ndarray], framing: Framing, seq_len: int
+) -> Iterator[np.ndarray]:
+    """Cut the stream that ``pieces`` make up into rows, ``[rows, seq_len + 1]`` a block.
 
-    Row k starts at token ``k * seq_len`` and ends with the first token of row k + 1. A stream of
-    one token has no target and gives no row.
+    Row k starts at token ``k * seq_len`` and ends with the first token of row k + 1; the last one
+    is padded with the start token. A stream of one token has no target and gives no row.
     """
-    num_rows = -(-max(len(stream) - 1, 0) // seq_len)
-    if not num_rows:
-        return np.empty((0, seq_len + 1), stream.dtype)
-    padded = np.full(num_rows * seq_len + 1, start_id, stream.dtype)
-    padded[: len(stream)] = stream
-    return np.lib.stride_tricks.sliding_window_view(padded, seq_len + 1)[::seq_len]
+    held = np.empty(0, framing.token_dtype)
+    for piece in pieces:
+        held = np.concatenate([held, piece])
+        num_rows = max(len(held) - 1, 0) // seq_len
+        if num_rows:
+            yield _rows(held[: num_rows * seq_len + 1], seq_len)
+            held = held[num_rows * seq_len :]
+    if len(held) > 1:
+        padded = np.full(seq_len + 1, framing.start_id, framing.token_dtype)
+        padded[: len(held)] = held
+        yield padded[None]
+
+
+def _rows(stream: np.ndarray, seq_len: int) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(stream, seq_len + 1)[::seq_len]
 
 
 def count_targets(stream: np.ndarray, framing: Framing) -> np.ndarray:
@@ -93,82 +106,118 @@ def count_targets(stream: np.ndarray, framing: Framing) -> np.ndarray:
     The tokens of the texts and one end token a document: what the unigram model is made of that
     the first version of a lineage has to beat.
     """
-    counts = np.zeros(framing.vocab_size, np.int64)
-    # In pieces, because bincount works on a copy of eight bytes a token.
-    for first in range(0, len(stream), _COUNTED_AT_ONCE):
-        piece = stream[first : first + _COUNTED_AT_ONCE]
-        counts += np.bincount(piece, minlength=framing.vocab_size)
+    counts = np.bincount(stream, minlength=framing.vocab_size)
     if framing.start_id != framing.end_id:
         counts[framing.start_id] = 0
     return counts
 
 
 def pack_domain(
-    domain: str,
-    documents: Sequence[TokenizedDocument],
+    documents: SpooledDocuments,
+    domain: int,
+    splits: NDArray[np.int8],
     framing: Framing,
     *,
     seq_len: int,
     directory: Path,
 ) -> PackedDomain:
-    """Write the shards of one domain below ``directory`` / ``domain``, which must not exist.
+    """Write the shards of one domain below ``directory`` / its name, which must not exist.
 
     Args:
-        domain: Name of the domain.
-        documents: All of the domain in canonical order, split; dropped ones included.
+        documents: Of all domains.
+        domain: Place of its name.
+        splits: ``int8[documents]``, places in ``SPLITS``.
         framing: Of the lineage's tokenizer.
         seq_len: Inputs of a sample.
         directory: Local directory that stands for the snapshot.
     """
-    train = [row for row in documents if row.split == "train"]
-    held = [row for row in documents if row.split == "holdout"]
-    stream = token_stream([row.tokens for row in train], framing)
-    rows = pack_rows(stream, seq_len, start_id=framing.start_id)
+    name = documents.domain_names[domain]
+    is_train, is_held = splits == TRAIN, splits == HOLDOUT
+    stream = _Stream(documents, domain, is_train, framing)
     files = write_train_shards(
-        [rows],
-        directory / domain / "train",
+        row_blocks(stream.pieces(), framing, seq_len),
+        directory / name / "train",
         seq_len=seq_len,
         token_dtype=framing.token_dtype,
-        prefix=f"{domain}/train",
+        prefix=f"{name}/train",
     )
+    held_rows = np.flatnonzero(is_held & (documents.domains == domain))
+    held = documents.table("document", "cluster", "text_bytes").take(held_rows).to_pylist()
     files += write_holdout_shards(
-        (_holdout_row(row, framing) for row in held),
-        directory / domain / "holdout",
+        _holdout_rows(documents, domain, is_held, held, framing),
+        directory / name / "holdout",
         token_dtype=framing.token_dtype,
-        prefix=f"{domain}/holdout",
+        prefix=f"{name}/holdout",
     )
+    kept = np.flatnonzero((is_train | is_held) & (documents.domains == domain))
+    named = documents.table("source", "licence").take(kept)
     packed = DomainSlice(
-        domain=domain,
-        train_samples=len(rows),
-        train_tokens=len(stream),
-        train_documents=len(train),
+        domain=name,
+        train_samples=-(-max(stream.num_tokens - 1, 0) // seq_len),
+        train_tokens=stream.num_tokens,
+        train_documents=int((is_train & (documents.domains == domain)).sum()),
         holdout_documents=len(held),
-        holdout_clusters=len({row.document.cluster for row in held}),
-        holdout_tokens=sum(len(row.tokens) + 2 for row in held),
-        source_names=tuple(sorted({row.document.source for row in (*train, *held)})),
-        licences=tuple(sorted({row.document.licence for row in (*train, *held)})),
+        holdout_clusters=len({row["cluster"] for row in held}),
+        holdout_tokens=int(documents.lengths[held_rows].sum()) + 2 * len(held),
+        source_names=tuple(sorted(named["source"].unique().to_pylist())),
+        licences=tuple(sorted(named["licence"].unique().to_pylist())),
     )
-    return PackedDomain(
-        slice=packed,
-        files=files,
-        first_tokens=_first_tokens(documents, framing),
-        unigram=count_targets(stream, framing),
-    )
+    return PackedDomain(slice=packed, files=files, unigram=stream.unigram)
 
 
-def _first_tokens(documents: Sequence[TokenizedDocument], framing: Framing) -> np.ndarray:
-    """Where each document starts in the training stream; -1 for those that are not in it."""
-    in_train = np.array([row.split == "train" for row in documents], bool)
-    lengths = np.array([framed_length(len(row.tokens), framing) for row in documents], np.int64)
-    ends = np.cumsum(np.where(in_train, lengths, 0))
-    return np.where(in_train, ends - lengths, -1)
+def first_tokens(
+    documents: SpooledDocuments, splits: NDArray[np.int8], framing: Framing
+) -> NDArray[np.int64]:
+    """Where each document starts in the training stream of its domain; -1 where it is not in it."""
+    lengths = np.where(splits == TRAIN, framed_length(documents.lengths, framing), 0)
+    found = np.full(len(documents), -1, np.int64)
+    for domain in range(len(documents.domain_names)):
+        inside = np.flatnonzero((documents.domains == domain) & (splits == TRAIN))
+        found[inside] = np.cumsum(lengths[inside]) - lengths[inside]
+    return found
 
 
-def _holdout_row(row: TokenizedDocument, framing: Framing) -> HoldoutDocument:
-    """The framed row; the end token is there also where the start token is the same."""
-    return HoldoutDocument(
-        document=row.document.id,
-        cluster=row.document.cluster,
-        tokens=np.concatenate([[framing.start_id], row.tokens, [framing.end_id]]),
-        text_bytes=row.text_bytes,
-    )
+class _Stream:
+    """The training stream of a domain, and what is counted as it passes by."""
+
+    def __init__(
+        self,
+        documents: SpooledDocuments,
+        domain: int,
+        wanted: NDArray[np.bool_],
+        framing: Framing,
+    ) -> None:
+        self._documents, self._domain, self._wanted = documents, domain, wanted
+        self._framing = framing
+        self.num_tokens = 0
+        self.unigram = np.zeros(framing.vocab_size, np.int64)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Whole documents, framed; once."""
+        for rows, tokens in self._documents.tokens(self._domain, self._wanted, _TOKENS_AT_ONCE):
+            ends = np.cumsum(self._documents.lengths[rows])
+            piece = token_stream(np.split(tokens, ends[:-1]), self._framing)
+            self.num_tokens += len(piece)
+            self.unigram += count_targets(piece, self._framing)
+            yield piece
+
+
+def _holdout_rows(
+    documents: SpooledDocuments,
+    domain: int,
+    is_held: NDArray[np.bool_],
+    held: Sequence[dict[str, Any]],
+    framing: Framing,
+) -> Iterator[HoldoutDocument]:
+    """The framed rows; the end token is there also where the start token is the same."""
+    described = iter(held)
+    for rows, tokens in documents.tokens(domain, is_held, _TOKENS_AT_ONCE):
+        ends = np.cumsum(documents.lengths[rows])
+        for own in np.split(tokens, ends[:-1]):
+            row = next(described)
+            yield HoldoutDocument(
+                document=row["document"],
+                cluster=row["cluster"],
+                tokens=np.concatenate([[framing.start_id], own, [framing.end_id]]),
+                text_bytes=row["text_bytes"],
+            )

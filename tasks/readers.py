@@ -77,6 +77,8 @@ class Record:
     address: str = ""
     provenance: str = ""
     synthetic_of: str = ""
+    is_page: bool = False
+    """Whether the text is a web page, whose main text is yet to be taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,10 +29,11 @@ from storage.objects import ObjectStore
 from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
 from storage.transitions import with_snapshot
-from tasks.build import CONSUMED, BuildInputs, Progress, ReadDocuments, read_and_split
+from tasks.build import CONSUMED, BuildInputs, ReadDocuments, read_and_split
 from tasks.marks import publish_marks, read_marks
 from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
+from tasks.refresh_progress import RefreshProgress, UnseenProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
     Listing,
@@ -47,6 +48,7 @@ from tasks.refresh_request import (
 )
 from tasks.refresh_text import committed_result, describe_snapshot, warned_of
 from tasks.rejects import describe_rejects, rejects_of
+from tasks.staff import Workers
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -55,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _CERTIFICATES = "certified-tokenizers"
 _KNOWN = "known-documents"
+_UNSEEN = UnseenProgress()
 
 
 def refresh(
@@ -65,7 +68,8 @@ def refresh(
     by: str,
     work_dir: Path,
     lease_token: int | None = None,
-    progress: Progress = lambda *_: None,
+    progress: RefreshProgress = _UNSEEN,
+    workers: Workers | None = None,
 ) -> RefreshResult:
     """Read what is new in the sources and commit it as a snapshot. Safe to retry after any crash.
 
@@ -82,9 +86,11 @@ def refresh(
             tokenizers on this machine.
         lease_token: Of the lease under which this runs, if any.
         progress: Told how far reading, packing and uploading are.
+        workers: Who prepares documents; None: this process. No influence on the snapshot.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read; nothing was changed.
+        TrainingError: Ray lost its workers too often, or has no room for one; nothing was changed.
         EncodingMismatchError: The fast path of the tokenizer is wrong; nothing was changed, and the
             next refresh on this machine does without it.
         HeadMovedError: Another refresh was faster; start again.
@@ -122,6 +128,7 @@ def refresh(
             work_dir / _KNOWN / layout.lineage,
             FileCache(work_dir / "snapshots"),
             progress,
+            workers or Workers(),
         )
         result = work.run(inputs)
     return replace(
@@ -147,7 +154,8 @@ class _Refresh:
     known: Path
     """Where this machine keeps what it knows of the lineage's documents."""
     cache: FileCache
-    progress: Progress
+    progress: RefreshProgress
+    workers: Workers
 
     def run(self, inputs: BuildInputs) -> RefreshResult:
         snapshot = inputs.identity[:12]
@@ -163,6 +171,7 @@ class _Refresh:
             work_dir=self.work_dir,
             certificates=self.certificates,
             progress=self.progress,
+            workers=self.workers,
         )
         if not read.num_train:
             return self._commit_marks(read)
@@ -191,7 +200,7 @@ class _Refresh:
         # First of all, so that nothing is added of a scheme that will be refused.
         open_index(self.store, self.layout, slots, scheme, self.cache)
         for snapshot in unindexed(self.store, self.layout, slots):
-            self.progress("earlier snapshots to index", slots.index(snapshot), len(slots))
+            self.progress.stage("earlier snapshots to index", slots.index(snapshot), len(slots))
             index_earlier(
                 self.store, self.layout, snapshot, scheme, cache=self.cache, work_dir=self.work_dir
             )

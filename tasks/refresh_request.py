@@ -12,20 +12,22 @@ from storage.manifest import identity_of
 from storage.near_duplicate_index import slots_of
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
-from tasks.build import RESERVED_NAMES, BuildInputs, SourceFiles
+from tasks.build import RESERVED_NAMES, BuildInputs
 from tasks.curate import CurateConfig
+from tasks.curation.learn import learn_from
 from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
 from tasks.evaluations.config import TaskConfig
 from tasks.ingest import describe_changes, list_source, new_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.source_reading import SourceFiles
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from training.config import FORBID_UNKNOWN
 
 logger = logging.getLogger(__name__)
 
-_METHOD = 1
+_METHOD = 2
 """Raise it when the same inputs give other bytes than before: it is part of every identity."""
 
 
@@ -39,6 +41,9 @@ class RefreshConfig:
     """Fewest new documents, after curation."""
     min_new_tokens: Annotated[int, Bounds(ge=0, unit="tokens")] = 0
     """Fewest tokens of new documents, after curation."""
+    num_workers: Annotated[int | None, Bounds(ge=0, unit="workers")] = None
+    """Ray workers that prepare documents, one processor each, where there is much to read; as many
+    as train if not set. 0 reads in the flow's own process. No influence on what comes out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,9 @@ def inputs_of(
     # Without the section a lineage has the identities that it had before there was one.
     if request.near_duplicates is not None:
         determining["near_duplicates"] = request.near_duplicates
+    learned = learn_from(request.curate.domains.values())
+    if learned.digests:
+        determining["learned"] = learned.digests
     return BuildInputs(
         identity=identity_of(determining),
         sources=sources,
@@ -178,6 +186,7 @@ def inputs_of(
         holdout=request.holdout,
         seq_len=request.seq_len,
         role=request.role,
+        learned=learned,
     )
 
 

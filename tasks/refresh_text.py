@@ -4,6 +4,7 @@ import logging
 
 from storage.head import Head
 from storage.snapshots import SnapshotManifest
+from tasks.refresh_progress import told_reasons
 from tasks.refresh_request import RefreshResult
 
 logger = logging.getLogger(__name__)
@@ -34,10 +35,7 @@ def describe_drops(dropped: dict[str, int]) -> str:
     """How many were dropped and why, the most frequent reasons first; "" when none were."""
     if not dropped:
         return ""
-    ranked = sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{reason} {count:,}" for reason, count in ranked[:_MOST_REASONS]]
-    told += [f"{len(ranked) - _MOST_REASONS} more reasons"] if len(ranked) > _MOST_REASONS else []
-    return f"; {sum(dropped.values()):,} were dropped ({', '.join(told)})"
+    return f"; {sum(dropped.values()):,} were dropped ({told_reasons(dropped, _MOST_REASONS)})"
 
 
 def committed_result(manifest: SnapshotManifest, head: Head, reason: str) -> RefreshResult:

@@ -6,9 +6,13 @@ cluster that come later are held out too, up to the cap, and dropped beyond it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from infra.bounds import Bounds
 from training.config import FORBID_UNKNOWN
@@ -18,6 +22,9 @@ _ALWAYS_HELD = 8
 
 Side = Literal["train", "holdout"]
 Split = Literal["train", "holdout", "dropped"]
+SPLITS: tuple[Split, ...] = ("dropped", "train", "holdout")
+"""Arrays hold their places."""
+DROPPED, TRAIN, HOLDOUT = range(3)
 
 HOLDOUT_CAP = "holdout_cap"
 """Reason of a document dropped because its cluster is held out and the holdout is full."""
@@ -42,23 +49,20 @@ class HoldoutConfig:
     bounds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitRow:
-    """One kept document, as far as the split is concerned."""
+# Not comparable: it holds arrays.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SplitRows:
+    """The kept documents of one refresh, as far as the split is concerned; an entry each."""
 
-    domain: str
-    cluster: str
-    tokens: int
-    """Tokens with framing."""
-
-
-@dataclass(frozen=True, slots=True)
-class SplitResult:
-    """The sides of all clusters of a refresh."""
-
-    splits: dict[tuple[str, str], Split]
-    """By domain and cluster; ``dropped`` is a held-out cluster beyond the cap of that domain."""
-    warnings: tuple[str, ...]
+    domain_names: Sequence[str]
+    domains: NDArray[np.int32]
+    """Places in ``domain_names``."""
+    cluster_keys: NDArray[np.bytes_]
+    """``S16``: ``key_of`` the cluster."""
+    ranks: NDArray[np.float64]
+    """``rank_of`` the cluster in the domain."""
+    tokens: NDArray[np.int64]
+    """With framing."""
 
 
 def key_of(cluster: str) -> bytes:
@@ -66,110 +70,122 @@ def key_of(cluster: str) -> bytes:
     return hashlib.sha256(cluster.encode()).digest()[:16]
 
 
+def rank_of(lineage: str, domain: str, cluster: str) -> float:
+    """Where the keyed hash puts a cluster in [0, 1): other lineages hold out other clusters."""
+    digest = hashlib.blake2b(
+        cluster.encode(), digest_size=6, key=_rank_key(f"{lineage}/{domain}")
+    ).digest()
+    return int.from_bytes(digest, "big") / 2**48
+
+
+@cache
+def _rank_key(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
 def split_by_cluster(
-    rows: Iterable[SplitRow],
-    known_side: Callable[[bytes], Side | None],
-    config: HoldoutConfig,
-    *,
-    lineage: str,
-) -> SplitResult:
-    """Assign every cluster of ``rows`` to a side.
+    rows: SplitRows, known_side: Callable[[bytes], Side | None], config: HoldoutConfig
+) -> tuple[NDArray[np.int8], list[str]]:
+    """The side of every document, and a sentence for every domain without a holdout.
 
     Deterministic and independent of the order of ``rows``. Domains are taken in order of their
     names, so a cluster that several domains share lies on the side that the first one gave it.
 
     Args:
-        rows: The kept documents of one refresh.
+        rows: The documents.
         known_side: Side that earlier snapshots gave a cluster, by ``key_of``; None for a new one.
         config: Size of the holdout.
-        lineage: Keys the hash together with the domain: another lineage holds out other clusters.
+
+    Returns:
+        ``int8[documents]`` of places in ``SPLITS``: ``dropped`` is what lies in a held-out cluster
+        beyond the cap of its domain.
     """
-    sizes: dict[str, dict[str, int]] = {}
-    for row in rows:
-        clusters = sizes.setdefault(row.domain, {})
-        clusters[row.cluster] = clusters.get(row.cluster, 0) + row.tokens
-    decided: dict[bytes, Side] = {}
-
-    def side_of(key: bytes) -> Side | None:
-        return decided.get(key) or known_side(key)
-
-    splits: dict[tuple[str, str], Split] = {}
+    splits = np.zeros(len(rows.domains), np.int8)
+    held_before, trained_before = np.empty(0, "S16"), np.empty(0, "S16")
     warnings: list[str] = []
-    for domain in sorted(sizes):
-        chosen = _split_domain(sizes[domain], side_of, config, key=f"{lineage}/{domain}".encode())
-        for cluster, split in chosen.items():
-            splits[domain, cluster] = split
-            decided[key_of(cluster)] = "train" if split == "train" else "holdout"
-        if "holdout" not in chosen.values():
+    for code in sorted(range(len(rows.domain_names)), key=rows.domain_names.__getitem__):
+        inside = np.flatnonzero(rows.domains == code)
+        if not len(inside):
+            continue
+        clusters, first, of = np.unique(
+            rows.cluster_keys[inside], return_index=True, return_inverse=True
+        )
+        sides = _sides(clusters, held_before, trained_before, known_side)
+        # In floats: exact up to 2**53 tokens.
+        sizes = np.bincount(of, rows.tokens[inside]).astype(np.int64)
+        chosen = _split_domain(rows.ranks[inside][first], sizes, sides, config)
+        splits[inside] = chosen[of]
+        trained_before = np.union1d(trained_before, clusters[chosen == TRAIN])
+        held_before = np.union1d(held_before, clusters[chosen != TRAIN])
+        if not (chosen == HOLDOUT).any():
             warnings.append(
-                f"domain {domain}: nothing of its {len(chosen)} clusters is held out, so this "
-                "snapshot cannot show a gain or a loss there; give sources with at least two "
-                "clusters smaller than max_tokens"
+                f"domain {rows.domain_names[code]}: nothing of its {len(clusters)} clusters is "
+                "held out, so this snapshot cannot show a gain or a loss there; give sources with "
+                "at least two clusters smaller than max_tokens"
             )
-    return SplitResult(splits, tuple(warnings))
+    return splits, warnings
+
+
+def _sides(
+    clusters: NDArray[np.bytes_],
+    held: NDArray[np.bytes_],
+    trained: NDArray[np.bytes_],
+    known_side: Callable[[bytes], Side | None],
+) -> NDArray[np.int8]:
+    """``TRAIN``, ``HOLDOUT``, or -1 for a new cluster."""
+    sides = np.full(len(clusters), -1, np.int8)
+    known = {"train": TRAIN, "holdout": HOLDOUT, None: -1}
+    for place, key in enumerate(clusters.tolist()):
+        # numpy takes zeros at the end for padding.
+        sides[place] = known[known_side(key.ljust(16, b"\0"))]
+    sides[np.isin(clusters, trained)] = TRAIN
+    sides[np.isin(clusters, held)] = HOLDOUT
+    return sides
 
 
 def _split_domain(
-    sizes: Mapping[str, int],
-    side_of: Callable[[bytes], Side | None],
+    ranks: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    sides: NDArray[np.int8],
     config: HoldoutConfig,
-    *,
-    key: bytes,
-) -> dict[str, Split]:
-    """Sides of the clusters of one domain, ``sizes`` in tokens.
+) -> NDArray[np.int8]:
+    """Places in ``SPLITS`` of the clusters of one domain, ``sizes`` in tokens.
 
     Known clusters keep their side, and those that are held out fill the cap first.
     """
-    ranks = {cluster: _rank(cluster, key) for cluster in sizes}
-    splits: dict[str, Split] = {}
-    unknown: list[str] = []
+    splits = np.full(len(ranks), TRAIN, np.int8)
+    order = np.argsort(ranks, kind="stable")
     room = config.max_tokens
-    for cluster in sorted(sizes, key=ranks.__getitem__):
-        side = side_of(key_of(cluster))
-        if side is None:
-            unknown.append(cluster)
-        elif side == "train":
-            splits[cluster] = "train"
-        elif sizes[cluster] <= room:
-            splits[cluster] = "holdout"
-            room -= sizes[cluster]
-        else:
-            splits[cluster] = "dropped"
-    held = sum(split == "holdout" for split in splits.values())
+    for cluster in order[sides[order] == HOLDOUT].tolist():
+        fits = int(sizes[cluster]) <= room
+        splits[cluster] = HOLDOUT if fits else DROPPED
+        room -= int(sizes[cluster]) if fits else 0
+    held = int((splits == HOLDOUT).sum())
     half = len(sizes) // 2
     bearable = max(min(_ALWAYS_HELD, half), int(config.max_fraction * len(sizes)))
     least = max(0, min(config.min_clusters, bearable) - held)
-    below = sum(ranks[cluster] < config.fraction for cluster in unknown)
+    unknown = order[sides[order] == -1]
+    below = int((ranks[unknown] < config.fraction).sum())
     most = max(0, min(max(below, least), half - held))
-    chosen = _choose(unknown, sizes, least=least, most=most, room=room)
-    for cluster in unknown:
-        splits[cluster] = "holdout" if cluster in chosen else "train"
+    splits[_choose(unknown, sizes, least=least, most=most, room=room)] = HOLDOUT
     return splits
 
 
 def _choose(
-    ordered: Sequence[str], sizes: Mapping[str, int], *, least: int, most: int, room: int
-) -> set[str]:
+    ordered: NDArray[np.int64], sizes: NDArray[np.int64], *, least: int, most: int, room: int
+) -> list[int]:
     """Up to ``most`` clusters of ``ordered`` that together have at most ``room`` tokens.
 
     A cluster that does not fit is passed over while there are fewer than ``least``, so that a
     giant does not leave a domain without a holdout. After that it ends the choice: going on would
     fill the holdout with small clusters only.
     """
-    chosen: set[str] = set()
+    chosen: list[int] = []
     for cluster in ordered:
-        fits = sizes[cluster] <= room
-        if len(chosen) >= most or (not fits and len(chosen) >= least):
+        size = int(sizes[cluster])
+        if len(chosen) >= most or (size > room and len(chosen) >= least):
             break
-        if fits:
-            chosen.add(cluster)
-            room -= sizes[cluster]
+        if size <= room:
+            chosen.append(int(cluster))
+            room -= size
     return chosen
-
-
-def _rank(cluster: str, key: bytes) -> float:
-    """Where the keyed hash puts a cluster in [0, 1)."""
-    digest = hashlib.blake2b(
-        cluster.encode(), digest_size=6, key=hashlib.sha256(key).digest()
-    ).digest()
-    return int.from_bytes(digest, "big") / 2**48

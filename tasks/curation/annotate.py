@@ -11,10 +11,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.curation import c4, code, fineweb, gopher, language, pii
+from tasks.curation import (
+    alignment,
+    c4,
+    code,
+    fineweb,
+    gopher,
+    importance,
+    language,
+    pii,
+    quality,
+    text_statistics,
+)
 from tasks.curation.annotation_table import DELIVERED
 from tasks.curation.config import EVERY, NO_RULES, DomainRules
-from tasks.curation.gopher import Numbers
+from tasks.curation.learned import NOTHING_LEARNED, Learned
+from tasks.curation.scorer import Batch, Numbers, Scorer
+
+SCORERS: tuple[Scorer, ...] = (
+    language.SCORER,
+    gopher.SCORER,
+    c4.SCORER,
+    fineweb.SCORER,
+    code.SCORER,
+    quality.SCORER,
+    text_statistics.SCORER,
+    importance.SCORER,
+    alignment.SCORER,
+    pii.SCORER,
+)
+"""In the order in which they see texts and judge them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,55 +63,39 @@ def columns_of(rules: Iterable[DomainRules]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for of_domain in rules:
         columns[DELIVERED] = "binary"
-        columns |= language.COLUMNS if of_domain.language else {}
-        for section, prefix, names in (
-            (of_domain.gopher, gopher.PREFIX, gopher.COLUMNS),
-            (of_domain.c4, c4.PREFIX, c4.COLUMNS),
-            (of_domain.fineweb, fineweb.PREFIX, fineweb.COLUMNS),
-            (of_domain.code, code.PREFIX, code.COLUMNS),
-            (of_domain.pii, pii.PREFIX, pii.COLUMNS),
-        ):
-            columns |= {prefix + name: "int64" for name in names if section}
+        for scorer, _ in asked(of_domain):
+            columns |= scorer.columns
     return columns
 
 
-def annotate(texts: Sequence[str], names: Sequence[str], rules: DomainRules) -> Annotated:
+def asked(rules: DomainRules) -> Iterator[tuple[Scorer, Any]]:
+    """The scorers that the rules ask for, each with its section."""
+    for scorer in SCORERS:
+        section = getattr(rules, scorer.section)
+        if section is not None:
+            yield scorer, section
+
+
+def annotate(
+    texts: Sequence[str],
+    names: Sequence[str],
+    rules: DomainRules,
+    learned: Learned = NOTHING_LEARNED,
+) -> Annotated:
     """What the rules need to know of normalised texts, and what they leave of them. Pure.
 
-    ``names`` are those of their files, which tell the language of code.
+    Args:
+        texts: Of one domain.
+        names: Of their files, which tell the language of code.
+        rules: Of the domain.
+        learned: From the files that the rules name; of rules that name none nothing is needed.
     """
     numbers: dict[str, NDArray[Any]] = {}
-    left = list(texts)
-    if rules.language:
-        numbers |= language.identify(left)
-    if rules.gopher:
-        from tasks.curation import gopher_counts  # noqa: PLC0415  imports numba
-
-        counts = gopher_counts.count_texts(left)
-        numbers |= _named(gopher.PREFIX, gopher.COLUMNS, counts)
-    if rules.c4:
-        from tasks.curation import c4_lines  # noqa: PLC0415  imports numba
-
-        left, counts = c4_lines.clean_lines(
-            left,
-            needs_end_mark=rules.c4.end_marks,
-            min_words_per_line=rules.c4.min_words_per_line,
-            max_word_characters=rules.c4.max_word_characters,
-        )
-        numbers |= _named(c4.PREFIX, c4.COLUMNS, counts)
-    if rules.fineweb:
-        from tasks.curation import fineweb_counts  # noqa: PLC0415  imports numba
-
-        short = rules.fineweb.short_line_characters
-        counts = fineweb_counts.count_texts(left, short_line_characters=short)
-        numbers |= _named(fineweb.PREFIX, fineweb.COLUMNS, counts)
-    if rules.code:
-        left, counts = code.count_code(left, names, rules.code)
-        numbers |= _named(code.PREFIX, code.COLUMNS, counts)
-    if rules.pii:
-        left, counts = pii.count_and_mask(left, rules.pii.mask)
-        numbers |= _named(pii.PREFIX, pii.COLUMNS, counts)
-    return Annotated(left, numbers)
+    for scorer, section in asked(rules):
+        batch = Batch(texts, names, learned.of(section) if scorer.learn else None)
+        texts, found = scorer.score(batch, section)
+        numbers |= found
+    return Annotated(list(texts), numbers)
 
 
 def judge(numbers: Numbers, domains: Sequence[str], rules: Mapping[str, DomainRules]) -> list[str]:
@@ -102,28 +112,8 @@ def judge(numbers: Numbers, domains: Sequence[str], rules: Mapping[str, DomainRu
     for domain in sorted(set(domains)):
         rows = np.flatnonzero(of_domain == domain)
         inside = {name: column[rows] for name, column in numbers.items()}
-        for reason, drops in _verdicts(inside, rules_of(rules, domain)):
-            dropped = rows[drops]
-            reasons[dropped[reasons[dropped] == ""]] = reason
+        for scorer, section in asked(rules_of(rules, domain)):
+            for reason, drops in scorer.verdicts(inside, section):
+                dropped = rows[drops]
+                reasons[dropped[reasons[dropped] == ""]] = reason
     return reasons.tolist()
-
-
-def _verdicts(numbers: Numbers, rules: DomainRules) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    if rules.language:
-        yield from language.language_verdicts(numbers, rules.language)
-    if rules.gopher:
-        yield from gopher.gopher_verdicts(numbers, rules.gopher)
-    if rules.c4:
-        yield from c4.c4_verdicts(numbers, rules.c4)
-    if rules.fineweb:
-        yield from fineweb.fineweb_verdicts(numbers, rules.fineweb)
-    if rules.code:
-        yield from code.code_verdicts(numbers, rules.code)
-    if rules.pii:
-        yield from pii.pii_verdicts(numbers, rules.pii)
-
-
-def _named(
-    prefix: str, columns: Sequence[str], counts: NDArray[np.int64]
-) -> dict[str, NDArray[np.int64]]:
-    return {prefix + name: counts[:, place] for place, name in enumerate(columns)}

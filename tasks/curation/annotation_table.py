@@ -4,6 +4,7 @@ Written only where a domain has rules. A number is null where the rules of the d
 not ask for it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,16 +28,31 @@ ANNOTATIONS = "annotations.parquet"
 """Name of the table among a snapshot's files."""
 
 
+LEARNED_FROM = "learned_from"
+"""Key of the table's metadata: JSON, digests of texts by their URI."""
+
+_NOTHING: Mapping[str, str] = {}
+
+
 class AnnotationWriter:
     """Writes annotations to a new local file, batch by batch; no file where there are no columns.
 
     Use it as a context manager. Equal batches give equal bytes.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, str]) -> None:
-        """Where to, and the names and Arrow types of the numbers (``columns_of``)."""
+    def __init__(
+        self, path: Path, columns: Mapping[str, str], learned_from: Mapping[str, str] = _NOTHING
+    ) -> None:
+        """A writer that has written nothing yet.
+
+        Args:
+            path: Where to.
+            columns: Names and Arrow types of the numbers (``columns_of``).
+            learned_from: Digests of the texts that scorers learned from, by URI; the table says so.
+        """
         self._path = path
         self._columns = columns
+        self._learned_from = learned_from
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
@@ -69,6 +85,9 @@ class AnnotationWriter:
                     cells[places] = numbers[name]
             columns[name] = pa.array(cells.tolist(), kind)
         table = pa.table(columns)
+        if self._learned_from:
+            told = json.dumps(dict(self._learned_from), sort_keys=True)
+            table = table.replace_schema_metadata({LEARNED_FROM: told})
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)

@@ -4,11 +4,12 @@ Its list of bad words is not applied: it removes text by and about minorities ou
 (Dodge et al. 2021, arXiv:2104.08758).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
-from tasks.curation.gopher import Numbers, Verdicts
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts, counted, whole_numbers
 from training.config import FORBID_UNKNOWN
 
 PREFIX = "c4_"
@@ -44,3 +45,18 @@ def c4_verdicts(numbers: Numbers, rules: C4Rules) -> Verdicts:
     yield "c4:lorem_ipsum", numbers["c4_lorem_ipsum_lines"] > 0
     yield "c4:curly_bracket", numbers["c4_curly_bracket_lines"] > 0
     yield "c4:too_few_sentences", numbers["c4_sentences"] < rules.min_sentences
+
+
+def _score(batch: Batch, rules: C4Rules) -> tuple[Sequence[str], Numbers]:
+    from tasks.curation.c4_lines import clean_lines  # noqa: PLC0415  imports numba
+
+    left, counts = clean_lines(
+        batch.texts,
+        needs_end_mark=rules.end_marks,
+        min_words_per_line=rules.min_words_per_line,
+        max_word_characters=rules.max_word_characters,
+    )
+    return left, counted(PREFIX, COLUMNS, counts)
+
+
+SCORER = Scorer("c4", whole_numbers(PREFIX, COLUMNS), _score, c4_verdicts)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from infra.bounds import Bounds
 from tasks.curation.characters import DIGIT, LETTER, character_classes
-from tasks.curation.gopher import Fraction, Numbers, Verdicts, share
+from tasks.curation.gopher import Fraction, share
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts, counted, whole_numbers
 from training.config import FORBID_UNKNOWN
 
 PREFIX = "code_"
@@ -100,6 +101,14 @@ def code_verdicts(numbers: Numbers, rules: CodeRules) -> Verdicts:
     yield "code:encoded_data", of["longest_encoded"] > rules.max_encoded_run
     yield "code:mostly_encoded_data", share(of["encoded"], of["characters"]) > rules.max_encoded
     yield "code:syntax", of["syntax_errors"] > 0
+
+
+def _score(batch: Batch, rules: CodeRules) -> tuple[Sequence[str], Numbers]:
+    left, counts = count_code(batch.texts, batch.names, rules)
+    return left, counted(PREFIX, COLUMNS, counts)
+
+
+SCORER = Scorer("code", whole_numbers(PREFIX, COLUMNS), _score, code_verdicts)
 
 
 def without_licence_header(text: str) -> str:

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tasks.curation.alignment import AlignmentRules
 from tasks.curation.c4 import C4Rules
 from tasks.curation.code import CodeRules
 from tasks.curation.fineweb import FinewebRules
 from tasks.curation.gopher import GopherRules
+from tasks.curation.importance import ImportanceRules
 from tasks.curation.language import LanguageRules
 from tasks.curation.pii import PiiRules
+from tasks.curation.quality import QualityRules
+from tasks.curation.text_statistics import StatisticsRules
 from training.config import FORBID_UNKNOWN
 
 EVERY = "*"
@@ -37,6 +41,14 @@ class DomainRules:
     """FineWeb's own rules, on the lines that C4's have left."""
     code: CodeRules | None = None
     """Rules for source code."""
+    quality: QualityRules | None = None
+    """A classifier learned from good and random documents of your own."""
+    statistics: StatisticsRules | None = None
+    """Length and repetition, counted."""
+    importance: ImportanceRules | None = None
+    """Weights towards a target by n-grams (DSIR)."""
+    alignment: AlignmentRules | None = None
+    """Likeness to a target by compression (ZIP-FIT)."""
     pii: PiiRules | None = None
     """Personal data and secrets: counted, masked, or a reason to drop the document."""
 

@@ -1,10 +1,12 @@
 """FineWeb's own rules (Penedo et al. 2024, arXiv:2406.17557), after Gopher's and C4's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from infra.bounds import Bounds
-from tasks.curation.gopher import Fraction, Numbers, Verdicts, share
+from tasks.curation.gopher import Fraction, share
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts, counted, whole_numbers
 from training.config import FORBID_UNKNOWN
 
 PREFIX = "fineweb_"
@@ -54,3 +56,13 @@ def fineweb_verdicts(numbers: Numbers, rules: FinewebRules) -> Verdicts:
     yield "fineweb:duplicate_line_characters", inside > rules.max_duplicate_line_characters
     newlines = share(numbers["fineweb_newlines"], numbers["fineweb_words"])
     yield "fineweb:newlines", newlines > rules.max_newlines_per_word
+
+
+def _score(batch: Batch, rules: FinewebRules) -> tuple[Sequence[str], Numbers]:
+    from tasks.curation.fineweb_counts import count_texts  # noqa: PLC0415  imports numba
+
+    counts = count_texts(batch.texts, short_line_characters=rules.short_line_characters)
+    return batch.texts, counted(PREFIX, COLUMNS, counts)
+
+
+SCORER = Scorer("fineweb", whole_numbers(PREFIX, COLUMNS), _score, fineweb_verdicts)

@@ -1,19 +1,15 @@
 """Gopher's rules on quality and repetition (Rae et al. 2021, arXiv:2112.11446, appendix A)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infra.bounds import Bounds
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts, counted, whole_numbers
 from training.config import FORBID_UNKNOWN
-
-Numbers: TypeAlias = Mapping[str, NDArray[Any]]
-"""Annotations of a batch: a column a name, an entry a document."""
-Verdicts: TypeAlias = Iterator[tuple[str, NDArray[np.bool_]]]
-"""A reason, and which documents it drops."""
 
 Fraction = Annotated[float, Bounds(ge=0, le=1)]
 
@@ -157,3 +153,12 @@ def _quality(of: Numbers, rules: GopherRules) -> Verdicts:
 def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """``part / whole``, 0 where ``whole`` is 0."""
     return np.divide(part, np.maximum(whole, 1), dtype=np.float64)
+
+
+def _score(batch: Batch, _rules: GopherRules) -> tuple[Sequence[str], Numbers]:
+    from tasks.curation.gopher_counts import count_texts  # noqa: PLC0415  imports numba
+
+    return batch.texts, counted(PREFIX, COLUMNS, count_texts(batch.texts))
+
+
+SCORER = Scorer("gopher", whole_numbers(PREFIX, COLUMNS), _score, gopher_verdicts)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.bounds import Bounds
-from tasks.curation.gopher import Numbers, Verdicts
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts
 from training.config import FORBID_UNKNOWN
 
 _CODES = (
@@ -80,3 +80,10 @@ def _parts(text: str) -> str:
     last = len(text) - _PART_CHARACTERS
     starts = (last * part // (_PARTS - 1) for part in range(_PARTS))
     return "\n".join(text[start : start + _PART_CHARACTERS] for start in starts)
+
+
+def _score(batch: Batch, _rules: LanguageRules) -> tuple[Sequence[str], Numbers]:
+    return batch.texts, identify(batch.texts)
+
+
+SCORER = Scorer("language", COLUMNS, _score, language_verdicts)

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.curation.gopher import Numbers, Verdicts
 from tasks.curation.pii_search import KINDS, Kind, Span, find_pii
+from tasks.curation.scorer import Batch, Numbers, Scorer, Verdicts, counted, whole_numbers
 from training.config import FORBID_UNKNOWN
 
 PREFIX = "pii_"
@@ -70,3 +70,11 @@ def pii_verdicts(numbers: Numbers, rules: PiiRules) -> Verdicts:
     """Which documents are dropped for what they hold."""
     for kind in rules.drop:
         yield f"pii:{kind}", numbers[PREFIX + kind] > 0
+
+
+def _score(batch: Batch, rules: PiiRules) -> tuple[Sequence[str], Numbers]:
+    left, counts = count_and_mask(batch.texts, rules.mask)
+    return left, counted(PREFIX, COLUMNS, counts)
+
+
+SCORER = Scorer("pii", whole_numbers(PREFIX, COLUMNS), _score, pii_verdicts)

@@ -2,21 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from storage.snapshots import CheckedTask
-from tasks.curate import Curated
+from tasks.documents import Document
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.configured import read_configured
 from tasks.evaluations.frozen import FrozenItem, file_name
-from tasks.evaluations.item_grams import ItemGrams, Place
+from tasks.evaluations.item_grams import ItemGrams
 
 CONTAMINATED = "contaminated"
 """Reason of a document that is dropped here."""
-_BATCH_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +54,42 @@ def read_sought(tasks: Sequence[TaskConfig], *, min_share: float) -> Sought:
     return Sought(min_share=min_share, tasks=read, files=files)
 
 
-class DecontaminationScreen:
-    """Looks at every kept document, and remembers what it dropped.
+class LeakFinder:
+    """Looks for task items in documents, each on its own.
 
     An item that stands in a document is evidence only as far as one document has it: what is
     spread over many gives nothing away.
     """
 
     def __init__(self, sought: Sought) -> None:
-        self._sought = sought
+        self._min_share = sought.min_share
         self._grams = ItemGrams(sought.tasks)
+
+    def leaks_in(self, documents: Sequence[Document]) -> list[tuple[Leak, ...]]:
+        """What each document gives away, in the order of tasks and items."""
+        all_shares = self._grams.shares_in_texts([document.text for document in documents])
+        return [
+            tuple(
+                Leak(document=document.id, task=task, item=name, share=round(share, 4))
+                for (task, name), share in sorted(shares.items())
+                if share >= self._min_share
+            )
+            for document, shares in zip(documents, all_shares, strict=True)
+        ]
+
+
+class LeakRecord:
+    """What documents gave away that were dropped for it."""
+
+    def __init__(self, sought: Sought) -> None:
+        self._sought = sought
         self.leaks: list[Leak] = []
         self._dropped: Counter[str] = Counter()
 
-    def screen(self, curated: Iterable[Curated]) -> Iterator[Curated]:
-        """Every document, in order; those that give an item away with ``CONTAMINATED``."""
-        remaining = iter(curated)
-        while batch := list(islice(remaining, _BATCH_DOCUMENTS)):
-            yield from self._screened(batch)
+    def add(self, leaks: Sequence[Leak]) -> None:
+        """Record what one document gave away."""
+        self.leaks += leaks
+        self._dropped.update({leak.task for leak in leaks})
 
     def checked(self) -> tuple[CheckedTask, ...]:
         """What was looked for, and how many documents each task has cost."""
@@ -86,19 +102,3 @@ class DecontaminationScreen:
         """One line of JSON a leak, in the order of the documents."""
         lines = (json.dumps(asdict(leak), sort_keys=True) + "\n" for leak in self.leaks)
         path.write_text("".join(lines), encoding="utf-8")
-
-    def _screened(self, batch: Sequence[Curated]) -> Iterator[Curated]:
-        texts = [item.document.text for item in batch if not item.reason]
-        all_shares = iter(self._grams.shares_in_texts(texts))
-        for item in batch:
-            leaks = [] if item.reason else self._leaks_of(item, next(all_shares))
-            self.leaks += leaks
-            self._dropped.update({leak.task for leak in leaks})
-            yield replace(item, reason=CONTAMINATED) if leaks else item
-
-    def _leaks_of(self, item: Curated, shares: Mapping[Place, float]) -> list[Leak]:
-        return [
-            Leak(document=item.document.id, task=task, item=name, share=round(share, 4))
-            for (task, name), share in sorted(shares.items())
-            if share >= self._sought.min_share
-        ]

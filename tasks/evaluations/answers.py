@@ -22,12 +22,12 @@ from tasks.evaluations.item_record import (
     write_part,
 )
 from tasks.scoring.compute import Desk, num_parameters_of
-from tasks.scoring.place import BATCHES_A_WORKER, LITTLE_FLOPS, Place, scoring_request
+from tasks.scoring.place import BATCHES_A_WORKER, LITTLE_FLOPS, Place, scoring_job
 from training.items.item import Item
 from training.items.score import ItemScore
 
 if TYPE_CHECKING:
-    from training.cluster.scoring import ScoringRequest
+    from training.cluster.scoring import ScoringJob
 
 PART_ITEMS = 64
 """Items that are asked together: enough that they share what they can, few enough that little is
@@ -194,7 +194,7 @@ def _ask_on_ray(
             _record(desk, part, answers)
             told.add(len(answers))
 
-    score_on_ray(_request(desk, batches, tokenizer, place), take)
+    score_on_ray(_job(desk, batches, tokenizer, place), place.pool("scoring"), take)
 
 
 def _batches(work: Sequence[_Missing], workers: int) -> list[list[_Missing]]:
@@ -208,9 +208,9 @@ def _batches(work: Sequence[_Missing], workers: int) -> list[list[_Missing]]:
     return batches
 
 
-def _request(
+def _job(
     desk: Desk, batches: Sequence[Sequence[_Missing]], tokenizer: str, place: Place
-) -> "ScoringRequest":
+) -> "ScoringJob":
     from training.cluster.scoring import ScoringBatch  # noqa: PLC0415  only where Ray is used
 
     numbers = count()
@@ -220,7 +220,7 @@ def _request(
         )
         for batch in batches
     ]
-    return scoring_request(
+    return scoring_job(
         place,
         desk.work_dir,
         asked,

@@ -147,6 +147,25 @@ def sign(
 
 
 @compiled
+def cut_texts(data: Any, ends: Any, fold: Any, units: Any, unit_ends: Any) -> Any:
+    """The units of each text, one after the other; returns how many there are.
+
+    Args:
+        data: ``uint8[bytes]``, texts as valid UTF-8, one after the other.
+        ends: ``int64[texts]``, where each ends.
+        fold: ``uint32[65536]``, of ``characters.fold_table``.
+        units: ``uint64[half of the bytes and one a text]``, written.
+        unit_ends: ``int64[texts]``, written: where the units of each end.
+    """
+    start, place = 0, 0
+    for index in range(len(ends)):
+        place += _cut(data[start : ends[index]], fold, units[place:])
+        unit_ends[index] = place
+        start = ends[index]
+    return place
+
+
+@compiled
 def condense(minima: Any, rows: Any, keys: Any, prints: Any) -> Any:
     """What is kept of signatures.
 

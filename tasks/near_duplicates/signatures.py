@@ -20,6 +20,10 @@ class Signatures:
     is_empty: NDArray[np.bool_]
     """``bool[texts]``: has no word at all, so nothing can be said of it."""
 
+    def of(self, texts: NDArray[np.bool_]) -> "Signatures":
+        """Those of some of the texts."""
+        return Signatures(self.keys[texts], self.prints[texts], self.is_empty[texts])
+
 
 def minima_of(
     texts: Sequence[str], scheme: SignatureScheme

@@ -1,10 +1,15 @@
-"""Web pages: the main text, without menus, headers, footers and comments."""
+"""Web pages: the main text, without menus, headers, footers and comments.
+
+Reading a page and taking its main text are two steps: the second takes a hundred times as long, and
+is done by those who prepare documents.
+"""
 
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from tasks.documents import Reject
+from tasks.documents import Document, Reject
 from tasks.line_stream import Readable
 from tasks.readers import BOM, Place, Record, read_whole
 
@@ -20,13 +25,13 @@ _MARKS = ((BOM, "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")
 
 
 def read_html(file: Readable, place: Place) -> Iterator[Record | Reject]:
-    """The file as one document, its main text."""
+    """The file as one document, a page."""
     body = read_whole(file, place)
     yield body if isinstance(body, Reject) else page(body, place, 0)
 
 
 def page(body: bytes, place: Place, position: int, charset: str = "") -> Record | Reject:
-    """The main text of a page.
+    """A page as it is, whose main text is yet to be taken.
 
     Args:
         body: The page as it was served.
@@ -42,11 +47,22 @@ def page(body: bytes, place: Place, position: int, charset: str = "") -> Record 
         return place.reject(position, "nul_bytes", f"NUL at character {text.index(chr(0))}")
     if not text or text.isspace():
         return place.reject(position, "empty" if position else "empty_file", "there is no text")
-    main = _main_text(text)
-    if not main or main.isspace():
-        return place.reject(position, "no_main_text", "nothing but menus, or no web page")
-    language = _LANGUAGE.search(text[:_HEAD_BYTES])
-    return Record(position=position, text=main, language=language[1].lower() if language else "")
+    found = _LANGUAGE.search(text[:_HEAD_BYTES])
+    language = found[1].lower() if found else ""
+    return Record(position=position, text=text, language=language, is_page=True)
+
+
+def with_main_text(document: Document) -> Document | Reject:
+    """The document with the main text of its page; one that is no page as it is."""
+    if not document.is_page:
+        return document
+    main = _main_text(document.text)
+    if main and not main.isspace():
+        return replace(document, text=main, is_page=False)
+    detail = "nothing but menus, or no web page"
+    return Reject(
+        uri=document.uri, position=document.position, reason="no_main_text", detail=detail
+    )
 
 
 def decode_page(body: bytes, charset: str = "") -> str:

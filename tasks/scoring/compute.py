@@ -18,14 +18,14 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
 from storage.suite import SuiteSlice
 from tasks.scoring.panel import JudgedSlice, Panel
-from tasks.scoring.place import BATCHES_A_WORKER, LITTLE_FLOPS, Place, scoring_request
+from tasks.scoring.place import BATCHES_A_WORKER, LITTLE_FLOPS, Place, scoring_job
 from tasks.scoring.scores import Record, read_record, write_part
 from tasks.scoring.units import folder_of
 from training.data.holdout_folder import HoldoutFolder, ScoringUnit
 
 if TYPE_CHECKING:
     from training.causal_model import CausalModel
-    from training.cluster.scoring import ScoringRequest
+    from training.cluster.scoring import ScoringJob
     from training.data.holdout import HoldoutDocument
 
 logger = logging.getLogger(__name__)
@@ -217,12 +217,12 @@ def _score_on_ray(desk: Desk, work: Sequence[_Task], place: Place) -> None:
             done += sum(missing.unit.tokens for missing in batch)
             progress.update(done)
 
-        score_on_ray(_request(desk, batches, place), take)
+        score_on_ray(_job(desk, batches, place), place.pool("scoring"), take)
 
 
-def _request(
+def _job(
     desk: Desk, batches: Sequence[tuple[_Task, tuple[_Missing, ...]]], place: Place
-) -> "ScoringRequest":
+) -> "ScoringJob":
     from training.cluster.scoring import ScoringBatch  # noqa: PLC0415  only where Ray is used
 
     items = {missing.item.name: missing.item for _, batch in batches for missing in batch}
@@ -234,7 +234,7 @@ def _request(
         )
         for task, batch in batches
     ]
-    return scoring_request(
+    return scoring_job(
         place, desk.work_dir, asked, folders=tuple(desk.folder(item) for item in items.values())
     )
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.train import ComputeConfig
 
 if TYPE_CHECKING:
-    from training.cluster.scoring import ScoringBatch, ScoringRequest
+    from training.cluster.pool import Pool
+    from training.cluster.scoring import ScoringBatch, ScoringJob
 
 LITTLE_FLOPS = 5e12
 """Operations that are done in this process rather than on a Ray that has to be started or joined
@@ -44,10 +45,23 @@ class Place:
         """Units or parts at a time on the processors of this machine."""
         return self.compute.threads_per_worker or os.cpu_count() or 1
 
+    def pool(self, what: str) -> "Pool":
+        """The workers of the lineage's Ray, for ``what`` they do."""
+        from training.cluster.pool import Pool  # noqa: PLC0415  only where Ray is used
 
-def scoring_request(
+        return Pool(
+            what=what,
+            num_workers=self.most_workers,
+            address=self.ray_address or None,
+            max_failures=self.compute.max_failures,
+            wait_seconds=self.compute.wait_seconds,
+            use_gpu=self.compute.use_gpu,
+        )
+
+
+def scoring_job(
     place: Place, work_dir: Path, batches: "Sequence[ScoringBatch]", **texts: Any
-) -> "ScoringRequest":
+) -> "ScoringJob":
     """What the lineage's Ray is asked to score.
 
     Args:
@@ -56,23 +70,13 @@ def scoring_request(
         batches: Of units or of parts.
         texts: Of the ``ScoringJob``: folders, or parts and tokenizer.
     """
-    from training.cluster.scoring import (  # noqa: PLC0415  only where Ray is used
-        ScoringJob,
-        ScoringRequest,
-    )
+    from training.cluster.scoring import ScoringJob  # noqa: PLC0415  only where Ray is used
 
-    job = ScoringJob(
+    return ScoringJob(
         store_uri=place.store_uri,
         batches=tuple(batches),
         work_dir=work_dir,
         num_threads=max(1, place.num_threads // place.most_workers),
         use_gpu=place.compute.use_gpu,
         **texts,
-    )
-    return ScoringRequest(
-        job=job,
-        num_workers=place.most_workers,
-        address=place.ray_address or None,
-        max_failures=place.compute.max_failures,
-        wait_seconds=place.compute.wait_seconds,
     )

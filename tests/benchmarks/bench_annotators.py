@@ -3,7 +3,7 @@
 Languages: pieces of several lengths, cut at random places of texts whose language is known.
 Personal data: recall on planted items; on the given texts what is found a megabyte, with examples,
 because only a person can say which of them are real. Code: what is dropped of text that persons
-wrote (cut, so its syntax is not looked at).
+wrote (cut, so its syntax is not looked at). Annotations for later selection: how fast.
 """
 
 # ruff: noqa: T201  a script for people
@@ -16,12 +16,16 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from tasks.curation.alignment import align
 from tasks.curation.annotate import annotate, judge
 from tasks.curation.code import CodeRules
 from tasks.curation.config import DomainRules
+from tasks.curation.importance import log_ratios, log_weights
 from tasks.curation.language import identify
 from tasks.curation.normalise import mend, normalise
 from tasks.curation.pii_search import KINDS, find_pii
+from tasks.curation.quality import score_quality, train_quality
+from tasks.curation.text_statistics import count_statistics
 from tasks.documents import printable
 from tests.tasks.curation.planted_pii import plant
 
@@ -45,6 +49,7 @@ def main() -> None:
     _languages({key: found for key, found in texts.items() if key[0] != "code"})
     _planted()
     _personal_data(texts, arguments.examples)
+    _selection([text for inside in texts.values() for text in inside])
     _encodings(texts)
     _code({key: found for key, found in texts.items() if key[0] == "code"})
 
@@ -83,6 +88,27 @@ def _languages(texts: dict[tuple[str, str], list[str]]) -> None:
             wrong[name, str(length)] += len(pieces) - found.count(language)
         print(f"| {length} | {right / asked:.3f} | {asked / seconds:,.0f} |")
     print("\nmost often wrong:", wrong.most_common(5), "\n")
+
+
+def _selection(texts: list[str]) -> None:
+    """How fast the numbers for later selection are found; the first texts are their targets."""
+    targets = texts[:200]
+    model = train_quality(targets[:100], targets[100:])
+    ratios = log_ratios(targets[:100], targets[100:])
+    few = texts[: max(1, len(texts) // 50)]
+    print("| annotation | MB/s of a core |\n| --- | --- |")
+    for name, score, over in (
+        ("quality", lambda some: score_quality(some, model), texts),
+        ("statistics", count_statistics, texts),
+        ("importance", lambda some: log_weights(some, ratios), texts),
+        ("alignment, 16 texts", lambda some: align(some, [t[:4000] for t in targets[:16]]), few),
+    ):
+        score(over[:1])
+        started_at = time.process_time()
+        for start in range(0, len(over), 100):
+            score(over[start : start + 100])
+        seconds = time.process_time() - started_at
+        print(f"| {name} | {sum(len(text.encode()) for text in over) / 1e6 / seconds:.1f} |")
 
 
 def _piece(text: str, length: int, rng: random.Random) -> str:

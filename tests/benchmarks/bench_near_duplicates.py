@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from storage.near_duplicate_index import NearDuplicateIndex
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.near_duplicates.signatures import minima_of
-from tests.benchmarks.near_duplicates_index import curated, measure_index, measure_refresh
+from tests.benchmarks.near_duplicates_index import measure_index, measure_refresh
 from tests.benchmarks.near_duplicates_refresh import measure_whole
 from tests.benchmarks.near_duplicates_text import Planted, with_planted
 from tests.benchmarks.peer_near_duplicates import peak_kib
+from tests.support.screening import screened
 
 _CONFIG = NearDuplicateConfig()
 _PEER = Path(__file__).with_name("peer_near_duplicates.py")
@@ -212,12 +214,13 @@ def _sign(lines: Iterator[str]) -> np.ndarray:
 
 def _deduplicate(lines: Iterator[str]) -> np.ndarray:
     """The stage of a refresh, with the segment that it writes."""
-    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(()))
-    screened = screen.screen(curated(line) for line in lines)
-    dropped = [number for number, item in enumerate(screened) if item.reason]
     with tempfile.TemporaryDirectory() as folder:
+        screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(()), Path(folder))
+        reasons: list[str] = []
+        while batch := list(islice(lines, _BATCH)):
+            reasons += screened(screen, _CONFIG, batch, first_row=len(reasons))
         screen.write(Path(folder) / "segment", "s")
-    return np.array(dropped, np.int64)
+    return np.flatnonzero([bool(reason) for reason in reasons])
 
 
 if __name__ == "__main__":

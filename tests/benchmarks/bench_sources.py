@@ -25,7 +25,7 @@ from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
 from tasks.reading.html import read_html
 from tasks.reading.warc import read_warc
-from tests.support.web import conversion
+from tests.support.web import conversion, with_text
 
 ROUNDS = 5
 PAGES = 300
@@ -153,7 +153,7 @@ def _page(text: str) -> bytes:
 
 
 def _html(page: bytes) -> Iterable[object]:
-    return read_html(io.BytesIO(page), PLACE)
+    return map(with_text, read_html(io.BytesIO(page), PLACE))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 
-from tasks.build import framing_of
-from tasks.pack import pack_rows, token_stream
+from tasks.pack import framing_of, row_blocks, token_stream
 from training.fast_bpe.certify import certified_encoder
 from training.fast_bpe.encoder import FastEncoder
 from training.fast_bpe.tables import byte_spellings
@@ -52,8 +51,8 @@ def read_texts(path: Path, megabytes: float) -> list[str]:
 
 def packed(tokens: Sequence[np.ndarray], tokenizer: Tokenizer) -> np.ndarray:
     """Rows to train on, ``[rows, SEQ_LEN + 1]``."""
-    stream = token_stream(tokens, framing_of(tokenizer))
-    return pack_rows(stream, SEQ_LEN, start_id=tokenizer.start_id)
+    framing = framing_of(tokenizer)
+    return np.concatenate(list(row_blocks([token_stream(tokens, framing)], framing, SEQ_LEN)))
 
 
 def split(encoder: FastEncoder, tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:

@@ -17,11 +17,10 @@ from storage.manifest import content_hash, digest_file, identity_of
 from storage.near_duplicate_index import SEGMENT, Slots, merge_complete, open_index
 from storage.near_duplicate_segment import Segment, merge_segments, write_segment
 from storage.snapshots import SnapshotManifest, mint
-from tasks.curate import Curated
-from tasks.documents import Document
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tests.benchmarks.near_duplicates_text import documents
+from tests.support.screening import screened
 
 _CONFIG = NearDuplicateConfig()
 _SCHEME = _CONFIG.scheme
@@ -82,11 +81,12 @@ def measure_refresh(count: int, num_words: int) -> None:
         store, cache = LocalObjects(root / "store"), FileCache(root / "cache")
         size = count // 100
         texts = documents(count + 3 * size, num_words=num_words, seed=3)
-        whole = NearDuplicateScreen(_CONFIG, open_index(store, _LAYOUT, (), _SCHEME, cache))
+        index = open_index(store, _LAYOUT, (), _SCHEME, cache)
+        whole = NearDuplicateScreen(_CONFIG, index, root)
         first_seconds = 0.0
         slots: Slots = ()
         for number in range(100):
-            batch = [curated(" ".join(words)) for words in _taken(texts, size)]
+            batch = [" ".join(words) for words in _taken(texts, size)]
             first_seconds += _screen(whole, batch)
             slots += (_refresh(store, slots, batch, f"part {number}", root / "work")[0],)
         started_at = time.process_time()
@@ -95,7 +95,7 @@ def measure_refresh(count: int, num_words: int) -> None:
         print(f"first refresh, {count:,} documents of {num_words} words: {first_seconds:.2f} s")
         later: list[float] = []
         for number in range(3):
-            batch = [curated(" ".join(words)) for words in _taken(texts, size)]
+            batch = [" ".join(words) for words in _taken(texts, size)]
             _, seconds = _refresh(store, slots, batch, f"later {number}", root / "work")
             later.append(seconds)
         print(
@@ -106,7 +106,7 @@ def measure_refresh(count: int, num_words: int) -> None:
 
 
 def _refresh(
-    store: LocalObjects, slots: Slots, batch: Sequence[Curated], tag: str, work: Path
+    store: LocalObjects, slots: Slots, batch: Sequence[str], tag: str, work: Path
 ) -> tuple[str, float]:
     """The snapshot that a refresh would mint, as far as the index goes, and processor seconds."""
     # A new process would map and verify everything again.
@@ -115,7 +115,7 @@ def _refresh(
     started_at = time.process_time()
     merge_complete(store, _LAYOUT, slots, cache=cache, work_dir=work)
     index = open_index(store, _LAYOUT, slots, _SCHEME, cache)
-    screen = NearDuplicateScreen(_CONFIG, index)
+    screen = NearDuplicateScreen(_CONFIG, index, work)
     _screen(screen, batch)
     screen.write(work / SEGMENT, identity[:12])
     seconds = time.process_time() - started_at
@@ -147,24 +147,15 @@ def _refresh(
     return identity[:12], seconds
 
 
-def _screen(screen: NearDuplicateScreen, batch: Sequence[Curated]) -> float:
+def _screen(screen: NearDuplicateScreen, batch: Sequence[str]) -> float:
     started_at = time.process_time()
-    for _ in screen.screen(batch):
-        pass
+    screened(screen, _CONFIG, batch)
     return time.process_time() - started_at
 
 
 def _taken(texts: Iterator[list[str]], count: int) -> Iterator[list[str]]:
     for _ in range(count):
         yield next(texts)
-
-
-def curated(text: str) -> Curated:
-    """A document as curation gives it."""
-    document = Document(
-        id="", cluster="", text=text, source="", uri="", position=0, domain="", licence="", time=""
-    )
-    return Curated(document=document, digest=b"", reason="")
 
 
 def _synthetic(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import yaml
 
 from flows.lineage_yaml import LineageError, load_lineage, parse_lineage
 from flows.template import render_template
+from tasks.curation.quality import QualityRules
 from tasks.near_duplicates.config import NearDuplicateConfig
 
 ORIGIN = Path("/somewhere/lineage.yaml")
@@ -51,6 +52,13 @@ def test_no_source_is_parsed_to_read_a_lineage(monkeypatch: pytest.MonkeyPatch) 
 
 def test_relative_paths_start_at_the_files_own_folder() -> None:
     assert parse_lineage(minimal(), origin=ORIGIN).sources[0].uri == "/somewhere/data/*.jsonl"
+
+
+def test_relative_paths_of_what_rules_learn_from_do_too() -> None:
+    quality = {"reference": "good.jsonl", "random": "s3://bucket/any.jsonl"}
+    curate = {"domains": {"*": {"quality": quality, "gopher": {}}}}
+    rules = parse_lineage(minimal(curate=curate), origin=ORIGIN).curate.domains["*"].quality
+    assert rules == QualityRules(reference="/somewhere/good.jsonl", random="s3://bucket/any.jsonl")
 
 
 def test_a_named_recipe_is_complete_and_single_fields_override_it() -> None:

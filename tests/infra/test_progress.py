@@ -3,7 +3,7 @@ import logging
 import pytest
 
 import infra.progress
-from infra.progress import Progress, duration, follow, progress_line
+from infra.progress import Progress, duration, progress_line
 
 
 def test_lines_tell_share_rate_and_time_left(
@@ -32,10 +32,35 @@ def test_without_a_total_there_is_a_rate_but_no_promise(
     monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(logging.getLogger("infra"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="infra.progress"):
-        on_progress = follow("refresh")
-        on_progress("documents", 1000, 0)
-        on_progress("documents", 3000, 0)
+        bar = Progress("refresh", 0, "documents")
+        bar.update(1000)
+        bar.update(3000)
     assert caplog.messages == ["refresh: 3,000 documents, 100 documents/s"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, "[==============              ] train: 50 of 100 tokens (50%), loss 5.0"),
+        (60, "train: 50 of 100 tokens (50%), loss 5.0"),
+        (30, "train: 50 of 100 tokens ..."),
+    ],
+)
+def test_a_bar_never_breaks_into_two_lines_of_a_narrow_terminal(
+    columns: int,
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr(infra.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(infra.progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with Progress("train", 100, "tokens") as bar:
+        bar.update(50, "loss 5.0")
+    line = capsys.readouterr().err
+    assert line == f"\r\x1b[2K  {shown}\n"
+    assert 2 + len(shown) < columns
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

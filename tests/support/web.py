@@ -4,6 +4,12 @@ import base64
 import gzip
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+
+from tasks.documents import Reject
+from tasks.readers import Record
+from tasks.reading.html import with_main_text
+from tests.support.spooled import document
 
 DATE = "2024-05-06T07:08:09Z"
 
@@ -24,6 +30,17 @@ def html(topic: str, *, head: str = "") -> str:
         f"<article><h1>About {topic}</h1><p>{sentences(topic)}</p></article>"
         "<footer>Imprint and privacy</footer></body></html>"
     )
+
+
+def with_text(item: Record | Reject) -> Record | Reject:
+    """What was read, with the main text of its page taken as a refresh takes it."""
+    if isinstance(item, Reject):
+        return item
+    page = replace(document("page", item.text), position=item.position, is_page=item.is_page)
+    main = with_main_text(page)
+    if isinstance(main, Reject):
+        return main
+    return replace(item, text=main.text, is_page=False)
 
 
 def record(head: Sequence[tuple[str, str]], block: bytes) -> bytes:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,38 +7,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.document_table import write_document_table
-from tasks.documents import Document
-from tasks.split import key_of
-from tasks.tokenize import TokenizedDocument
-
-
-def _documents(count: int) -> list[TokenizedDocument]:
-    return [
-        TokenizedDocument(
-            document=Document(
-                id=f"web/d{n}",
-                cluster=f"c{n % 3}",
-                text="",
-                source="web",
-                uri="/data/web.jsonl",
-                position=n,
-                domain="web",
-                licence="cc0",
-                time="2026",
-            ),
-            content=n.to_bytes(16, "big"),
-            tokens=np.arange(n, dtype=np.uint16),
-            text_bytes=n,
-            split="train" if n else "dropped",
-            reason="" if n else "too_short",
-        )
-        for n in range(count)
-    ]
+from tasks.split import DROPPED, TRAIN, key_of
+from tests.support.spooled import document, spooled
 
 
 def _write(path: Path, count: int) -> pa.Table:
+    """Documents of which the first is dropped and the last is beyond the holdout's cap."""
+    documents = [
+        replace(document(f"web/d{n}"), cluster=f"c{n % 3}", position=n, time="2026")
+        for n in range(count)
+    ]
+    reasons = ["too_short", *[""] * (count - 1)]
+    spool = spooled(path.with_suffix(".spool"), documents, [[7] * n for n in range(count)], reasons)
+    splits = np.array([DROPPED, *[TRAIN] * (count - 2), DROPPED], np.int8)
     lengths, firsts = np.arange(count), np.arange(count) * 10 - 1
-    write_document_table(_documents(count), path, lengths=lengths, first_tokens=firsts)
+    write_document_table(spool, path, splits=splits, lengths=lengths, first_tokens=firsts)
     return pq.read_table(path)
 
 
@@ -67,11 +51,11 @@ def test_the_columns_are_those_of_the_format(tmp_path: Path) -> None:
     }
     assert table.to_pylist()[0] == {
         "document": "web/d0",
-        "content": bytes(16),
+        "content": b"web/d0..........",
         "cluster": "c0",
         "cluster_key": key_of("c0"),
-        "source": "web",
-        "uri": "/data/web.jsonl",
+        "source": "s",
+        "uri": "/data/s",
         "position": 0,
         "domain": "web",
         "licence": "cc0",
@@ -87,6 +71,12 @@ def test_the_columns_are_those_of_the_format(tmp_path: Path) -> None:
         "reason": "too_short",
         "first_token": -1,
     }
+
+
+def test_what_is_kept_and_on_no_side_is_beyond_the_cap_of_the_holdout(tmp_path: Path) -> None:
+    table = _write(tmp_path / "t.parquet", 4)
+    assert table.column("reason").to_pylist() == ["too_short", "", "", "holdout_cap"]
+    assert table.column("split").to_pylist() == ["dropped", "train", "train", "dropped"]
 
 
 def test_batches_keep_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

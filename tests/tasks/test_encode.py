@@ -3,34 +3,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.curate import Curated, content_digest
-from tasks.documents import Document
-from tasks.encode import DocumentEncoder, EncodingMismatchError
+from tasks.curate import content_digest
+from tasks.encode import DocumentEncoder, Encoded, EncodingMismatchError, Legible
 from training.fast_bpe.encoder import FastEncoder
 from training.tokenizer import Tokenizer, train_tokenizer
 
 _TEXTS = [f"line {n}\n\tété {n * 7} over the hill, don't <|endoftext|>" for n in range(40)]
 
 
-def _curated(texts: list[str]) -> list[Curated]:
+def _legible(texts: list[str]) -> list[Legible]:
     return [
-        Curated(
-            document=Document(
-                id=f"web/d{n}",
-                cluster=f"d{n}",
-                text=text,
-                source="web",
-                uri="/data/1.jsonl",
-                position=n,
-                domain="web",
-                licence="CC0-1.0",
-                time="",
-            ),
-            digest=content_digest(text),
-            reason="",
-        )
+        Legible(text, content_digest(text), f"web/d{n}", "/data/1.jsonl")
         for n, text in enumerate(texts)
     ]
+
+
+def _split(encoded: Encoded) -> list[np.ndarray]:
+    return np.split(encoded.tokens, np.cumsum(encoded.lengths)[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +29,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def test_little_text_is_encoded_without_the_fast_path(tokenizer: Tokenizer, tmp_path: Path) -> None:
     encoder = DocumentEncoder(tokenizer, tmp_path / "certified")
-    encoder.encode(_curated(_TEXTS))
-    assert encoder.encode([]) == []
+    encoder.encode(_legible(_TEXTS))
+    nothing = encoder.encode([])
+    assert (nothing.tokens.size, nothing.lengths.size) == (0, 0)
+    assert nothing.tokens.dtype == np.uint16
     assert not (tmp_path / "certified").exists()
 
 
@@ -53,7 +44,9 @@ def test_much_text_takes_the_fast_path_to_the_same_tokens(
     monkeypatch.setattr("tasks.encode._CHECKED_ONE_IN", 3)
     encoder = DocumentEncoder(tokenizer, tmp_path / "certified")
     tokens = [
-        ids for start in (0, 15) for ids in encoder.encode(_curated(_TEXTS)[start : start + 15])
+        ids
+        for start in (0, 15)
+        for ids in _split(encoder.encode(_legible(_TEXTS)[start : start + 15]))
     ]
     assert len(list((tmp_path / "certified").iterdir())) == 1
     for text, ids in zip(_TEXTS[:30], tokens, strict=True):
@@ -77,11 +70,11 @@ def test_a_mismatch_names_document_and_ids_and_bars_the_fast_path(
 
     monkeypatch.setattr(FastEncoder, "encode", wrong)
     with pytest.raises(EncodingMismatchError) as raised:
-        DocumentEncoder(tokenizer, tmp_path).encode(_curated(_TEXTS))
+        DocumentEncoder(tokenizer, tmp_path).encode(_legible(_TEXTS))
     slow = tokenizer.encode_batch([_TEXTS[7]])[0].tolist()
     assert "document web/d7 in /data/1.jsonl from token 2 on" in str(raised.value)
     assert str(slow[2:8]) in str(raised.value)
     assert str([299, *slow[3:8]]) in str(raised.value)
     # The next refresh does without it.
-    tokens = DocumentEncoder(tokenizer, tmp_path).encode(_curated(_TEXTS))
+    tokens = _split(DocumentEncoder(tokenizer, tmp_path).encode(_legible(_TEXTS)))
     assert tokens[7].tolist() == slow

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.documents import Document
 from tasks.pack import (
     Framing,
     count_targets,
+    first_tokens,
     framed_length,
     pack_domain,
-    pack_rows,
+    row_blocks,
     token_stream,
 )
-from tasks.split import Split
-from tasks.tokenize import TokenizedDocument
+from tasks.split import DROPPED, HOLDOUT, TRAIN
+from tests.support.spooled import document, spooled
 
 _ONE = Framing(start_id=0, end_id=0, token_dtype="uint16", vocab_size=50)
 _TWO = Framing(start_id=1, end_id=2, token_dtype="uint16", vocab_size=50)
@@ -26,12 +26,17 @@ _documents = st.lists(
 )
 
 
+def _rows(pieces: list[np.ndarray], framing: Framing, seq_len: int) -> np.ndarray:
+    nothing = np.empty((0, seq_len + 1), framing.token_dtype)
+    return np.concatenate([nothing, *row_blocks(pieces, framing, seq_len)])
+
+
 @given(documents=_documents, framing=_framings, seq_len=st.integers(1, 20))
 def test_the_targets_of_all_rows_are_the_stream_from_its_second_token_on(
     documents: list[np.ndarray], framing: Framing, seq_len: int
 ) -> None:
     stream = token_stream(documents, framing)
-    rows = pack_rows(stream, seq_len, start_id=framing.start_id)
+    rows = _rows([stream], framing, seq_len)
     targets = rows[:, 1:].reshape(-1)
     wanted = max(len(stream) - 1, 0)
     np.testing.assert_array_equal(targets[:wanted], stream[1:])
@@ -59,18 +64,17 @@ def test_the_start_token_opens_every_document_and_occurs_nowhere_else(
 
 def test_rows_are_golden() -> None:
     documents = [np.array([10, 11, 12], np.uint16), np.array([20, 21], np.uint16)]
-    one = pack_rows(token_stream(documents, _ONE), 4, start_id=0)
+    one = _rows([token_stream(documents, _ONE)], _ONE, 4)
     assert one.tolist() == [[0, 10, 11, 12, 0], [0, 20, 21, 0, 0]]
-    two = pack_rows(token_stream(documents, _TWO), 4, start_id=1)
+    two = _rows([token_stream(documents, _TWO)], _TWO, 4)
     assert two.tolist() == [[1, 10, 11, 12, 2], [2, 1, 20, 21, 2]]
 
 
 def test_no_documents_give_no_rows() -> None:
-    assert pack_rows(token_stream([], _ONE), 8, start_id=0).shape == (0, 9)
+    assert _rows([token_stream([], _ONE)], _ONE, 8).shape == (0, 9)
 
 
-def test_one_end_token_a_document_is_counted_as_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.pack._COUNTED_AT_ONCE", 3)
+def test_one_end_token_a_document_is_counted_as_a_target() -> None:
     documents = [np.array([10, 11, 10], np.uint16), np.array([12], np.uint16)]
     for framing in (_ONE, _TWO):
         counts = count_targets(token_stream(documents, framing), framing)
@@ -79,46 +83,42 @@ def test_one_end_token_a_document_is_counted_as_a_target(monkeypatch: pytest.Mon
         np.testing.assert_array_equal(counts, expected)
 
 
-def _tokenized(name: str, tokens: list[int], split: Split) -> TokenizedDocument:
-    document = Document(
-        id=name,
-        cluster=f"cluster of {name}",
-        text="",
-        source="s",
-        uri="/data/s",
-        position=1,
-        domain="web",
-        licence="cc0",
-        time="",
-    )
-    return TokenizedDocument(
-        document=document,
-        content=bytes(16),
-        tokens=np.array(tokens, np.uint16),
-        text_bytes=3 * len(tokens),
-        split=split,
-        reason="holdout_cap" if split == "dropped" else "",
+@given(documents=_documents, framing=_framings, seq_len=st.integers(1, 20), data=st.data())
+def test_rows_do_not_depend_on_the_pieces_that_a_stream_comes_in(
+    documents: list[np.ndarray], framing: Framing, seq_len: int, data: st.DataObject
+) -> None:
+    stream = token_stream(documents, framing)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
+    pieces = np.split(stream, cuts)
+    np.testing.assert_array_equal(
+        _rows(pieces, framing, seq_len), _rows([stream], framing, seq_len)
     )
 
 
 @pytest.mark.parametrize("framing", [_ONE, _TWO])
-def test_a_packed_domain_says_where_its_documents_lie(framing: Framing, tmp_path: Path) -> None:
-    documents = [
-        _tokenized("a", [10, 11], "train"),
-        _tokenized("b", [12, 13, 14], "holdout"),
-        _tokenized("c", [15], "dropped"),
-        _tokenized("d", [16, 17], "train"),
-    ]
-    packed = pack_domain("web", documents, framing, seq_len=4, directory=tmp_path)
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_a_packed_domain_says_where_its_documents_lie(
+    framing: Framing, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.pack._TOKENS_AT_ONCE", at_once)
+    names = ["a", "b", "other", "c", "d", "dropped"]
+    documents = spooled(
+        tmp_path / "spool",
+        [document(name, domain="code" if name == "other" else "web") for name in names],
+        [[10, 11], [12, 13, 14], [9, 9, 9, 9, 9], [15], [16, 17], [18]],
+        ["", "", "", "", "", "duplicate"],
+    )
+    splits = np.array([TRAIN, HOLDOUT, TRAIN, DROPPED, TRAIN, DROPPED], np.int8)
+    packed = pack_domain(documents, 0, splits, framing, seq_len=4, directory=tmp_path)
     extra = framed_length(0, framing)
-    assert packed.first_tokens.tolist() == [0, -1, -1, 2 + extra]
+    firsts = first_tokens(documents, splits, framing)
+    assert firsts.tolist() == [0, -1, 0, -1, 2 + extra, -1]
     assert packed.slice.train_tokens == 4 + 2 * extra
     assert (packed.slice.train_samples, packed.slice.train_documents) == (2, 2)
     assert (packed.slice.holdout_documents, packed.slice.holdout_tokens) == (1, 5)
     assert (packed.slice.source_names, packed.slice.licences) == (("s",), ("cc0",))
-    assert packed.unigram[[12, 16, framing.end_id]].tolist() == [0, 1, 2]
-    names = [file.name for file in packed.files]
-    assert names == [
+    assert packed.unigram[[9, 12, 16, framing.end_id]].tolist() == [0, 0, 1, 2]
+    assert [file.name for file in packed.files] == [
         "web/train/index.json",
         "web/train/shard.00000.mds",
         "web/holdout/index.json",
@@ -128,7 +128,8 @@ def test_a_packed_domain_says_where_its_documents_lie(framing: Framing, tmp_path
 
 
 def test_a_domain_that_is_held_out_as_a_whole_has_no_training_files(tmp_path: Path) -> None:
-    documents = [_tokenized("a", [10, 11], "holdout")]
-    packed = pack_domain("web", documents, _ONE, seq_len=4, directory=tmp_path)
+    documents = spooled(tmp_path / "spool", [document("a")], [[10, 11]])
+    splits = np.array([HOLDOUT], np.int8)
+    packed = pack_domain(documents, 0, splits, _ONE, seq_len=4, directory=tmp_path)
     assert packed.slice.train_samples == 0
     assert {file.name.split("/")[1] for file in packed.files} == {"holdout"}

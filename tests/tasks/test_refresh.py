@@ -31,6 +31,7 @@ from tasks.documents import SourceRefusedError
 from tasks.marks import read_marks
 from tasks.readers import FieldNames
 from tasks.refresh import refresh
+from tasks.refresh_progress import ReadingProgress, UnseenProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
     RefreshConfig,
@@ -145,6 +146,29 @@ def test_a_refresh_commits_a_pending_snapshot_with_its_marks_and_suite(
     assert head.tokenizer == manifest.tokenizer
     assert result.train_documents + result.holdout_documents == 40
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_refresh_tells_what_it_read_and_what_became_of_it(
+    store: LocalObjects, data: Path, tmp_path: Path
+) -> None:
+    class Heard(UnseenProgress):
+        states: list[ReadingProgress] = []
+
+        def reading(self, state: ReadingProgress) -> None:
+            self.states.append(replace(state, dropped=dict(state.dropped)))
+
+    _write(data / "2.jsonl", range(30, 50))
+    (data / "3.jsonl").write_text("{no json\n")
+    request = _request(_source(data, fields=FieldNames(), reject_limit=0.5))
+    (tmp_path / "work").mkdir()
+    heard = Heard()
+    refresh(store, _LAYOUT, request, by="test", work_dir=tmp_path / "work", progress=heard)
+    last = heard.states[-1]
+    assert (last.documents, last.kept) == (60, 50)
+    assert last.dropped == {"duplicate_in_batch": 10}
+    assert last.rejected == {"malformed_json": 1}
+    assert last.text_bytes == sum(len(_text(n).encode()) for n in (*range(40), *range(30, 50)))
+    assert last.bytes_done == last.bytes_total == sum(f.stat().st_size for f in data.iterdir())
 
 
 def test_annotations_of_all_documents_are_stored_and_other_thresholds_need_no_text(

@@ -1,10 +1,66 @@
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.split import HoldoutConfig, Side, SplitResult, SplitRow, key_of, split_by_cluster
+from tasks.split import (
+    SPLITS,
+    HoldoutConfig,
+    Side,
+    Split,
+    SplitRows,
+    key_of,
+    rank_of,
+)
+from tasks.split import split_by_cluster as split_arrays
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One kept document."""
+
+    domain: str
+    cluster: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """The sides of all clusters, by domain and cluster."""
+
+    splits: dict[tuple[str, str], Split]
+    warnings: list[str]
+
+
+def split_by_cluster(
+    rows: Sequence[SplitRow],
+    known_side: Callable[[bytes], Side | None],
+    config: HoldoutConfig,
+    *,
+    lineage: str,
+) -> SplitResult:
+    names = list(dict.fromkeys(row.domain for row in rows))
+    splits, warnings = split_arrays(
+        SplitRows(
+            domain_names=names,
+            domains=np.array([names.index(row.domain) for row in rows], np.int32),
+            cluster_keys=np.array([key_of(row.cluster) for row in rows], "S16"),
+            ranks=np.array([rank_of(lineage, row.domain, row.cluster) for row in rows], float),
+            tokens=np.array([row.tokens for row in rows], np.int64),
+        ),
+        known_side,
+        config,
+    )
+    found: dict[tuple[str, str], Split] = {}
+    for row, split in zip(rows, splits.tolist(), strict=True):
+        # All documents of a cluster lie on one side.
+        assert found.setdefault((row.domain, row.cluster), SPLITS[split]) == SPLITS[split]
+    return SplitResult(found, warnings)
+
 
 _rows = st.lists(
     st.builds(

@@ -38,7 +38,7 @@ class Line:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._mutex = threading.Lock()
-        self._orders: queue.Queue[str] = queue.Queue()
+        self._orders: queue.Queue[object] = queue.Queue()
         self._is_idle = threading.Event()
         self.stop = threading.Event()
         """Set when that process asks for a stop."""
@@ -65,7 +65,14 @@ class Line:
         # a session of its own.
         os.killpg(0, signal.SIGKILL)
 
-    def next_order(self) -> str:
+    def next_item(self, *, wait: bool) -> object | None:
+        """What was sent next, or ``end``; None when nothing is there and one need not wait."""
+        try:
+            return self._orders.get(block=wait)
+        except queue.Empty:
+            return None
+
+    def next_order(self) -> object:
         """``live`` or ``end``."""
         self._is_idle.set()
         order = self._orders.get()

@@ -1,32 +1,25 @@
 """Scoring on Ray: batches of units over any number of workers, each of which loads a model once.
 
-As for training, Ray is in another process (``training.cluster.scoring_driver``), which is started
-again when it dies. What is scored is handed back batch by batch, for the caller to put on record,
-so that whoever starts again begins with what is missing. Importing this module does not import
-torch or Ray, and neither does running it.
+What is scored is handed back batch by batch, for the caller to put on record, so that whoever
+starts again begins with what is missing. Importing this module does not import torch or Ray.
 """
 
-import contextlib
-import logging
-import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from training.cluster.connection import require_head
-from training.cluster.run import Said, start_driver
+from storage.objects import open_store
+from training.cluster.pool import Pool, map_on_ray
 from training.data.holdout_folder import HoldoutFolder
-from training.errors import TrainingError
 from training.items.item import Item
 from training.items.score import ItemScore
 
-logger = logging.getLogger(__name__)
-
-_END_SECONDS = 20.0
-"""For the driver to stop a Ray of our own."""
-_RETRY_SECONDS = 1.0
+if TYPE_CHECKING:
+    from training.causal_model import CausalModel
+    from training.data.holdout import HoldoutDocument
+    from training.tokenizer import Tokenizer
 
 Nats = tuple[float, ...]
 Answers = tuple[ItemScore, ...]
@@ -61,45 +54,12 @@ class ScoringJob:
     use_gpu: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringRequest:
-    """What the driver is told when it starts."""
-
-    job: ScoringJob
-    num_workers: int
-    address: str | None
-    max_failures: int
-    wait_seconds: float
-    """For room in the cluster."""
-    log_level: int = logging.INFO
-    todo: tuple[int, ...] = ()
-    """Numbers of the batches that are to be scored; filled in when the driver is started."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A batch is done: the nats of every document of every unit, or the answers of every part."""
-
-    batch: int
-    found: tuple[Nats, ...] | tuple[Answers, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The driver gives up; what no other attempt would mend."""
-
-    error: Exception
-
-
-class Finished:
-    """Every batch is done."""
-
-
-def score_on_ray(request: ScoringRequest, on_scored: Callable[[int, Any], None]) -> None:
-    """Score all batches of the job on the Ray at ``address``, or on one of our own.
+def score_on_ray(job: ScoringJob, pool: Pool, on_scored: Callable[[int, Any], None]) -> None:
+    """Score all batches of the job on Ray.
 
     Args:
-        request: What to score, and where.
+        job: What to score.
+        pool: The workers.
         on_scored: Called with the number of a batch and what was found, the ``Nats`` of each of its
             units or the ``Answers`` of each of its parts, in any order, once for each batch.
 
@@ -109,54 +69,65 @@ def score_on_ray(request: ScoringRequest, on_scored: Callable[[int, Any], None])
         StorageError: A model or a shard is missing or damaged.
         ValueError: A model cannot be computed, or documents cannot be given to it.
     """
-    request = replace(request, log_level=logging.getLogger("training").getEffectiveLevel())
-    todo = set(range(len(request.job.batches)))
-    failures = 0
-    while todo:
-        if request.address is not None:
-            require_head(request.address)
-        lost = _attempt(replace(request, todo=tuple(sorted(todo))), todo, on_scored)
-        if not todo:
-            return
-        failures += 1
-        if failures > request.max_failures:
-            raise TrainingError(
-                f"scoring must end with at most {request.max_failures} failures of Ray, and failed "
-                f"again: {lost}; run it again, it goes on with what is missing"
-            )
-        logger.warning(
-            f"scoring was cut off, {failures} of at most {request.max_failures} times: {lost}; it "
-            "goes on with what is missing"
+    for number, found in map_on_ray(partial(ScoringWorker, job), job.batches, pool):
+        on_scored(number, found)
+
+
+class ScoringWorker:
+    """Scores in a process of Ray: holds one model at a time, and the folders that it has read."""
+
+    def __init__(self, job: ScoringJob) -> None:
+        self._job = job
+        self._store = open_store(job.store_uri)
+        self._prefix = ""
+        self._model: CausalModel | None = None
+        self._read_with: Tokenizer | None = None
+        self._documents: dict[int, list[HoldoutDocument]] = {}
+
+    def __call__(self, batch: ScoringBatch) -> tuple[Nats, ...] | tuple[Answers, ...]:
+        """What the batch's model makes of its units, or of its parts of tasks."""
+        return self._answers(batch) if batch.parts else self._nats(batch)
+
+    def _answers(self, batch: ScoringBatch) -> tuple[Answers, ...]:
+        from training.items.score_parts import score_parts  # noqa: PLC0415  torch
+
+        parts = [self._job.parts[number] for number in batch.parts]
+        threads = self._job.num_threads
+        return tuple(
+            score_parts(self._load(batch.model), self._tokenizer(), parts, num_threads=threads)
         )
-        time.sleep(_RETRY_SECONDS)
 
+    def _nats(self, batch: ScoringBatch) -> tuple[Nats, ...]:
+        from training.score_units import score_units  # noqa: PLC0415  torch
 
-def _attempt(request: ScoringRequest, todo: set[int], on_scored: Callable[[int, Any], None]) -> str:
-    """One life of the driver; takes what is done out of ``todo``; returns how it ended."""
-    process, connection = start_driver("training.cluster.scoring_driver")
-    with contextlib.closing(connection):
-        connection.send(request)
-        while True:
-            try:
-                message = connection.recv()
-            except (EOFError, OSError):
-                code = process.wait()
-                return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-            if isinstance(message, Said):
-                logging.getLogger(message.name).log(message.level, "%s", message.message)
-            elif isinstance(message, Scored):
-                todo.discard(message.batch)
-                on_scored(message.batch, message.found)
-            elif isinstance(message, Failed | Finished):
-                _ended(process)
-                if isinstance(message, Failed):
-                    raise message.error
-                return "finished"
+        units = [
+            (self._job.folders[folder], [self._folder(folder)[row] for row in rows])
+            for folder, rows in batch.units
+        ]
+        threads = self._job.num_threads
+        return tuple(score_units(self._load(batch.model), units, num_threads=threads))
 
+    def _load(self, prefix: str) -> "CausalModel":
+        from storage.models import fetch_model  # noqa: PLC0415  only where a model is scored
+        from training.model_files import load_model  # noqa: PLC0415  torch
 
-def _ended(process: "subprocess.Popen[bytes]") -> None:
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        if self._model is None or prefix != self._prefix:
+            self._model = None
+            folder = self._job.work_dir.absolute() / prefix
+            model = load_model(fetch_model(self._store, prefix, folder))
+            self._model, self._prefix = model.to("cuda:0" if self._job.use_gpu else "cpu"), prefix
+        return self._model
+
+    def _tokenizer(self) -> "Tokenizer":
+        from training.tokenizer import fetch_tokenizer  # noqa: PLC0415  tokenizers
+
+        if self._read_with is None:
+            folder = self._job.work_dir.absolute() / "tokenizer"
+            self._read_with = fetch_tokenizer(self._store, self._job.tokenizer, folder)
+        return self._read_with
+
+    def _folder(self, number: int) -> "list[HoldoutDocument]":
+        if number not in self._documents:
+            cache = self._job.work_dir.absolute() / "snapshots"
+            self._documents[number] = self._job.folders[number].read(self._store, cache)
+        return self._documents[number]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.curate import Curated
-from tasks.decontamination.screen import CONTAMINATED, DecontaminationScreen, Sought, read_sought
+from tasks.decontamination.screen import LeakFinder, LeakRecord, Sought, read_sought
 from tasks.documents import Document
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.frozen import FrozenItem
@@ -45,10 +44,9 @@ def dropped(items: list[FrozenItem], texts: list[str]) -> set[int]:
         )
         for n, text in enumerate(texts)
     )
-    curated = (Curated(document=document, digest=b"", reason="") for document in documents)
-    screened = list(DecontaminationScreen(sought).screen(curated))
-    assert [int(each.document.id) for each in screened] == list(range(len(texts)))
-    return {n for n, each in enumerate(screened) if each.reason == CONTAMINATED}
+    found = LeakFinder(sought).leaks_in(list(documents))
+    assert len(found) == len(texts)
+    return {n for n, leaks in enumerate(found) if leaks}
 
 
 def test_planted_leaks_are_dropped_and_nothing_else() -> None:
@@ -104,7 +102,7 @@ def test_leaks_are_listed_with_task_item_and_share(tmp_path: Path) -> None:
     file = tmp_path / "quiz.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = TaskConfig(name="quiz", uri=str(file), kind="cloze")
-    screen = DecontaminationScreen(read_sought([task], min_share=0.5))
+    sought = read_sought([task], min_share=0.5)
     document = Document(
         id="web/7",
         cluster="7",
@@ -116,15 +114,14 @@ def test_leaks_are_listed_with_task_item_and_share(tmp_path: Path) -> None:
         licence="",
         time="",
     )
-    curated = Curated(document=document, digest=b"", reason="")
-    too_short = Curated(document=document, digest=b"", reason="too_short")
-    first, second = screen.screen([curated, too_short])
-    assert (first.reason, second.reason) == (CONTAMINATED, "too_short")
-    (leak,) = screen.leaks
+    (leaks,) = LeakFinder(sought).leaks_in([document])
+    record = LeakRecord(sought)
+    record.add(leaks)
+    (leak,) = record.leaks
     assert (leak.document, leak.task, leak.share) == ("web/7", "quiz", 1.0)
-    (checked,) = screen.checked()
+    (checked,) = record.checked()
     assert (checked.task, checked.documents_dropped) == ("quiz", 1)
-    screen.write(tmp_path / "leaks.jsonl")
+    record.write(tmp_path / "leaks.jsonl")
     assert json.loads((tmp_path / "leaks.jsonl").read_text())["item"] == leak.item
 
 

@@ -2,17 +2,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.near_duplicate_index import NearDuplicateIndex
 from storage.near_duplicate_segment import Segment, merge_segments
-from tasks.curate import Curated
-from tasks.documents import Document
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.near_duplicates.signatures import signatures_of
+from tests.support.screening import screened
 
 # Few permutations over single words, so that a handful of words makes all kinds of neighbours.
 _CONFIG = NearDuplicateConfig(ngram=1, bands=16, rows=2, threshold=0.6)
@@ -22,27 +20,16 @@ _TEXTS = st.lists(st.lists(_WORDS, max_size=6).map(" ".join), max_size=30)
 _SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def _item(text: str, reason: str = "") -> Curated:
-    document = Document(
-        id="1",
-        cluster="1",
-        text=text,
-        source="web",
-        uri="/data/a.jsonl",
-        position=1,
-        domain="web",
-        licence="CC0-1.0",
-        time="",
-    )
-    return Curated(document=document, digest=b"", reason=reason)
-
-
 def _screened(
-    texts: Sequence[str], segments: Sequence[Segment], path: Path, snapshot: str = "s"
+    texts: Sequence[str],
+    segments: Sequence[Segment],
+    path: Path,
+    snapshot: str = "s",
+    at_once: int = 4096,
 ) -> tuple[list[str], Segment]:
     """The reasons of a refresh, and the segment that it leaves."""
-    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(segments))
-    reasons = [str(item.reason) for item in screen.screen(map(_item, texts))]
+    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(segments), path.parent)
+    reasons = screened(screen, _CONFIG, texts, at_once)
     screen.write(path, snapshot)
     return reasons, Segment(path.read_bytes(), str(path))
 
@@ -100,9 +87,7 @@ def test_what_is_kept_does_not_depend_on_how_many_are_screened_at_once(
     texts: list[str], size: int, tmp_path: Path
 ) -> None:
     whole, one = _screened(texts, [], tmp_path / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.near_duplicates.screen._BATCH_DOCUMENTS", size)
-        parts, other = _screened(texts, [], tmp_path / "parts")
+    parts, other = _screened(texts, [], tmp_path / "parts", at_once=size)
     assert parts == whole
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
     assert one.parts == other.parts
@@ -114,12 +99,14 @@ def test_the_reason_says_where_the_earlier_document_is(tmp_path: Path) -> None:
     assert reasons == ["near_duplicate", "", "near_duplicate_in_batch", ""]
 
 
-def test_what_was_dropped_before_is_left_alone_and_blocks_nothing(tmp_path: Path) -> None:
-    items = [_item("a b c", "too_long"), _item("a b c"), _item("c b a", "duplicate")]
-    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(()))
-    assert [item.reason for item in screen.screen(items)] == ["too_long", "", "duplicate"]
+def test_a_document_is_known_by_its_row_in_the_table_of_all(tmp_path: Path) -> None:
+    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(()), tmp_path)
+    found = screen.reasons(
+        signatures_of(["a b c", "c b a", "x y"], _CONFIG.scheme), np.array([1, 4, 7])
+    )
+    assert found == ["", "near_duplicate_in_batch", ""]
     screen.write(tmp_path / "segment", "s")
-    assert Segment((tmp_path / "segment").read_bytes(), "segment").rows.tolist() == [1]
+    assert Segment((tmp_path / "segment").read_bytes(), "segment").rows.tolist() == [1, 7]
 
 
 def test_documents_without_a_word_are_no_copies_of_each_other(tmp_path: Path) -> None:
@@ -128,10 +115,10 @@ def test_documents_without_a_word_are_no_copies_of_each_other(tmp_path: Path) ->
     assert _screened(["---"], [segment], tmp_path / "2")[0] == [""]
 
 
-def test_a_shared_band_alone_drops_nothing() -> None:
+def test_a_shared_band_alone_drops_nothing(tmp_path: Path) -> None:
     strict = NearDuplicateConfig(ngram=1, bands=64, rows=1, threshold=0.9)
     texts = [" ".join(f"w{i}" for i in range(start, start + 40)) for start in (0, 10)]
     keys = signatures_of(texts, strict.scheme).keys
     assert np.any(keys[0] == keys[1])
-    screen = NearDuplicateScreen(strict, NearDuplicateIndex(()))
-    assert [item.reason for item in screen.screen(map(_item, texts))] == ["", ""]
+    screen = NearDuplicateScreen(strict, NearDuplicateIndex(()), tmp_path)
+    assert screened(screen, strict, texts) == ["", ""]

@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 from tasks.documents import Reject
 from tasks.readers import FieldNames, Place, Record
 from tasks.reading.html import decode_page, read_html
-from tests.support.web import html, sentences
+from tests.support.web import html, sentences, with_text
 
 PLACE = Place(uri="/data/a.html", fields=FieldNames(), max_document_bytes=1_000_000)
 
 
 def read(body: bytes) -> Record | Reject:
     [item] = read_html(io.BytesIO(body), PLACE)
-    return item
+    assert isinstance(item, Reject) or item.is_page
+    return with_text(item)
 
 
 def test_the_main_text_is_taken_without_menu_and_footer() -> None:

@@ -11,7 +11,7 @@ from tasks.documents import Reject
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames, Place, Record
 from tasks.reading.warc import read_warc
-from tests.support.web import DATE, answer, conversion, html, info, sentences, unpacked
+from tests.support.web import DATE, answer, conversion, html, info, sentences, unpacked, with_text
 
 PAGES = ["otters", "glaciers", "violins", "harbours"]
 ARCHIVE = [info(), *map(answer, PAGES)]
@@ -19,7 +19,7 @@ ARCHIVE = [info(), *map(answer, PAGES)]
 
 def read(body: bytes, compression: Compression = "gz", limit: int = 100_000) -> list[Any]:
     place = Place(uri="/data/a.warc.gz", fields=FieldNames(), max_document_bytes=limit)
-    return list(read_warc(io.BytesIO(body), place, compression))
+    return [with_text(item) for item in read_warc(io.BytesIO(body), place, compression)]
 
 
 def topics(items: list[Record | Reject]) -> list[tuple[int, str]]:

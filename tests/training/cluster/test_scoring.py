@@ -14,12 +14,8 @@ import torch
 from storage.errors import NotFoundError
 from storage.models import publish_model, upload_files
 from storage.objects import open_store
-from training.cluster.scoring import (
-    ScoringBatch,
-    ScoringJob,
-    ScoringRequest,
-    score_on_ray,
-)
+from training.cluster.pool import Pool
+from training.cluster.scoring import ScoringBatch, ScoringJob, score_on_ray
 from training.config import ModelConfig
 from training.data.holdout import HoldoutDocument
 from training.data.holdout_folder import HoldoutFolder
@@ -42,6 +38,7 @@ MODEL = ModelConfig(
 )
 PREFIX = "lineages/demo/models/1-a"
 UNITS = tuple((0, tuple(range(4 * n, 4 * n + 4))) for n in range(6))
+POOL = Pool(what="scoring", num_workers=2, address=None, max_failures=1, wait_seconds=60)
 Nats = tuple[float, ...]
 
 
@@ -59,7 +56,7 @@ def documents() -> list[HoldoutDocument]:
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> ScoringRequest:
+def job(tmp_path: Path) -> ScoringJob:
     """One model, one holdout, six units in six batches."""
     torch.set_num_threads(1)
     store = open_store((tmp_path / "store").as_uri())
@@ -84,7 +81,7 @@ def request_(tmp_path: Path) -> ScoringRequest:
         end_id=1,
         seq_len=32,
     )
-    job = ScoringJob(
+    return ScoringJob(
         store_uri=(tmp_path / "store").as_uri(),
         folders=(folder,),
         batches=tuple(ScoringBatch(model=PREFIX, units=(unit,)) for unit in UNITS),
@@ -92,20 +89,19 @@ def request_(tmp_path: Path) -> ScoringRequest:
         num_threads=1,
         use_gpu=False,
     )
-    return ScoringRequest(job=job, num_workers=2, address=None, max_failures=1, wait_seconds=60)
 
 
 def scores(process: psutil.Process) -> bool:
     """Whether it is a worker that scores, and lives."""
     try:
         # The kernel keeps 15 characters of a name.
-        return process.status() != psutil.STATUS_ZOMBIE and "ScoringWor" in process.name()
+        return process.status() != psutil.STATUS_ZOMBIE and "PoolWorker" in process.name()
     except psutil.NoSuchProcess:
         return False
 
 
 def test_two_workers_give_the_bits_of_one_process_also_when_one_is_killed(
-    request_: ScoringRequest, caplog: pytest.LogCaptureFixture
+    job: ScoringJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     found: dict[int, tuple[Nats, ...]] = {}
     killed: list[int] = []
@@ -119,9 +115,9 @@ def test_two_workers_give_the_bits_of_one_process_also_when_one_is_killed(
             os.kill(workers[0].pid, signal.SIGKILL)
 
     with caplog.at_level(logging.INFO, "training"):
-        score_on_ray(request_, take)
+        score_on_ray(job, POOL, take)
     assert killed
-    (folder,) = request_.job.folders
+    (folder,) = job.folders
     rows = documents()
     alone = score_units(
         Decoder(MODEL, seed=3).eval(),
@@ -131,19 +127,18 @@ def test_two_workers_give_the_bits_of_one_process_also_when_one_is_killed(
     assert [found[number][0] for number in range(len(UNITS))] == alone
 
 
-def test_what_a_worker_finds_wrong_is_raised_as_it_is(request_: ScoringRequest) -> None:
-    (first, *rest) = request_.job.batches
+def test_what_a_worker_finds_wrong_is_raised_as_it_is(job: ScoringJob) -> None:
+    (first, *rest) = job.batches
     lost = replace(first, model="lineages/demo/models/9-lost")
-    job = replace(request_.job, batches=(lost, *rest))
+    job = replace(job, batches=(lost, *rest))
     with pytest.raises(NotFoundError, match="models/9-lost"):
-        score_on_ray(replace(request_, job=job), lambda *_: None)
+        score_on_ray(job, POOL, lambda *_: None)
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(request_: ScoringRequest) -> None:
+def test_a_cluster_that_is_not_there_is_told_at_once(job: ScoringJob) -> None:
     with pytest.raises(TrainingError, match=r"Ray's head must answer at 127\.0\.0\.1:1"):
-        score_on_ray(replace(request_, address="127.0.0.1:1"), lambda *_: None)
+        score_on_ray(job, replace(POOL, address="127.0.0.1:1"), lambda *_: None)
 
 
-def test_nothing_to_score_starts_nothing(request_: ScoringRequest) -> None:
-    job = replace(request_.job, batches=())
-    score_on_ray(replace(request_, job=job, address="127.0.0.1:1"), lambda *_: None)
+def test_nothing_to_score_starts_nothing(job: ScoringJob) -> None:
+    score_on_ray(replace(job, batches=()), replace(POOL, address="127.0.0.1:1"), lambda *_: None)

@@ -1,0 +1,129 @@
+"""What depends on earlier documents: which one of several alike is kept, in canonical order.
+
+One process does it, batch after batch, so what is kept does not depend on who prepared it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
+from storage.snapshots import CheckedTask
+from tasks.curate import ExactDuplicates
+from tasks.decontamination.screen import CONTAMINATED, LeakRecord, Sought
+from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.screen import NearDuplicateScreen
+from tasks.prepare import Prepared
+
+LEAKS = "leaks.jsonl"
+"""The task items that documents gave away which were dropped for it, a line each."""
+EXAMPLES = "examples.jsonl"
+"""Of what was dropped for each reason, a line each."""
+
+_EXAMPLES_A_REASON = 5
+
+
+class Sifter:
+    """Says of each document whether it is kept.
+
+    Args:
+        is_known: Whether the lineage already has a document of this digest (16 bytes).
+        sought: Task items that are looked for; None: there are none.
+        near_duplicates: None: they are not looked for.
+        index: Of the near-duplicates that the lineage has.
+        directory: Existing local directory for temporary files.
+    """
+
+    def __init__(
+        self,
+        is_known: Callable[[bytes], bool],
+        sought: Sought | None,
+        near_duplicates: NearDuplicateConfig | None,
+        index: NearDuplicateIndex,
+        directory: Path,
+    ) -> None:
+        self._duplicates = ExactDuplicates(is_known)
+        self._leaks = LeakRecord(sought) if sought is not None else None
+        self._screen = (
+            NearDuplicateScreen(near_duplicates, index, directory)
+            if near_duplicates is not None
+            else None
+        )
+        self._num_documents = 0
+        self._examples: Counter[str] = Counter()
+        self._lines: list[str] = []
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        """Documents by domain and reason."""
+
+    def reasons(self, prepared: Prepared) -> list[str]:
+        """Why each document of the next batch is dropped, "" for what is kept."""
+        reasons = self._duplicates.reasons(prepared.digests, prepared.reasons)
+        if self._leaks is not None:
+            for place, leaks in prepared.leaks.items():
+                if not reasons[place]:
+                    self._leaks.add(leaks)
+                    reasons[place] = CONTAMINATED
+        if self._screen is not None and prepared.signatures is not None:
+            is_left = np.array([not reasons[place] for place in prepared.looked_at], bool)
+            places = prepared.looked_at[is_left]
+            found = self._screen.reasons(
+                prepared.signatures.of(is_left), places + self._num_documents
+            )
+            for place, reason in zip(places.tolist(), found, strict=True):
+                reasons[place] = reason
+        self._num_documents += len(reasons)
+        self._note(prepared, reasons)
+        return reasons
+
+    def checked(self) -> tuple[CheckedTask, ...]:
+        """The task items that were looked for."""
+        return self._leaks.checked() if self._leaks is not None else ()
+
+    def dropped_by_reason(self) -> Counter[str]:
+        """Documents of all domains."""
+        counts: Counter[str] = Counter()
+        for (_, reason), count in self.dropped.items():
+            counts[reason] += count
+        return counts
+
+    def write(self, directory: Path, snapshot: str) -> None:
+        """Write what was found, so far as it was looked for, once everything was sifted.
+
+        Args:
+            directory: Where the files of ``snapshot`` are gathered.
+            snapshot: Its id.
+        """
+        if self._leaks is not None:
+            self._leaks.write(directory / LEAKS)
+        if self._screen is not None:
+            self._screen.write(directory / SEGMENT, snapshot)
+        (directory / EXAMPLES).write_text("".join(self._lines), encoding="utf-8")
+
+    def _note(self, prepared: Prepared, reasons: Sequence[str]) -> None:
+        for place, reason in enumerate(reasons):
+            if not reason:
+                continue
+            document = prepared.documents[place]
+            self.dropped[document.domain, reason] += 1
+            if self._examples[reason] < _EXAMPLES_A_REASON:
+                self._examples[reason] += 1
+                shown = {
+                    "reason": reason,
+                    "document": document.id,
+                    "uri": document.uri,
+                    "position": document.position,
+                    "domain": document.domain,
+                    "excerpt": _without_personal_data(prepared.excerpts[place]),
+                }
+                self._lines.append(json.dumps(shown, sort_keys=True) + "\n")
+
+
+def _without_personal_data(excerpt: str) -> str:
+    """What a page may show to anybody, whatever the rules of the document's domain."""
+    from tasks.curation.pii import KINDS, count_and_mask  # noqa: PLC0415  only where there is any
+
+    (masked,), _ = count_and_mask([excerpt], KINDS)
+    return masked
