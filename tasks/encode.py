@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SLOW_CHARACTERS = 4_000_000
-"""Before the fast path is loaded; to try it once a machine takes about twice as long as these."""
+_SOME_CHARACTERS, _MANY_CHARACTERS = 700_000, 4_000_000
+"""After some the fast path is loaded if this machine has tried it before, which takes as long as
+these do by tokenizers; after many it is tried, which takes about twice as long as those."""
 _CHECKED_ONE_IN = 200
 
 
@@ -62,7 +63,7 @@ class DocumentEncoder:
     def __init__(self, tokenizer: "Tokenizer", certificates: Path) -> None:
         self._tokenizer, self._certificates = tokenizer, certificates
         self._fast: FastEncoder | None = None
-        self._slow_left = _SLOW_CHARACTERS
+        self._num_characters = 0
 
     @property
     def token_dtype(self) -> str:
@@ -76,10 +77,8 @@ class DocumentEncoder:
             EncodingMismatchError: The fast path is wrong; the message names document and tokens.
         """
         texts = [item.text for item in documents]
-        if self._slow_left > 0:
-            self._slow_left -= sum(map(len, texts))
-            if self._slow_left <= 0:
-                self._fast = self._open_fast()
+        if self._is_due(sum(map(len, texts))):
+            self._fast = self._open_fast()
         if self._fast is None or not texts:
             slow = self._tokenizer.encode_batch(texts)
             tokens = np.concatenate([np.empty(0, self.token_dtype), *slow])
@@ -87,6 +86,20 @@ class DocumentEncoder:
         tokens, counts = self._fast.encode(texts, self.token_dtype)
         self._check(documents, np.split(tokens, np.cumsum(counts)[:-1]))
         return Encoded(tokens, np.asarray(counts, np.int64))
+
+    def _is_due(self, more: int) -> bool:
+        """Whether ``more`` characters are those after which the fast path is worth its loading."""
+        before, self._num_characters = self._num_characters, self._num_characters + more
+        if self._fast is not None:
+            return False
+        if before < _MANY_CHARACTERS <= self._num_characters:
+            return True
+        return before < _SOME_CHARACTERS <= self._num_characters and self._was_tried()
+
+    def _was_tried(self) -> bool:
+        from training.fast_bpe.certify import was_tried  # noqa: PLC0415  imports numba
+
+        return was_tried(self._tokenizer, self._certificates)
 
     def _open_fast(self) -> "FastEncoder | None":
         from training.fast_bpe.certify import certified_encoder  # noqa: PLC0415  imports numba

@@ -39,7 +39,7 @@ def test_little_text_is_encoded_without_the_fast_path(tokenizer: Tokenizer, tmp_
 def test_much_text_takes_the_fast_path_to_the_same_tokens(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.encode._SLOW_CHARACTERS", 1)
+    monkeypatch.setattr("tasks.encode._MANY_CHARACTERS", 1)
     monkeypatch.setattr("training.fast_bpe.certify.NUM_TRIALS", 100)
     monkeypatch.setattr("tasks.encode._CHECKED_ONE_IN", 3)
     encoder = DocumentEncoder(tokenizer, tmp_path / "certified")
@@ -54,10 +54,35 @@ def test_much_text_takes_the_fast_path_to_the_same_tokens(
         assert ids.dtype == np.uint16
 
 
+def test_less_text_is_enough_for_the_fast_path_where_it_was_tried_before(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(map(len, _TEXTS))
+    monkeypatch.setattr("tasks.encode._SOME_CHARACTERS", size)
+    monkeypatch.setattr("tasks.encode._MANY_CHARACTERS", 2 * size)
+    monkeypatch.setattr("training.fast_bpe.certify.NUM_TRIALS", 100)
+    lots: list[int] = []
+    right = FastEncoder.encode
+
+    def counted(self: FastEncoder, texts: list[str], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        lots.append(len(texts))
+        return right(self, texts, dtype)
+
+    monkeypatch.setattr(FastEncoder, "encode", counted)
+    for expected in ([False, True, True], [True, True, True]):
+        encoder = DocumentEncoder(tokenizer, tmp_path)
+        taken: list[bool] = []
+        for _ in range(3):
+            lots.clear()
+            encoder.encode(_legible(_TEXTS))
+            taken.append(len(_TEXTS) in lots)
+        assert taken == expected
+
+
 def test_a_mismatch_names_document_and_ids_and_bars_the_fast_path(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.encode._SLOW_CHARACTERS", 1)
+    monkeypatch.setattr("tasks.encode._MANY_CHARACTERS", 1)
     monkeypatch.setattr("training.fast_bpe.certify.NUM_TRIALS", 100)
     monkeypatch.setattr("tasks.encode._CHECKED_ONE_IN", 1)
     right = FastEncoder.encode

@@ -277,7 +277,7 @@ def test_a_snapshot_is_the_same_whichever_way_its_documents_were_encoded(
     slow_store, fast_store = LocalObjects(tmp_path / "slow"), LocalObjects(tmp_path / "fast")
     request = _request(_source(data))
     slow = _manifest(slow_store, _refresh(slow_store, request, tmp_path / "work"))
-    monkeypatch.setattr("tasks.encode._SLOW_CHARACTERS", 1)
+    monkeypatch.setattr("tasks.encode._MANY_CHARACTERS", 1)
     monkeypatch.setattr("training.fast_bpe.certify.NUM_TRIALS", 100)
     fast = _manifest(fast_store, _refresh(fast_store, request, tmp_path / "work"))
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["certified-tokenizers"]

@@ -67,9 +67,8 @@ def certified_encoder(tokenizer: "Tokenizer", folder: Path) -> FastEncoder:
     Raises:
         NoFastPathError: There is none, or it gave other ids; the message says which.
     """
-    spec = tokenizer.directory / "tokenizer.json"
-    encoder = FastEncoder(tokenizer.encoder, spec)
-    record = folder / f"{_identity(spec)}.json"
+    encoder = FastEncoder(tokenizer.encoder, tokenizer.directory / "tokenizer.json")
+    record = _record_of(tokenizer, folder)
     if record.is_file():
         found = json.loads(record.read_text("utf-8"))["difference"]
     else:
@@ -82,8 +81,16 @@ def certified_encoder(tokenizer: "Tokenizer", folder: Path) -> FastEncoder:
 
 def revoke(tokenizer: "Tokenizer", folder: Path, found: str) -> None:
     """Let ``tokenizer`` take the slow path on this machine from now on, because of ``found``."""
-    spec = tokenizer.directory / "tokenizer.json"
-    _write(folder / f"{_identity(spec)}.json", found)
+    _write(_record_of(tokenizer, folder), found)
+
+
+def was_tried(tokenizer: "Tokenizer", folder: Path) -> bool:
+    """Whether ``folder`` has the outcome of a trial, so that none is made any more."""
+    return _record_of(tokenizer, folder).is_file()
+
+
+def _record_of(tokenizer: "Tokenizer", folder: Path) -> Path:
+    return folder / f"{_identity(tokenizer.directory / 'tokenizer.json')}.json"
 
 
 def _identity(spec: Path) -> str:
