@@ -4,20 +4,16 @@ list -> skip what was consumed -> read -> curate -> tokenise -> split -> pack ->
 Everything is found by the hash of its inputs, so that a run that died is simply started again.
 """
 
-import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from storage.errors import HeadMovedError
 from storage.file_cache import FileCache
-from storage.head import Head, commit_change, next_head, read_head
+from storage.head import Head, read_head
 from storage.known_documents import known_documents
 from storage.layout import Layout
-from storage.manifest import read_verified
 from storage.near_duplicate_index import (
     NearDuplicateIndex,
     merge_complete,
@@ -26,14 +22,13 @@ from storage.near_duplicate_index import (
     unindexed,
 )
 from storage.objects import ObjectStore
-from storage.snapshots import SnapshotManifest, read_snapshot
-from storage.suite import publish_suite, read_suite, suite_of
+from storage.snapshots import read_snapshot
 from storage.takedowns import kept_out
-from storage.transitions import with_snapshot
-from tasks.build import CONSUMED, BuildInputs, ReadDocuments, read_and_split
-from tasks.marks import publish_marks, read_marks
+from tasks.build import BuildInputs, ReadDocuments, read_and_split
+from tasks.marks import read_marks
 from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
+from tasks.refresh_commit import RefreshCommit
 from tasks.refresh_progress import RefreshProgress, UnseenProgress
 from tasks.refresh_request import (
     ImportedTokenizer,
@@ -45,10 +40,9 @@ from tasks.refresh_request import (
     inputs_of,
     known_snapshots,
     list_new,
-    state_of,
 )
-from tasks.refresh_text import committed_result, describe_snapshot, warned_of
-from tasks.rejects import describe_rejects, rejects_of
+from tasks.refresh_text import warned_of
+from tasks.rejects import describe_rejects
 from tasks.staff import Workers
 
 if TYPE_CHECKING:
@@ -122,8 +116,7 @@ def refresh(
             layout,
             request,
             head,
-            by,
-            lease_token,
+            RefreshCommit(store=store, layout=layout, head=head, by=by, lease_token=lease_token),
             Path(scratch),
             work_dir / _CERTIFICATES,
             work_dir / _KNOWN / layout.lineage,
@@ -148,8 +141,7 @@ class _Refresh:
     layout: Layout
     request: RefreshRequest
     head: Head | None
-    by: str
-    lease_token: int | None
+    commit: RefreshCommit
     work_dir: Path
     certificates: Path
     known: Path
@@ -162,7 +154,7 @@ class _Refresh:
         snapshot = inputs.identity[:12]
         if self.store.exists(self.layout.snapshot_manifest(snapshot)):
             logger.info("snapshot %s was minted before its commit was lost; committing", snapshot)
-            return self._commit_snapshot(read_snapshot(self.store, self.layout, snapshot))
+            return self.commit.snapshot(read_snapshot(self.store, self.layout, snapshot))
         read = read_and_split(
             inputs,
             _open_tokenizer(self.store, self.head, self.request.tokenizer, self.work_dir),
@@ -196,7 +188,7 @@ class _Refresh:
         manifest = store_snapshot(
             self.store, self.layout, inputs, read, work_dir=self.work_dir, progress=self.progress
         )
-        result = self._commit_snapshot(manifest)
+        result = self.commit.snapshot(manifest)
         return replace(result, warnings=(*result.warnings, *read.warnings))
 
     def _index(self) -> NearDuplicateIndex:
@@ -214,35 +206,6 @@ class _Refresh:
         merge_complete(self.store, self.layout, slots, cache=self.cache, work_dir=self.work_dir)
         return open_index(self.store, self.layout, slots, scheme, self.cache)
 
-    def _commit_snapshot(self, manifest: SnapshotManifest) -> RefreshResult:
-        """Put a minted snapshot on the head, with its marks and its holdout in the suite."""
-        consumed = _read_consumed(self.store, self.layout, manifest)
-        marks = self._publish_marks(consumed)
-        old = self.head.suite if self.head else None
-        previous = read_suite(self.store, self.layout, old) if old else None
-        suite = suite_of(previous, manifest)
-        publish_suite(self.store, self.layout, suite)
-        reason = describe_snapshot(manifest)
-
-        def with_it(head: Head) -> Head:
-            return with_snapshot(
-                head,
-                manifest.id,
-                marks=marks,
-                suite=suite.id,
-                tokenizer=manifest.tokenizer,
-                by=self.by,
-                reason=reason,
-                role=manifest.role,
-            )
-
-        def is_in(head: Head) -> bool:
-            return with_it(head) is head
-
-        head = self._commit(with_it, is_in)
-        rejects = rejects_of(self.store, self.layout, manifest)
-        return replace(committed_result(manifest, head, reason), warnings=warned_of(rejects))
-
     def _commit_marks(self, read: ReadDocuments) -> RefreshResult:
         """Remember what was read though it gave nothing to train on."""
         counts = (read.dropped | read.rejected).items()
@@ -251,45 +214,7 @@ class _Refresh:
         if not read.consumed:
             reason = f"no new file could be read ({told}); the next refresh tries again"
             return self._told(read, self.head, reason)
-        marks = self._publish_marks(read.consumed)
-
-        def with_it(head: Head) -> Head:
-            return next_head(head, action="refresh", by=self.by, reason=reason, marks=marks)
-
-        head = self._commit(with_it, lambda head: head.marks == marks)
-        return self._told(read, head, reason)
-
-    def _publish_marks(self, consumed: dict[str, str]) -> str:
-        before = read_marks(self.store, self.head.marks if self.head else None)
-        return publish_marks(self.store, self.layout, before | consumed)
-
-    def _commit(self, with_it: Callable[[Head], Head], is_in: Callable[[Head], bool]) -> Head:
-        """Commit a change on the newest head, if that still knows the data that ours knew."""
-        first = next_head(
-            None,
-            action="init",
-            by=self.by,
-            lineage=self.layout.lineage,
-            lease_token=self.lease_token or 0,
-        )
-        commit_change(self.store, self.layout, lambda head: head or first)
-        expected = (state_of(self.head), (self.head or first).tokenizer)
-
-        def change(head: Head | None) -> Head:
-            # Committed above, and heads are never removed.
-            assert head is not None
-            if is_in(head):
-                return head
-            if (state_of(head), head.tokenizer) != expected:
-                raise HeadMovedError(
-                    f"{head.by} committed head {head.number} of {head.lineage} ({head.action}) "
-                    "while this refresh was reading, and it changes what is known; refresh again"
-                )
-            changed = with_it(head)
-            token = changed.lease_token if self.lease_token is None else self.lease_token
-            return replace(changed, lease_token=token)
-
-        return commit_change(self.store, self.layout, change)
+        return self._told(read, self.commit.marks(read.consumed, reason), reason)
 
     @staticmethod
     def _told(read: ReadDocuments, head: Head | None, reason: str) -> RefreshResult:
@@ -334,10 +259,3 @@ def _open_tokenizer(
     if isinstance(choice, ImportedTokenizer):
         return load_tokenizer(choice.directory)
     return choice.vocab_size
-
-
-def _read_consumed(
-    store: ObjectStore, layout: Layout, manifest: SnapshotManifest
-) -> dict[str, str]:
-    (file,) = (file for file in manifest.files if file.name == CONSUMED)
-    return json.loads(read_verified(store, layout.snapshot(manifest.id), file))
