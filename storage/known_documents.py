@@ -28,10 +28,10 @@ from storage.known_piece import (
     write_piece,
 )
 from storage.layout import Layout
-from storage.manifest import fetch_verified
+from storage.manifest import fetch_verified, read_verified
 from storage.objects import ObjectStore
-from storage.revised import file_named
-from storage.snapshots import DOCUMENTS, SnapshotManifest, parse_snapshot_manifest
+from storage.revised import file_named, find_file
+from storage.snapshots import DOCUMENTS, PARAGRAPHS, SnapshotManifest, parse_snapshot_manifest
 
 _GROUP_SIZES = (512, 64, 8, 1)
 """Snapshots a piece; one of so many begins at a multiple of its size."""
@@ -57,6 +57,14 @@ class KnownDocuments:
         found = np.zeros(len(digests), np.bool_)
         for piece in self._pieces:
             found |= piece.contents.has_all(wanted)
+        return found
+
+    def has_paragraphs(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which paragraphs stand in a document that was kept: ``S16[n]`` to ``bool[n]``."""
+        wanted = numbers_of(keys)
+        found = np.zeros(len(keys), np.bool_)
+        for piece in self._pieces:
+            found |= piece.paragraphs.has_all(wanted)
         return found
 
     def split_of(self, cluster_key: bytes) -> Literal["train", "holdout"] | None:
@@ -113,7 +121,7 @@ def known_documents(
         _remove_others(cache, [_path(cache, group) for group in _groups(snapshots)])
     if contents := list(kept_out):
         nothing = sorted_keys(np.empty(0, "S16"))
-        found.append(KnownPiece(sorted_keys(np.array(contents, "S16")), nothing, nothing))
+        found.append(KnownPiece(sorted_keys(np.array(contents, "S16")), nothing, nothing, nothing))
     return KnownDocuments(found)
 
 
@@ -195,7 +203,15 @@ class _Reader:
             sorted_keys(contents),
             sorted_keys(clusters[splits == "holdout"]),
             sorted_keys(clusters[splits == "train"]),
+            sorted_keys(self._paragraphs(manifest)),
         )
+
+    def _paragraphs(self, manifest: SnapshotManifest) -> Keys:
+        file = find_file(manifest.files, PARAGRAPHS)
+        if file is None:
+            return np.empty(0, "S16")
+        body = read_verified(self.store, self.layout.snapshot(manifest.id), file)
+        return np.frombuffer(body, "S16")
 
 
 def _documents_file(

@@ -3,7 +3,7 @@
 It is derived from tables of documents and can be made of them at any time, so nothing is lost with
 it. After 128 bytes of header::
 
-    contents, held-out clusters, clusters to train on: for each of the three
+    contents, held-out clusters, clusters to train on, paragraphs: for each of the four
         uint64[keys]    the first eight bytes of each key of 16, as a number, sorted
         uint64[keys]    the last eight bytes of the same
 
@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-_MAGIC = b"perennial known documents 1\n".ljust(32)
+_MAGIC = b"perennial known documents 2\n".ljust(32)
 _DIGEST_BYTES = 32
 _HEADER_BYTES = 128
 _NUMBER = np.dtype("<u8")
@@ -79,11 +79,13 @@ class KnownPiece:
     """Clusters that are never trained on."""
     trained_on: SortedKeys
     """Clusters of training documents."""
+    paragraphs: SortedKeys
+    """Of kept documents, in domains that have rules on them."""
 
     @property
-    def kinds(self) -> tuple[SortedKeys, SortedKeys, SortedKeys]:
-        """All three, in the order of a file."""
-        return self.contents, self.held_out, self.trained_on
+    def kinds(self) -> tuple[SortedKeys, ...]:
+        """All four, in the order of a file."""
+        return self.contents, self.held_out, self.trained_on, self.paragraphs
 
 
 def numbers_of(keys: Keys) -> SortedKeys:
@@ -103,6 +105,7 @@ def merged(pieces: Sequence[KnownPiece]) -> KnownPiece:
         _merged([piece.contents for piece in pieces]),
         _merged([piece.held_out for piece in pieces]),
         _merged([piece.trained_on for piece in pieces]),
+        _merged([piece.paragraphs for piece in pieces]),
     )
 
 
@@ -146,7 +149,7 @@ def _opened(file: BinaryIO, made_of: bytes) -> KnownPiece | None:
         return None
     data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     start = len(_MAGIC) + _DIGEST_BYTES
-    counts = np.frombuffer(data, _NUMBER, 3, start + len(made_of)).tolist()
+    counts = np.frombuffer(data, _NUMBER, 4, start + len(made_of)).tolist()
     is_whole = len(data) == _HEADER_BYTES + 16 * sum(counts)
     begins = bytes(data[:_HEADER_BYTES])
     is_wanted = begins.startswith(_MAGIC) and begins[start : start + len(made_of)] == made_of

@@ -17,6 +17,9 @@ from storage.objects import ObjectStore
 
 DOCUMENTS = "documents.parquet"
 """Name of a snapshot's table of documents, one row each, also the dropped ones."""
+PARAGRAPHS = "paragraphs.bin"
+"""Hashes of the paragraphs of kept documents that were new, 16 bytes each, sorted; only where a
+domain has rules on them."""
 UNIGRAM = "unigram.bin"
 """How often each token is a target in training documents, little-endian ``int64[vocab_size]``."""
 

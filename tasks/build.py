@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from storage.head import SnapshotRole
 from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask
+from storage.snapshots import DOCUMENTS, PARAGRAPHS, UNIGRAM, CheckedTask
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.learned import NOTHING_LEARNED, Learned
@@ -61,6 +61,7 @@ RESERVED_NAMES = frozenset(
         DOCUMENTS,
         EXAMPLES,
         LEAKS,
+        PARAGRAPHS,
         REJECTS,
         SEGMENT,
         UNIGRAM,
@@ -158,7 +159,7 @@ def read_and_split(
     spooled.mkdir()
     reading = SourceReading(inputs.sources, spooled)
     stages = _Stages(
-        sifter=Sifter(known.has, inputs.sought, inputs.near_duplicates, index, spooled),
+        sifter=Sifter(known, inputs.sought, inputs.near_duplicates, index, spooled),
         spool=DocumentSpool(spooled, partial(rank_of, lineage)),
         texts=TextSpool(spooled),
     )

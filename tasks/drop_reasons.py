@@ -21,6 +21,7 @@ _STAGE_OF = {
     "contaminated": TASK_ITEMS,
     "near_duplicate": NEAR,
     "near_duplicate_in_batch": NEAR,
+    "paragraph_duplicates": NEAR,
     "synthetic_share": SHARES,
     "source_share": SHARES,
     "holdout_cap": CAP,

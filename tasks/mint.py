@@ -14,6 +14,7 @@ from storage.near_duplicate_index import SEGMENT
 from storage.objects import ObjectStore
 from storage.snapshots import (
     DOCUMENTS,
+    PARAGRAPHS,
     UNIGRAM,
     SnapshotManifest,
     mint,
@@ -34,7 +35,7 @@ from tasks.rejects import REJECTS
 from tasks.sift import EXAMPLES, LEAKS
 from tasks.split import DROPPED
 
-_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS, EXAMPLES)
+_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS, EXAMPLES, PARAGRAPHS)
 """What stages of a refresh leave that not every lineage has."""
 
 

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from storage.near_duplicate_segment import SignatureScheme
 from tasks.curate import CurateConfig, apply_rules, content_digest
+from tasks.curation.annotate import rules_of
 from tasks.curation.annotation_table import Found
 from tasks.curation.learned import Learned
 from tasks.decontamination.screen import Leak, LeakFinder, Sought
 from tasks.documents import Document, Reject
 from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.signatures import Signatures, signatures_of
+from tasks.paragraphs import ParagraphRules, Paragraphs, paragraphs_of
 from tasks.reading.html import with_main_text
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ class Prepared:
     """Places of the documents that the rules keep and that equal no earlier one of the batch: of
     these alone there is what follows."""
     signatures: Signatures | None
+    paragraphs: Paragraphs | None
     encoded: Encoded | None
     texts: tuple[str, ...] = ()
     """Where there is no tokenizer yet."""
@@ -130,9 +133,20 @@ class Preparer:
             leaks=self._leaks_in(kept, places),
             looked_at=np.array(places, np.int64),
             signatures=signatures_of(texts, scheme) if scheme is not None else None,
+            paragraphs=paragraphs_of(
+                texts,
+                [
+                    rules_of(self._preparation.curate.domains, item.domain).paragraphs
+                    for item in kept
+                ],
+            ),
             encoded=self._encoder.encode(legible) if self._encoder is not None else None,
             texts=tuple(texts) if self._encoder is None else (),
         )
+
+    def _paragraph_rules(self, kept: Sequence[Document]) -> list[ParagraphRules | None]:
+        domains = self._preparation.curate.domains
+        return [rules_of(domains, document.domain).paragraphs for document in kept]
 
     def _leaks_in(
         self, kept: Sequence[Document], places: Sequence[int]

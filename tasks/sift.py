@@ -5,17 +5,20 @@ One process does it, batch after batch, so what is kept does not depend on who p
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.snapshots import CheckedTask
+from storage.snapshots import PARAGRAPHS, CheckedTask
 from tasks.curate import ExactDuplicates
 from tasks.decontamination.screen import CONTAMINATED, LeakRecord, Sought
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
+from tasks.paragraphs import PARAGRAPH_DUPLICATES, ParagraphScreen
 from tasks.prepare import Prepared
 
 LEAKS = "leaks.jsonl"
@@ -30,7 +33,7 @@ class Sifter:
     """Says of each document whether it is kept.
 
     Args:
-        is_known: Whether the lineage already has a document of this digest (16 bytes).
+        known: What the lineage has.
         sought: Task items that are looked for; None: there are none.
         near_duplicates: None: they are not looked for.
         index: Of the near-duplicates that the lineage has.
@@ -39,19 +42,21 @@ class Sifter:
 
     def __init__(
         self,
-        is_known: Callable[[bytes], bool],
+        known: KnownDocuments,
         sought: Sought | None,
         near_duplicates: NearDuplicateConfig | None,
         index: NearDuplicateIndex,
         directory: Path,
     ) -> None:
-        self._duplicates = ExactDuplicates(is_known)
+        self._duplicates = ExactDuplicates(known.has)
         self._leaks = LeakRecord(sought) if sought is not None else None
         self._screen = (
             NearDuplicateScreen(near_duplicates, index, directory)
             if near_duplicates is not None
             else None
         )
+        self._paragraphs: ParagraphScreen | None = None
+        self._known = known
         self._num_documents = 0
         self._examples: Counter[str] = Counter()
         self._lines: list[str] = []
@@ -67,16 +72,24 @@ class Sifter:
                     self._leaks.add(leaks)
                     reasons[place] = CONTAMINATED
         if self._screen is not None and prepared.signatures is not None:
-            is_left = np.array([not reasons[place] for place in prepared.looked_at], bool)
+            is_left = _is_left(prepared, reasons)
             places = prepared.looked_at[is_left]
-            found = self._screen.reasons(
-                prepared.signatures.of(is_left), places + self._num_documents
-            )
+            rows = places + self._num_documents
+            found = self._screen.reasons(prepared.signatures.of(is_left), rows)
             for place, reason in zip(places.tolist(), found, strict=True):
                 reasons[place] = reason
+        if prepared.paragraphs is not None:
+            self._screen_paragraphs(prepared, reasons)
         self._num_documents += len(reasons)
         self._note(prepared, reasons)
         return reasons
+
+    def _screen_paragraphs(self, prepared: Prepared, reasons: list[str]) -> None:
+        assert prepared.paragraphs is not None
+        self._paragraphs = self._paragraphs or ParagraphScreen(self._known)
+        repeats = self._paragraphs.repeats(prepared.paragraphs, _is_left(prepared, reasons))
+        for place in prepared.looked_at[repeats].tolist():
+            reasons[place] = PARAGRAPH_DUPLICATES
 
     def checked(self) -> tuple[CheckedTask, ...]:
         """The task items that were looked for."""
@@ -100,6 +113,8 @@ class Sifter:
             self._leaks.write(directory / LEAKS)
         if self._screen is not None:
             self._screen.write(directory / SEGMENT, snapshot)
+        if self._paragraphs is not None:
+            self._paragraphs.write(directory / PARAGRAPHS)
         (directory / EXAMPLES).write_text("".join(self._lines), encoding="utf-8")
 
     def _note(self, prepared: Prepared, reasons: Sequence[str]) -> None:
@@ -119,6 +134,11 @@ class Sifter:
                     "excerpt": _without_personal_data(prepared.excerpts[place]),
                 }
                 self._lines.append(json.dumps(shown, sort_keys=True) + "\n")
+
+
+def _is_left(prepared: Prepared, reasons: Sequence[str]) -> NDArray[np.bool_]:
+    """Of what was looked at, which is kept so far."""
+    return np.array([not reasons[place] for place in prepared.looked_at], bool)
 
 
 def _without_personal_data(excerpt: str) -> str:

@@ -17,6 +17,11 @@ class SortedDigests:
     def __init__(self) -> None:
         self._runs: list[NDArray[np.bytes_]] = []
 
+    def sorted(self) -> NDArray[np.bytes_]:
+        """All of them in order, ``S16[n]``."""
+        nothing = np.empty(0, f"S{_BYTES}")
+        return np.sort(np.concatenate([nothing, *self._runs]), kind="stable")
+
     def has(self, digests: Sequence[bytes]) -> NDArray[np.bool_]:
         """Which of ``digests`` are in the set, ``bool[digests]``."""
         wanted = _array(digests)

@@ -13,6 +13,7 @@ from tasks.curation.language import LanguageRules
 from tasks.curation.pii import PiiRules
 from tasks.curation.quality import QualityRules
 from tasks.curation.text_statistics import StatisticsRules
+from tasks.paragraphs import ParagraphRules
 from training.config import FORBID_UNKNOWN
 
 EVERY = "*"
@@ -51,6 +52,8 @@ class DomainRules:
     """Likeness to a target by compression (ZIP-FIT)."""
     pii: PiiRules | None = None
     """Personal data and secrets: counted, masked, or a reason to drop the document."""
+    paragraphs: ParagraphRules | None = None
+    """Drop what is mostly made of paragraphs of earlier documents; after all other stages."""
 
 
 NO_RULES = DomainRules()

@@ -47,6 +47,7 @@ def prepared(
         leaks={},
         looked_at=np.arange(len(documents)),
         signatures=None,
+        paragraphs=None,
         encoded=Encoded(joined, lengths) if tokens is not None else None,
         texts=() if tokens is not None else tuple(item.text for item in documents),
     )

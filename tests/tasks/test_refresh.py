@@ -29,6 +29,7 @@ from tasks.curation.licences import LicenceRules
 from tasks.curation.pii import PiiRules
 from tasks.documents import SourceRefusedError
 from tasks.marks import read_marks
+from tasks.paragraphs import ParagraphRules
 from tasks.readers import FieldNames
 from tasks.refresh import refresh
 from tasks.refresh_progress import ReadingProgress, UnseenProgress
@@ -713,3 +714,25 @@ def test_importing_refresh_stays_light() -> None:
         [sys.executable, "-c", statement], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_text_put_together_from_earlier_ones_is_dropped_also_by_a_later_refresh(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = ["\n".join(f"{m} {_text(10 * n + m)} {m}" for m in range(4)) for n in range(12)]
+    mixed = "\n".join(text.split("\n")[1] for text in texts[:6])
+
+    def write(name: str, rows: list[str]) -> None:
+        lines = (json.dumps({"text": text, "id": f"{name}{n}"}) for n, text in enumerate(rows))
+        (folder / name).write_text("\n".join(lines))
+
+    rules = {"*": DomainRules(paragraphs=ParagraphRules())}
+    request = _request(_source(folder), curate=CurateConfig(domains=rules))
+    write("a.jsonl", [*texts, mixed])
+    first = _manifest(store, _refresh(store, request, tmp_path / "work"))
+    assert first.documents_dropped == {"paragraph_duplicates": 1}
+    write("b.jsonl", [*(_text(n) * 3 for n in range(500, 512)), mixed + "\n" + _text(900)])
+    again = _refresh(store, request, tmp_path / "work")
+    assert _manifest(store, again).documents_dropped == {"paragraph_duplicates": 1}
