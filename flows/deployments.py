@@ -18,6 +18,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 from pydantic import WithJsonSchema
 
+from flows.forget import forget_documents
 from flows.lineage import Lineage
 from flows.refresh import refresh_data
 from flows.review import (
@@ -47,8 +48,9 @@ DECIDING: tuple[Flow[Any, Any], ...] = (
     reject_version,
     rollback_lineage,
     unhold_snapshot,
+    forget_documents,
 )
-"""What people do, in seconds."""
+"""What people do; all but the last in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ Kind = Literal[
     "FAIL",
     "AMBIGUOUS",
     "awaiting",
+    "left over",
 ]
 
 EXIT_CODES: dict[Kind, int] = {
@@ -28,6 +29,7 @@ EXIT_CODES: dict[Kind, int] = {
     "FAIL": 3,
     "AMBIGUOUS": 4,
     "awaiting": 4,
+    "left over": 4,
 }
 """0 done or nothing to do, 2 usage, 3 verdict FAIL, 4 needs a person, 1 anything else."""
 

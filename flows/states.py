@@ -21,6 +21,7 @@ STATE_NAMES: dict[Kind, str] = {
     "FAIL": "FAIL",
     "AMBIGUOUS": "AMBIGUOUS",
     "awaiting": "Awaiting",
+    "left over": "LeftOver",
 }
 
 

@@ -32,6 +32,7 @@ from storage.errors import LeaseHeldError
 from storage.head import Head, read_head
 from storage.lease import Lease
 from storage.snapshots import read_snapshot_manifest
+from storage.takedowns import check_no_takedown
 from tasks.decontamination.current import check_current
 from tasks.expose import record_exposures
 from tasks.publish import ExtendReplay, replay_extender
@@ -51,12 +52,20 @@ LEASE_SECONDS = 60.0
 
 
 def take_lease(
-    ground: Ground, *, when_busy: WhenBusy = "wait", wait_seconds: float = 0.0
+    ground: Ground,
+    *,
+    when_busy: WhenBusy = "wait",
+    wait_seconds: float = 0.0,
+    to_forget: bool = False,
 ) -> Lease | Outcome:
     """One update a lineage at a time: the lease, or what a run that skips its turn ends with.
 
+    ``to_forget``: the run takes documents down, and finishes what of that was begun; no other run
+    works while documents are half taken down.
+
     Raises:
         LeaseHeldError: Another run works on the lineage, and has not ended within the wait.
+        ValueError: A takedown was begun and is not done.
     """
     end_with_runner()
     wait_seconds = 0.0 if when_busy == "skip" else wait_seconds
@@ -64,7 +73,7 @@ def take_lease(
         # The holder may be an earlier attempt of this very run, which died on another machine.
         wait_seconds = max(wait_seconds, 2 * LEASE_SECONDS)
     try:
-        return Lease.acquire(
+        lease = Lease.acquire(
             ground.store,
             ground.layout,
             whoami(),
@@ -75,6 +84,13 @@ def take_lease(
         if when_busy == "skip":
             return outcome(ground, None, "skipped", str(error))
         raise
+    if not to_forget:
+        try:
+            check_no_takedown(ground.store, ground.layout)
+        except ValueError:
+            lease.release()
+            raise
+    return lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.ground import open_ground
 from flows.output import as_printable, say
+from flows.text_file import text_of
 from storage.head import Head, history
 from tasks.who_saw import Sighting, who_saw
 
@@ -28,7 +29,7 @@ def print_who_saw(
         ground.layout,
         heads,
         ids=ids,
-        texts=[_text_of(file) for file in files],
+        texts=[text_of(file) for file in files],
         near=ground.lineage.near_duplicates,
         work_dir=ground.work_dir,
     )
@@ -39,17 +40,6 @@ def print_who_saw(
         say(f"no snapshot of {ground.lineage.name} has such a document")
     for sighting in found:
         say(as_printable("\n".join(_lines(sighting, heads[-1]))))
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; give a file that holds the text") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file}: byte {error.start} is no UTF-8; give the text as it was delivered"
-        ) from error
 
 
 def _lines(sighting: Sighting, head: Head) -> list[str]:

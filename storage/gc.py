@@ -96,7 +96,10 @@ def abort_unfinished(
 
 
 def _reached(store: ObjectStore, layout: Layout) -> _Live:
-    live = _Live(keys={layout.head_hint, layout.lease, layout.projection}, prefixes={layout.heads})
+    live = _Live(
+        keys={layout.head_hint, layout.lease, layout.projection},
+        prefixes={layout.heads, layout.takedowns},
+    )
     heads = history(store, layout)
     snapshots = sorted({record.id for head in heads for record in head.snapshots})
     for suite in sorted({head.suite for head in heads if head.suite}):

@@ -78,6 +78,8 @@ class VersionRecord:
     ledgers of their updates, it has none of its own."""
     judged_on: int | None = None
     """Head whose champion and suite it was judged on again; None: its first verdict stands."""
+    takedowns: tuple[str, ...] = ()
+    """By which documents were taken down that it has seen, itself or through what it grew from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class Head:
     lineage: str
     number: int
     action: str
-    """What was done: init, refresh, update, import, rejudge, promote, reject, rollback, unhold."""
+    """What was done: init, refresh, update, import, rejudge, promote, reject, rollback, unhold,
+    forget."""
     by: str
     """Who: user@host, or the flow run."""
     reason: str
@@ -111,6 +114,8 @@ class Head:
     """In the order in which they were minted."""
     versions: tuple[VersionRecord, ...] = ()
     """In the order in which they were judged."""
+    takedowns: tuple[str, ...] = ()
+    """In the order in which they were done."""
 
 
 def next_head(

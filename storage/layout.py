@@ -58,8 +58,12 @@ class Layout:
     def tokenizer(self, digest: str) -> str:
         return f"{self.root}/tokenizers/{digest}"
 
+    @property
+    def snapshots(self) -> str:
+        return f"{self.root}/snapshots"
+
     def snapshot(self, snapshot: str) -> str:
-        return f"{self.root}/snapshots/{snapshot}"
+        return f"{self.snapshots}/{snapshot}"
 
     def snapshot_manifest(self, snapshot: str) -> str:
         return f"{self.snapshot(snapshot)}/manifest.json"
@@ -90,14 +94,36 @@ class Layout:
         return f"{self.suite(version)}/manifest.json"
 
     @property
+    def all_trained_on(self) -> str:
+        return f"{self.root}/suite/trained-on"
+
+    @property
     def suite_items(self) -> str:
         return f"{self.root}/suite/items"
 
     def trained_on(self, items: str, snapshot: str) -> str:
-        return f"{self.root}/suite/trained-on/{items.removesuffix('.json')}-{snapshot}.json"
+        return f"{self.all_trained_on}/{items.removesuffix('.json')}-{snapshot}.json"
+
+    @property
+    def takedowns(self) -> str:
+        return f"{self.root}/takedowns"
+
+    def takedown(self, takedown: str) -> str:
+        return f"{self.takedowns}/done/{takedown}.json"
+
+    @property
+    def begun_takedowns(self) -> str:
+        return f"{self.takedowns}/begun"
+
+    def begun_takedown(self, takedown: str) -> str:
+        return f"{self.begun_takedowns}/{takedown}.json"
+
+    @property
+    def updates(self) -> str:
+        return f"{self.root}/updates"
 
     def update(self, update: str) -> str:
-        return f"{self.root}/updates/{update}"
+        return f"{self.updates}/{update}"
 
     def plan(self, update: str) -> str:
         return f"{self.update(update)}/plan.json"
@@ -145,8 +171,12 @@ class Layout:
     def model_scores(self, weights: str) -> str:
         return f"{self.all_scores}/{weights[:16]}"
 
+    @property
+    def all_task_scores(self) -> str:
+        return f"{self.root}/task-scores"
+
     def model_task_scores(self, weights: str) -> str:
-        return f"{self.root}/task-scores/{weights[:16]}"
+        return f"{self.all_task_scores}/{weights[:16]}"
 
     def task_scores(self, weights: str, items: str) -> str:
         return f"{self.model_task_scores(weights)}/{items}"

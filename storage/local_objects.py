@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from storage.errors import AlreadyExistsError, ConflictError, NotFoundError, UnsafeStoreError
-from storage.objects import LEFTOVER_SECONDS, PRIVATE, ObjectInfo, check_key, check_range
+from storage.objects import (
+    LEFTOVER_SECONDS,
+    PRIVATE,
+    ObjectInfo,
+    ObjectVersion,
+    check_key,
+    check_range,
+)
 
 _NUM_LOCKS = 64
 # What link(2) answers on file systems that have no hard links.
@@ -35,7 +42,7 @@ class LocalObjects:
         self._durable: set[Path] = set()
         for directory in (self._temp, self._locks):
             directory.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
+        self._remove_leftovers(time.time() - LEFTOVER_SECONDS, lambda _: True)
 
     @property
     def uri(self) -> str:
@@ -140,6 +147,29 @@ class LocalObjects:
                 return
             _flush_directory(path.parent)
 
+    def list_versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """What ``list`` has: a directory keeps nothing that was replaced."""
+        for info in self.list(prefix):
+            yield ObjectVersion(info.key, "", info.size, is_newest=True, is_marker=False)
+
+    def get_version(
+        self,
+        key: str,
+        version: str,  # noqa: ARG002  there is one
+        *,
+        start: int = 0,
+        length: int | None = None,
+    ) -> bytes:
+        """The bytes or a range of them. Raises NotFoundError."""
+        return self.get(key, start=start, length=length)
+
+    def purge(self, key: str, *, keep_newest: bool = False) -> int:
+        """Remove the object, unless what can be read stays; returns how many went."""
+        if keep_newest or not self.exists(key):
+            return 0
+        self.delete(key)
+        return 1
+
     def local_path(self, key: str) -> Path | None:
         """The object's own file, to be read only; None when there is none."""
         path = self._path(key)
@@ -150,10 +180,10 @@ class LocalObjects:
         self._path(prefix)
         return iter(())
 
-    def abort_uploads(self, prefix: str, *, older_than: float) -> int:  # noqa: ARG002  a verb
-        """None: temporary files of dead writers are removed when the store is opened."""
+    def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        """Remove temporary files of dead writers, whatever they were to become; how many."""
         self._path(prefix)
-        return 0
+        return self._remove_leftovers(older_than, _writer_is_dead)
 
     def _path(self, key: str) -> Path:
         path = self._root.joinpath(*check_key(key).split("/"))
@@ -209,13 +239,20 @@ class LocalObjects:
             _flush_directory(directory.parent)
             self._durable.add(directory)
 
-    def _remove_leftovers(self) -> None:
-        """Remove temporary files of writers that died more than a day ago."""
-        oldest = time.time() - LEFTOVER_SECONDS
+    def _remove_leftovers(self, oldest: float, may_go: Callable[[Path], bool]) -> int:
+        """Remove temporary files from before a time that ``may_go``; returns how many."""
+        removed = 0
         for temp in self._temp.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if temp.stat().st_mtime < oldest:
+                if temp.stat().st_mtime < oldest and may_go(temp):
                     temp.unlink()
+                    removed += 1
+        return removed
+
+
+def _writer_is_dead(temp: Path) -> bool:
+    """Whether the process that a temporary file is named after has ended."""
+    return not Path("/proc", temp.name.partition("-")[0]).exists()
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[ObjectInfo]:

@@ -7,7 +7,7 @@ verify what they read against it, so a missing, short or altered object is found
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -238,7 +238,8 @@ def _indented(fields: dict[str, Any]) -> bytes:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        # Not ``asdict``, which copies all that lies within first.
+        return {field.name: getattr(value, field.name) for field in fields(value)}
     raise TypeError(
         f"cannot write a {type(value).__name__} as JSON; use a dataclass of plain values"
     )

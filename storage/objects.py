@@ -33,6 +33,20 @@ class ObjectInfo:
     order."""
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """One thing that a store keeps under a key: an object, or what it was before."""
+
+    key: str
+    version: str
+    """As the store names it; "" where it keeps no versions."""
+    size: int
+    """Bytes."""
+    is_newest: bool
+    is_marker: bool
+    """Only says that the object was deleted; has no bytes."""
+
+
 class ObjectStore(Protocol):
     """What Perennial needs of a store. Every verb is safe to retry."""
 
@@ -105,6 +119,23 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; one that is not there is no error."""
+        ...
+
+    def list_versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """As ``list``, with what objects were before they were replaced or deleted."""
+        ...
+
+    def get_version(
+        self, key: str, version: str, *, start: int = 0, length: int | None = None
+    ) -> bytes:
+        """The bytes of one version, or a range of them. Raises NotFoundError."""
+        ...
+
+    def purge(self, key: str, *, keep_newest: bool = False) -> int:
+        """Remove every version of an object for good; returns how many. Safe to retry.
+
+        With ``keep_newest`` what can be read under the key stays.
+        """
         ...
 
     def local_path(self, key: str) -> Path | None:

@@ -184,6 +184,7 @@ def _version_tags(record: VersionRecord, page: VersionPage) -> dict[str, str]:
         "head": str(record.on_head),
         "published_on_head": str(record.published_on_head or "none"),
         **_remedy_tags(record),
+        **_takedown_tags(record),
         **page.facts,
     }
     return {f"{TAG}{key}": shorten(value, _MAX_TEXT_CHARACTERS) for key, value in tags.items()}
@@ -195,6 +196,11 @@ def _remedy_tags(record: VersionRecord) -> dict[str, str]:
         return {}
     merged_from = {"merged_from": ",".join(record.merged_from)} if record.merged_from else {}
     return {"remedy": record.remedy, "remedy_of": record.remedy_of, **merged_from}
+
+
+def _takedown_tags(record: VersionRecord) -> dict[str, str]:
+    """That a version has seen what was taken down since; nothing for all others."""
+    return {"saw_forgotten": ",".join(record.takedowns)} if record.takedowns else {}
 
 
 def _find_version(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage import s3_transfer
+from storage import s3_transfer, s3_versions
 from storage.errors import AlreadyExistsError, ConflictError, NotFoundError, UnavailableError
-from storage.objects import ObjectInfo, check_key, check_range
+from storage.objects import ObjectInfo, ObjectVersion, check_key, check_range
 from storage.s3_bucket import Bucket, content_md5, etag_of
 from storage.s3_errors import TryAgainError, code_of
 from storage.s3_retry import Retry
@@ -183,6 +183,28 @@ class S3Objects:
         """Remove the object; one that is not there is no error."""
         place = self._bucket.place(key)
         self._bucket.run(f"remove {key}", lambda client: client.delete_object(**place))
+
+    def list_versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        """As ``list``, with what objects were; of a bucket that keeps no versions each once."""
+        return s3_versions.list_versions(self._bucket, self._bucket.full_key(prefix) + "/")
+
+    def get_version(
+        self, key: str, version: str, *, start: int = 0, length: int | None = None
+    ) -> bytes:
+        """The bytes of one version, or a range of them. Raises NotFoundError."""
+        check_range(key, start, length)
+        asked = 1 if length == 0 else length
+        found = self._bucket.run(
+            f"read version {version} of {key}",
+            lambda client: self._bucket.fetch(
+                client, key, start=start, length=asked, version=version
+            ),
+        )
+        return b"" if found is None else found.body[:length]
+
+    def purge(self, key: str, *, keep_newest: bool = False) -> int:
+        """Remove the versions of an object for good, delete markers too; returns how many."""
+        return s3_versions.purge(self._bucket, key, keep_newest=keep_newest)
 
     def local_path(self, key: str) -> Path | None:
         """None: every object has to be fetched."""

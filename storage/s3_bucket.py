@@ -78,22 +78,29 @@ class Bucket:
         return NotFoundError(f"there is no object {key} in {self.uri}")
 
     def fetch(
-        self, client: Any, key: str, *, start: int = 0, length: int | None = None
+        self,
+        client: Any,
+        key: str,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        version: str | None = None,
     ) -> Found | None:
         """One attempt to read an object or a range of it, checked as far as the store tells how.
 
-        None means that the range begins behind the end. Raises NotFoundError, AccessError,
-        TryAgainError.
+        It is what can be read under the key, or one ``version``. None means that the range begins
+        behind the end. Raises NotFoundError, AccessError, TryAgainError.
         """
         from botocore.exceptions import ClientError  # noqa: PLC0415  see s3_client
 
-        span = {}
+        span: dict[str, str] = {}
+        chosen = {} if version is None else {"VersionId": version}
         if start or length is not None:
             span["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
         try:
-            answer = client.get_object(**self.place(key), **span)
+            answer = client.get_object(**self.place(key), **span, **chosen)
         except ClientError as error:
-            if code_of(error) in ("NoSuchKey", "404"):
+            if code_of(error) in ("NoSuchKey", "NoSuchVersion", "404"):
                 raise self.missing(key) from error
             if code_of(error) in ("InvalidRange", "416"):
                 return None

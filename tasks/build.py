@@ -13,12 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from storage.head import SnapshotRole
+from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
-from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask, KnownDocuments
+from storage.snapshots import DOCUMENTS, UNIGRAM, CheckedTask
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.learned import NOTHING_LEARNED, Learned
@@ -29,7 +27,6 @@ from tasks.documents import Reject
 from tasks.drop_reasons import mostly_dropped
 from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.config import NearDuplicateConfig
-from tasks.pack import framed_length, framing_of
 from tasks.prepare import (
     Batch,
     Preparation,
@@ -41,17 +38,10 @@ from tasks.prepare import (
 )
 from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS, RejectWriter
+from tasks.settle import Settled, settle
 from tasks.sift import EXAMPLES, LEAKS, Sifter
 from tasks.source_reading import SourceFiles, SourceReading, Told
-from tasks.split import (
-    DROPPED,
-    HOLDOUT_CAP,
-    TRAIN,
-    HoldoutConfig,
-    SplitRows,
-    rank_of,
-    split_by_cluster,
-)
+from tasks.split import DROPPED, TRAIN, HoldoutConfig, rank_of
 from tasks.spool import DocumentSpool, SpooledDocuments
 from tasks.staff import Staff, Workers
 from tasks.text_spool import TextSpool
@@ -103,8 +93,7 @@ class ReadDocuments:
     """All documents of a refresh, tokenised and split, before anything is stored."""
 
     documents: SpooledDocuments
-    splits: NDArray[np.int8]
-    """``int8[documents]``, places in ``SPLITS``."""
+    settled: Settled
     tokenizer: "Tokenizer"
     consumed: dict[str, str]
     """Marks of the files that could be read."""
@@ -120,17 +109,17 @@ class ReadDocuments:
     @property
     def num_train(self) -> int:
         """Documents to train on."""
-        return int((self.splits == TRAIN).sum())
+        return int((self.settled.splits == TRAIN).sum())
 
     @property
     def num_kept(self) -> int:
         """Documents to train on and held-out ones."""
-        return int((self.splits != DROPPED).sum())
+        return int((self.settled.splits != DROPPED).sum())
 
     @property
     def num_kept_tokens(self) -> int:
         """Tokens of the kept documents, without framing."""
-        return int(self.documents.lengths[self.splits != DROPPED].sum())
+        return int(self.documents.lengths[self.settled.splits != DROPPED].sum())
 
 
 def read_and_split(
@@ -167,7 +156,7 @@ def read_and_split(
     """
     spooled = work_dir / "spool"
     spooled.mkdir()
-    reading = SourceReading(inputs.sources)
+    reading = SourceReading(inputs.sources, spooled)
     stages = _Stages(
         sifter=Sifter(known.has, inputs.sought, inputs.near_duplicates, index, spooled),
         spool=DocumentSpool(spooled, partial(rank_of, lineage)),
@@ -191,16 +180,15 @@ def read_and_split(
             tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
     stages.sifter.write(work_dir, inputs.identity[:12])
     documents = stages.spool.close(tokenizer.token_dtype)
-    splits, warnings = _split(documents, known, inputs.holdout, tokenizer)
-    over_cap = int((documents.is_kept & (splits == DROPPED)).sum())
-    dropped = stages.sifter.dropped_by_reason() + Counter({HOLDOUT_CAP: over_cap})
-    warnings += _personal_data(work_dir)
+    settled = settle(documents, known, inputs.curate, inputs.holdout, tokenizer)
+    dropped = stages.sifter.dropped_by_reason() + settled.dropped
+    warnings = settled.warnings + _personal_data(work_dir)
     warnings += _mostly_dropped(documents, stages.sifter.dropped)
     for warning in warnings:
         logger.warning("%s", warning)
     return ReadDocuments(
         documents=documents,
-        splits=splits,
+        settled=settled,
         tokenizer=tokenizer,
         consumed=reading.marks(),
         dropped=dict(sorted(dropped.items())),
@@ -272,26 +260,6 @@ class _Preparing:
             return map(DocumentEncoder(tokenizer, self.certificates).encode, batches)
         files = files_of(tokenizer)
         return self.staff.apply(partial(open_encoder, self.certificates, files), batches)
-
-
-def _split(
-    documents: SpooledDocuments,
-    known: KnownDocuments,
-    config: HoldoutConfig,
-    tokenizer: "Tokenizer",
-) -> tuple[NDArray[np.int8], list[str]]:
-    """Places in ``SPLITS`` of all documents, and what a person should know."""
-    kept = np.flatnonzero(documents.is_kept)
-    rows = SplitRows(
-        domain_names=documents.domain_names,
-        domains=documents.domains[kept],
-        cluster_keys=documents.keys("cluster_key")[kept],
-        ranks=documents.floats("rank")[kept],
-        tokens=framed_length(documents.lengths[kept], framing_of(tokenizer)),
-    )
-    splits = np.full(len(documents), DROPPED, np.int8)
-    splits[kept], warnings = split_by_cluster(rows, known.split_of, config)
-    return splits, warnings
 
 
 def _personal_data(work_dir: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -16,6 +17,7 @@ from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.licences import LicenceRules, licence_reason, licences_of
 from tasks.curation.normalise import mend, normalise
 from tasks.documents import Document
+from tasks.shares import NO_CAPS, ShareCaps
 from tasks.sorted_digests import SortedDigests
 from tasks.sources import SourceConfig
 from training.config import FORBID_UNKNOWN
@@ -40,6 +42,8 @@ class CurateConfig:
     is not named."""
     domains: dict[str, DomainRules] = field(default_factory=dict[str, DomainRules])
     """Rules by domain; those of ``"*"`` hold for every domain that is not named."""
+    shares: dict[str, ShareCaps] = field(default_factory=dict[str, ShareCaps])
+    """Caps on shares by domain; those of ``"*"`` hold for every domain that is not named."""
 
     def __post_init__(self) -> None:
         if self.min_chars > self.max_chars:
@@ -58,10 +62,12 @@ def check_rules_are_used(config: CurateConfig, sources: Sequence[SourceConfig]) 
     """Refuse rules for what no source has: they would silently never be applied.
 
     Raises:
-        ValueError: A domain or source is named that does not exist.
+        ValueError: A domain or source is named that does not exist, or a cap on a source's share
+            cannot be kept with the sources that there are.
     """
     for key, what, named, known in (
         ("domains", "domain", config.domains, {source.domain for source in sources}),
+        ("shares", "domain", config.shares, {source.domain for source in sources}),
         ("licences", "name", config.licences, {source.name for source in sources}),
     ):
         for name in named:
@@ -72,6 +78,20 @@ def check_rules_are_used(config: CurateConfig, sources: Sequence[SourceConfig]) 
                     f"{', '.join(sorted(known))}, or '*' for all that are not named"
                     + (f"; did you mean {close[0]!r}?" if close else "")
                 )
+
+    for domain, count in sorted(Counter(source.domain for source in sources).items()):
+        cap = caps_of(config.shares, domain).source
+        if cap is not None and count * cap < 1:
+            raise ValueError(
+                f"curate.shares: of domain {domain!r} no source may have more than {cap:g}, which "
+                f"needs more than its {count} source{'s' if count > 1 else ''}: every document "
+                "would be dropped; raise source, leave it out, or name the domain by itself"
+            )
+
+
+def caps_of(shares: Mapping[str, ShareCaps], domain: str) -> ShareCaps:
+    """The caps of a domain."""
+    return shares.get(domain) or shares.get(EVERY) or NO_CAPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

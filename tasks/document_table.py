@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.split import DROPPED, HOLDOUT_CAP, SPLITS
+from tasks.settle import LATE_REASONS, Settled
+from tasks.split import SPLITS
 from tasks.spool import SpooledDocuments
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def write_document_table(
     documents: SpooledDocuments,
     path: Path,
     *,
-    splits: NDArray[np.int8],
+    settled: Settled,
     lengths: NDArray[np.int64],
     first_tokens: NDArray[np.int64],
 ) -> None:
@@ -38,7 +39,7 @@ def write_document_table(
     Args:
         documents: In canonical order.
         path: Of the local file.
-        splits: ``int8[documents]``, places in ``SPLITS``.
+        settled: Where each goes.
         lengths: ``int64[documents]``, tokens of each with framing; 0 for what has none.
         first_tokens: ``int64[documents]``, offset of each in the training stream of its domain;
             -1 for what is not in it.
@@ -46,15 +47,15 @@ def write_document_table(
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
     table = documents.table(*_SPOOLED, "reason")
-    over_cap = documents.is_kept & (splits == DROPPED)
     with pq.ParquetWriter(path, _schema(table.select(_SPOOLED).schema), compression="zstd") as out:
         for start in range(0, len(documents), _ROWS_AT_ONCE):
             rows = slice(start, min(start + _ROWS_AT_ONCE, len(documents)))
             spooled = table.slice(rows.start, rows.stop - rows.start).combine_chunks()
-            reasons = np.where(over_cap[rows], HOLDOUT_CAP, spooled["reason"].to_numpy())
+            named = np.array(LATE_REASONS, object)[settled.late[rows]]
+            reasons = np.where(settled.late[rows] > 0, named, spooled["reason"].to_numpy())
             more = {
                 "tokens": lengths[rows],
-                "split": [SPLITS[split] for split in splits[rows].tolist()],
+                "split": [SPLITS[split] for split in settled.splits[rows].tolist()],
                 "reason": reasons.tolist(),
                 "first_token": first_tokens[rows],
             }

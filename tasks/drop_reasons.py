@@ -3,15 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping
 
-RULES, EXACT, TASK_ITEMS, NEAR, CAP, TAKEDOWN = (
+RULES, EXACT, TASK_ITEMS, NEAR, SHARES, CAP, TAKEDOWN = (
     "rules",
     "exact duplicates",
     "task items",
     "near-duplicates",
+    "caps on shares",
     "holdout cap",
     "takedown",
 )
-STAGES: tuple[str, ...] = (RULES, EXACT, TASK_ITEMS, NEAR, CAP, TAKEDOWN)
+STAGES: tuple[str, ...] = (RULES, EXACT, TASK_ITEMS, NEAR, SHARES, CAP, TAKEDOWN)
 """In the order in which a document meets them; it is dropped by the first that refuses it."""
 
 _STAGE_OF = {
@@ -20,6 +21,8 @@ _STAGE_OF = {
     "contaminated": TASK_ITEMS,
     "near_duplicate": NEAR,
     "near_duplicate_in_batch": NEAR,
+    "synthetic_share": SHARES,
+    "source_share": SHARES,
     "holdout_cap": CAP,
     "forgotten": TAKEDOWN,
 }

@@ -14,6 +14,7 @@ from storage.layout import Layout
 from storage.ledger import LedgerRow, write_ledger
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from storage.snapshots import DOCUMENTS, read_snapshot
 from tasks.update_plan import load_plan
 from training.config import Stream, TrainPlan
@@ -121,7 +122,7 @@ def _exposures(
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
     snapshot = read_snapshot(store, layout, stream.snapshot)
-    table_file = next(file for file in snapshot.files if file.name == DOCUMENTS)
+    table_file = file_named(snapshot.files, DOCUMENTS, f"snapshot {snapshot.id}")
     prefix = layout.snapshot(stream.snapshot)
     path = fetch_verified(
         store, prefix, table_file, work_dir / "documents" / f"{stream.snapshot}.parquet"

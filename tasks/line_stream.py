@@ -3,7 +3,7 @@
 import bz2
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import zstandard
 
@@ -12,6 +12,12 @@ Compression = Literal["", "gz", "zst", "bz2"]
 _CHUNK_BYTES = 1 << 18
 _GZIP_BYTES = 1 << 14
 _GZIP_MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_DICTIONARY_MAGIC, _DICTIONARY_BYTES = b"\x5d\x2a\x4d\x18", 1 << 24
+_SEARCHED_BYTES = 1 << 20
+"""Of a damaged member so much is looked through for the begin of the next one."""
+_MOST_FALSE_STARTS = 100
+"""In a row, after which the rest is given up: a hostile file may be made of nothing else."""
 # Four bytes of zstd can stand for 128 KiB, so this bounds what a hostile file can fill to 8 MiB.
 _ZSTD_BYTES = 1 << 8
 # What a call has decoded is lost when it meets damage: so few bytes rarely hold the end of a good
@@ -31,26 +37,74 @@ class DamagedStreamError(Exception):
     """The compressed bytes are not what the compressor wrote."""
 
 
-def decompress(file: Readable, compression: Compression) -> Iterator[bytes]:
-    """Chunks of the decompressed bytes, each of at most 256 KiB.
+class ExpansionError(DamagedStreamError):
+    """The compressed bytes stand for more than they may."""
+
+
+Part: TypeAlias = bytes | DamagedStreamError
+"""Decompressed bytes, or why some are missing before the next ones."""
+
+
+def decompress(
+    file: Readable, compression: Compression, *, max_bytes: int | None = None
+) -> Iterator[bytes]:
+    """Chunks of the decompressed bytes, each of at most 256 KiB, up to the first damage.
+
+    Raises as ``decompress_parts``, and DamagedStreamError: what was yielded precedes the damage, or
+    for a wrong checksum, what it covers.
+    """
+    return until_damage(decompress_parts(file, compression, max_bytes=max_bytes))
+
+
+def until_damage(parts: Iterator[Part]) -> Iterator[bytes]:
+    """The bytes up to the next damage, which is raised; what follows it is still to be had."""
+    for part in parts:
+        if isinstance(part, DamagedStreamError):
+            raise part
+        yield part
+
+
+def decompress_parts(
+    file: Readable, compression: Compression, *, max_bytes: int | None = None
+) -> Iterator[Part]:
+    """Chunks of at most 256 KiB; where some are missing an error, and then what comes after.
+
+    After damage it goes on where a member of gzip or a frame of zstandard begins, as in files that
+    were joined or are written record by record. What is damaged at once again is not told twice.
+    Of bzip2 nothing after damage is read.
+
+    Args:
+        file: Opened at its start.
+        compression: What it is packed with.
+        max_bytes: Decompressed bytes that a packed file may have.
 
     Raises:
         EOFError: The file ends early; everything before its end was yielded.
-        DamagedStreamError: The bytes are damaged; what was yielded precedes the damage, or for a
-            wrong checksum, what it covers.
+        DamagedStreamError: The rest cannot be read.
+        ExpansionError: There are more than ``max_bytes``; so many were yielded.
         OSError: The file cannot be read.
     """
-    try:
-        if compression == "gz":
-            yield from _gunzip(file)
-        elif compression == "zst":
-            yield from _unzstd(file)
-        elif compression == "bz2":
-            yield from _unbz2(file)
-        else:
-            yield from _plain(file)
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise DamagedStreamError(str(error)) from error
+    if not compression:
+        yield from _plain(file)
+        return
+    unpack = {"gz": _gunzip, "zst": _unzstd, "bz2": _unbz2}[compression]
+    size = num_lost = 0
+    for part in unpack(file):
+        if isinstance(part, DamagedStreamError):
+            if not num_lost:
+                yield part
+            num_lost += 1
+            if num_lost > _MOST_FALSE_STARTS:
+                return
+        elif part:
+            num_lost = 0
+            size += len(part)
+            if max_bytes is not None and size > max_bytes:
+                raise ExpansionError(
+                    f"the file unpacks to more than the {max_bytes:,} bytes that it may; raise "
+                    "max_expansion or max_unpacked_bytes of the source if it is meant to"
+                )
+            yield part
 
 
 def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
@@ -76,35 +130,24 @@ def _plain(file: Readable) -> Iterator[bytes]:
         yield chunk
 
 
-def _gunzip(file: Readable) -> Iterator[bytes]:
-    for output in gunzip_members(file):
-        if isinstance(output, DamagedStreamError):
-            raise output
-        yield output
-
-
-def gunzip_members(
-    file: Readable, *, searched_bytes: int = 0
-) -> Iterator[bytes | DamagedStreamError]:
-    """The decompressed chunks; where some are missing, the error, and then the next member's.
-
-    Not the gzip module: an error there loses up to a buffer of good bytes before it, and all after.
-
-    Args:
-        file: Opened at its start.
-        searched_bytes: A damaged member is looked through for the begin of the next one when it has
-            at most so many bytes; of a larger one only what lies behind the damage is.
-
-    Raises:
-        EOFError: The file ends early.
-        OSError: The file cannot be read.
-    """
+def _gunzip(file: Readable) -> Iterator[Part]:
+    """Not the gzip module: an error there loses up to a buffer of good bytes before it."""
     decoder = zlib.decompressobj(wbits=31)
     member = bytearray()
     is_lost = False
     pending = b""
-    while piece := pending or file.read(_GZIP_BYTES):
-        pending = b""
+    while True:
+        piece, pending = pending or file.read(_GZIP_BYTES), b""
+        if not piece:
+            if decoder.eof or is_lost:
+                return
+            if member.find(_GZIP_MAGIC, 1) < 0:
+                raise EOFError("the gzip stream ends before its end marker")
+            # It was cut short and has taken the members behind it for its own.
+            yield DamagedStreamError("a gzip member has no end marker")
+            pending, is_lost = bytes(member)[1:], True
+            member.clear()
+            continue
         if is_lost:
             member += piece
             where = member.find(_GZIP_MAGIC)
@@ -130,13 +173,11 @@ def gunzip_members(
             member.clear()
             continue
         pending = decoder.unconsumed_tail or decoder.unused_data
-        if searched_bytes and len(member) <= searched_bytes:
+        if len(member) <= _SEARCHED_BYTES:
             member += piece[: len(piece) - len(pending)]
-        elif member:
+        else:
             member.clear()
         yield output
-    if not (decoder.eof or is_lost):
-        raise EOFError("the gzip stream ends before its end marker")
 
 
 def _before_damage(decoder: Any, piece: bytes) -> Iterator[bytes]:
@@ -150,23 +191,111 @@ def _before_damage(decoder: Any, piece: bytes) -> Iterator[bytes]:
             yield output
 
 
-def _unzstd(file: Readable) -> Iterator[bytes]:
-    """Not zstandard's stream_reader: it takes a truncated file for a whole one."""
-    context = zstandard.ZstdDecompressor()
+def _unzstd(file: Readable) -> Iterator[Part]:
+    """Not zstandard's stream_reader: it takes a truncated file for a whole one.
+
+    The dictionary of a web archive (the WARC file format for zstandard, IIPC) is used for all that
+    follows.
+    """
+    source = _Rewindable(file)
+    context = _zstd_context(source)
     decoder = context.decompressobj()
-    while piece := file.read(_ZSTD_BYTES):
-        while piece:
-            if decoder.eof:
-                decoder = context.decompressobj()
+    frame = bytearray()
+    is_lost = False
+    while True:
+        piece = source.read(_ZSTD_BYTES)
+        if not piece:
+            if decoder.eof or is_lost:
+                return
+            if frame.find(_ZSTD_MAGIC, 1) < 0:
+                raise EOFError("the zstd stream ends before the end of its frame")
+            # It was cut short and has taken the frames behind it for its own.
+            yield DamagedStreamError("a zstd frame has no end")
+            source.give_back(bytes(frame)[1:])
+            frame.clear()
+            is_lost = True
+            continue
+        frame += piece
+        if is_lost:
+            where = frame.find(_ZSTD_MAGIC)
+            if where < 0:
+                del frame[: 1 - len(_ZSTD_MAGIC)]
+                continue
+            source.give_back(bytes(frame[where:]))
+            decoder, is_lost = context.decompressobj(), False
+            frame.clear()
+            continue
+        if decoder.eof:
+            decoder = context.decompressobj()
+            frame = bytearray(piece)
+        try:
             output = decoder.decompress(piece)
-            for start in range(0, len(output), _CHUNK_BYTES):
-                yield output[start : start + _CHUNK_BYTES]
-            piece = decoder.unused_data
-    if not decoder.eof:
-        raise EOFError("the zstd stream ends before the end of its frame")
+        except zstandard.ZstdError as error:
+            yield DamagedStreamError(str(error))
+            # Without its first byte, so that the same frame is not found again.
+            source.give_back(bytes(frame)[1:])
+            frame.clear()
+            is_lost = True
+            continue
+        for start in range(0, len(output), _CHUNK_BYTES):
+            yield output[start : start + _CHUNK_BYTES]
+        if decoder.eof:
+            source.give_back(decoder.unused_data)
+        elif len(frame) > _SEARCHED_BYTES:
+            frame.clear()
 
 
-def _unbz2(file: Readable) -> Iterator[bytes]:
+def _zstd_context(source: "_Rewindable") -> zstandard.ZstdDecompressor:
+    """With the dictionary that the file begins with, if it does; a packed one is unpacked."""
+    head = source.read_all(8)
+    if head[:4] != _DICTIONARY_MAGIC or len(head) < 8:
+        source.give_back(head)
+        return zstandard.ZstdDecompressor()
+    size = int.from_bytes(head[4:], "little")
+    body = source.read_all(min(size, _DICTIONARY_BYTES + 1))
+    if len(body) < size <= _DICTIONARY_BYTES:
+        raise EOFError("the zstd stream ends before the end of its dictionary")
+    try:
+        if body.startswith(_ZSTD_MAGIC):
+            stream = zstandard.ZstdDecompressor().stream_reader(body)
+            body = stream.read(_DICTIONARY_BYTES + 1)
+        if len(body) > _DICTIONARY_BYTES:
+            raise DamagedStreamError(
+                f"its dictionary has more than the {_DICTIONARY_BYTES:,} bytes that it may"
+            )
+        dictionary = zstandard.ZstdCompressionDict(body, dict_type=zstandard.DICT_TYPE_FULLDICT)
+        return zstandard.ZstdDecompressor(dict_data=dictionary)
+    except zstandard.ZstdError as error:
+        raise DamagedStreamError(f"its dictionary cannot be read: {error}") from error
+
+
+class _Rewindable:
+    """A file some bytes of which can be given back."""
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        self._again = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        if not self._again:
+            return self._file.read(size)
+        piece, self._again = bytes(self._again[:size]), self._again[size:]
+        return piece
+
+    def read_all(self, size: int) -> bytes:
+        """``size`` bytes, less at the end only."""
+        found = bytearray()
+        while len(found) < size and (piece := self.read(size - len(found))):
+            found += piece
+        return bytes(found)
+
+    def give_back(self, body: bytes) -> None:
+        """Make ``body`` the next bytes."""
+        if body:
+            self._again = memoryview(body + bytes(self._again))
+
+
+def _unbz2(file: Readable) -> Iterator[Part]:
     """Not the bz2 module's file: it takes what follows a stream and is none for its end."""
     decoder = bz2.BZ2Decompressor()
     while buffer := file.read(_GZIP_BYTES):

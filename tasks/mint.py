@@ -105,7 +105,7 @@ def _pack(
     read: ReadDocuments, framing: Framing, seq_len: int, directory: Path, progress: RefreshProgress
 ) -> list[PackedDomain]:
     """Write the shards of all domains and the table of documents into ``directory``."""
-    documents, splits = read.documents, read.splits
+    documents, splits = read.documents, read.settled.splits
     with_documents = set(documents.domains[splits != DROPPED].tolist())
     domains = sorted(with_documents, key=documents.domain_names.__getitem__)
     packed: list[PackedDomain] = []
@@ -117,7 +117,7 @@ def _pack(
     write_document_table(
         documents,
         directory / DOCUMENTS,
-        splits=splits,
+        settled=read.settled,
         lengths=np.where(documents.lengths > 0, framed_length(documents.lengths, framing), 0),
         first_tokens=first_tokens(documents, splits, framing),
     )

@@ -14,7 +14,15 @@ from typing import Any, ClassVar
 import orjson
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
+from tasks.line_stream import (
+    Compression,
+    DamagedStreamError,
+    ExpansionError,
+    Readable,
+    decompress_parts,
+    split_lines,
+    until_damage,
+)
 from training.config import FORBID_UNKNOWN
 
 BOM = b"\xef\xbb\xbf"
@@ -88,6 +96,8 @@ class Place:
     uri: str
     fields: FieldNames
     max_document_bytes: int
+    max_unpacked_bytes: int | None = None
+    """Of a packed file; None: any number."""
     attributes: tuple[tuple[str, str], ...] = field(init=False)
     """What a document has besides its text, each with its field."""
 
@@ -109,6 +119,8 @@ class Place:
         """A Reject of what lies behind the place where a stream of bytes broke off."""
         if isinstance(error, EOFError):
             return self.reject(position, "truncated_file", str(error))
+        if isinstance(error, ExpansionError):
+            return self.reject(position, "expansion", str(error))
         damaged = isinstance(error, DamagedStreamError)
         return self.reject(position, "damaged_file" if damaged else "unreadable", str(error))
 
@@ -147,21 +159,29 @@ def plain(body: bytes, place: Place, position: int) -> Record | Reject:
 def read_jsonl(
     file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
 ) -> Iterator[Record | Reject]:
-    """One JSON object a line. A damaged compressed file gives the lines before the damage.
+    """One JSON object a line. Damage to a compressed file is one reject.
 
-    The limit on a document's bytes counts the whole line, as it is written. ``lines_before``
-    are those of the file that come before the first that is read.
+    What lies before it is read, and what begins anew behind it (``decompress_parts``). The limit on
+    a document's bytes counts the whole line, as it is written. ``lines_before`` are those of the
+    file that come before the first that is read.
     """
     position = lines_before
-    lines = split_lines(decompress(file, compression), place.max_document_bytes)
-    try:
-        for position, line in enumerate(lines, start=lines_before + 1):
-            if line is None:
-                yield place.oversized(position, "the line has more bytes")
-            elif line and not line.isspace():
-                yield _parse_line(line, place, position)
-    except (EOFError, DamagedStreamError, OSError) as error:
-        yield place.stopped(position + 1, error)
+    parts = decompress_parts(file, compression, max_bytes=place.max_unpacked_bytes)
+    is_damaged = True
+    while is_damaged:
+        is_damaged, first = False, position + 1
+        lines = split_lines(until_damage(parts), place.max_document_bytes)
+        try:
+            for position, line in enumerate(lines, start=first):
+                if line is None:
+                    yield place.oversized(position, "the line has more bytes")
+                elif line and not line.isspace():
+                    yield _parse_line(line, place, position)
+        except (EOFError, DamagedStreamError, OSError) as error:
+            position += 1
+            yield place.stopped(position, error)
+            # Also of a stream that has ended with it: there is nothing more then.
+            is_damaged = isinstance(error, DamagedStreamError)
 
 
 def _parse_line(line: bytes, place: Place, position: int) -> Record | Reject:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from storage.errors import HeadMovedError
 from storage.file_cache import FileCache
 from storage.head import Head, commit_change, next_head, read_head
+from storage.known_documents import known_documents
 from storage.layout import Layout
 from storage.manifest import read_verified
 from storage.near_duplicate_index import (
@@ -25,8 +26,9 @@ from storage.near_duplicate_index import (
     unindexed,
 )
 from storage.objects import ObjectStore
-from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
+from storage.snapshots import SnapshotManifest, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
+from storage.takedowns import kept_out
 from storage.transitions import with_snapshot
 from tasks.build import CONSUMED, BuildInputs, ReadDocuments, read_and_split
 from tasks.marks import publish_marks, read_marks
@@ -56,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 _CERTIFICATES = "certified-tokenizers"
 _UNSEEN = UnseenProgress()
+_KNOWN = "known-documents"
 
 
 def refresh(
@@ -123,6 +126,7 @@ def refresh(
             lease_token,
             Path(scratch),
             work_dir / _CERTIFICATES,
+            work_dir / _KNOWN / layout.lineage,
             FileCache(work_dir / "snapshots"),
             progress,
             workers or Workers(),
@@ -148,6 +152,8 @@ class _Refresh:
     lease_token: int | None
     work_dir: Path
     certificates: Path
+    known: Path
+    """Where this machine keeps what it knows of the lineage's documents."""
     cache: FileCache
     progress: RefreshProgress
     workers: Workers
@@ -160,7 +166,13 @@ class _Refresh:
         read = read_and_split(
             inputs,
             _open_tokenizer(self.store, self.head, self.request.tokenizer, self.work_dir),
-            known_documents(self.store, self.layout, known_snapshots(self.head)),
+            known_documents(
+                self.store,
+                self.layout,
+                known_snapshots(self.head),
+                kept_out(self.store, self.layout, self.head.takedowns if self.head else ()),
+                cache=self.known,
+            ),
             self._index(),
             lineage=self.layout.lineage,
             work_dir=self.work_dir,

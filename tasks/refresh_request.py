@@ -190,9 +190,13 @@ def inputs_of(
     )
 
 
-def state_of(head: Head | None) -> tuple[tuple[str, ...], str | None, str | None]:
-    """What of a lineage's state a refresh depends on: known data, marks, suite."""
-    return (known_snapshots(head), head.marks, head.suite) if head else ((), None, None)
+def state_of(head: Head | None) -> tuple[tuple[str, ...] | str | None, ...]:
+    """What of a lineage's state a refresh depends on: known data, marks, suite, takedowns."""
+    if head is None:
+        return (), None, None
+    state = (known_snapshots(head), head.marks, head.suite)
+    # Without a takedown identities are those from before there was such a thing.
+    return (*state, head.takedowns) if head.takedowns else state
 
 
 def known_snapshots(head: Head | None) -> tuple[str, ...]:

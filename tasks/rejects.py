@@ -14,6 +14,7 @@ import zstandard
 from storage.layout import Layout
 from storage.manifest import read_verified
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from storage.snapshots import SnapshotManifest
 from tasks.documents import Reject, printable
 
@@ -88,7 +89,7 @@ def rejects_of(store: ObjectStore, layout: Layout, manifest: SnapshotManifest) -
     if not manifest.lines_rejected:
         return ""
     prefix = layout.snapshot(manifest.id)
-    (file,) = (file for file in manifest.files if file.name == REJECTS)
+    file = file_named(manifest.files, REJECTS, f"snapshot {manifest.id}")
     body = io.BytesIO(read_verified(store, prefix, file))
     with zstandard.ZstdDecompressor().stream_reader(body) as stream:
         first = Reject(**json.loads(io.TextIOWrapper(stream, encoding="utf-8").readline()))

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 from tasks.documents import Document, ReadPart, Reject, SourceObject
 from tasks.ingest import RETRIED_REASONS, next_marks, read_items
 from tasks.prepare import Batch, Prepared
+from tasks.real_first import real_first
 from tasks.refresh_progress import ReadingProgress, RefreshProgress
 from tasks.rejects import RejectWriter
 from tasks.sources import SourceConfig
@@ -20,10 +22,15 @@ _BATCH_CHARACTERS = 1 << 22
 
 
 class SourceReading:
-    """Reads all files once, from the first to the last."""
+    """Reads all files once, from the first to the last.
 
-    def __init__(self, sources: SourceFiles) -> None:
-        self._sources = sources
+    Args:
+        sources: What is read.
+        directory: Existing local directory for temporary files.
+    """
+
+    def __init__(self, sources: SourceFiles, directory: Path) -> None:
+        self._sources, self._directory = sources, directory
         self._sizes = {found.uri: _bytes_to_read(found) for _, files in sources for found in files}
         self._parts: dict[str, ReadPart] = {}
         self._unread: list[Reject] = []
@@ -40,7 +47,7 @@ class SourceReading:
         return self._done
 
     def batches(self) -> Iterator[Batch]:
-        """Everything in canonical order: by source, file and position.
+        """Everything in canonical order: what is real first, by source, file and position.
 
         Batches depend on what is read alone. A text is in memory with its batch only.
 
@@ -49,7 +56,7 @@ class SourceReading:
         """
         batch: list[Document | Reject] = []
         characters = 0
-        for item in self._items():
+        for item in real_first(self._items(), self._directory / "synthetic.pickle"):
             batch.append(item)
             characters += len(item.text) if isinstance(item, Document) else 0
             if len(batch) == _BATCH_ITEMS or characters >= _BATCH_CHARACTERS:

@@ -29,11 +29,12 @@ _SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
     "csv": tuple(f"{suffix}{packed}" for suffix in (".csv", ".tsv") for packed in COMPRESSED),
     "parquet": (".parquet",),
     "arrow": (".arrow", ".feather"),
-    "warc": (".warc", ".warc.gz", ".wet", ".wet.gz"),
+    "warc": tuple(f"{suffix}{packed}" for suffix in (".warc", ".wet") for packed in COMPRESSED),
     "html": (".html", ".htm", ".xhtml"),
 }
 """Of the formats that are read by their own rules; of text and code see ``suffixes``."""
 EVERYTHING = "**/*"
+_HARMLESS_BYTES = 1 << 28
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9](?:/|$)")
 
 
@@ -64,7 +65,7 @@ class SourceConfig:
     )
     """``auto``: by file suffix. ``jsonl`` and ``csv`` (``.tsv`` too): plain, or packed as ``.gz``,
     ``.zst``, ``.bz2``. ``arrow``: files (Feather) and streams. ``warc``: web archives (``.wet``
-    too), plain or ``.gz``. ``html``: web pages, of which the main text is taken. ``text`` and
+    too), plain or packed. ``html``: web pages, of which the main text is taken. ``text`` and
     ``code``: one document a file."""
     fields: FieldNames = field(default_factory=FieldNames)
     """Which field of a JSON object or column of a table means what."""
@@ -82,6 +83,12 @@ class SourceConfig:
     max_document_bytes: Annotated[int, Bounds(gt=0, unit="bytes")] = 10_000_000
     """Largest document, as it is stored (of JSONL the line, of CSV the row); larger ones are
     rejected."""
+
+    max_expansion: Annotated[float, Bounds(ge=1)] = 200.0
+    """How many times its own size a packed file may have unpacked; the rest of a larger one is not
+    read (``expansion``). What unpacks to less than 256 MB is always read."""
+    max_unpacked_bytes: Annotated[int, Bounds(gt=0, unit="bytes")] = 10**12
+    """What a packed file may have unpacked, whatever its own size."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "source")
@@ -102,6 +109,10 @@ class SourceConfig:
                 f"suffix {wrong[0]!r} of source {self.name!r} does not start with a dot; "
                 f"write {'.' + wrong[0]!r}"
             )
+
+    def unpacked_limit(self, size: int) -> int:
+        """Bytes that a packed file of ``size`` bytes may have unpacked."""
+        return min(self.max_unpacked_bytes, max(_HARMLESS_BYTES, int(self.max_expansion * size)))
 
     @property
     def document_suffixes(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ cluster that come later are held out too, up to the cap, and dropped beyond it.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -63,6 +63,10 @@ class SplitRows:
     """``rank_of`` the cluster in the domain."""
     tokens: NDArray[np.int64]
     """With framing."""
+    was_held_out: NDArray[np.bool_]
+    """Whether earlier snapshots held the cluster out."""
+    was_trained_on: NDArray[np.bool_]
+    """Whether they trained on it, and held nothing of it out."""
 
 
 def key_of(cluster: str) -> bytes:
@@ -83,9 +87,7 @@ def _rank_key(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-def split_by_cluster(
-    rows: SplitRows, known_side: Callable[[bytes], Side | None], config: HoldoutConfig
-) -> tuple[NDArray[np.int8], list[str]]:
+def split_by_cluster(rows: SplitRows, config: HoldoutConfig) -> tuple[NDArray[np.int8], list[str]]:
     """The side of every document, and a sentence for every domain without a holdout.
 
     Deterministic and independent of the order of ``rows``. Domains are taken in order of their
@@ -93,7 +95,6 @@ def split_by_cluster(
 
     Args:
         rows: The documents.
-        known_side: Side that earlier snapshots gave a cluster, by ``key_of``; None for a new one.
         config: Size of the holdout.
 
     Returns:
@@ -110,7 +111,10 @@ def split_by_cluster(
         clusters, first, of = np.unique(
             rows.cluster_keys[inside], return_index=True, return_inverse=True
         )
-        sides = _sides(clusters, held_before, trained_before, known_side)
+        sides = np.full(len(clusters), -1, np.int8)
+        sides[rows.was_trained_on[inside][first] | np.isin(clusters, trained_before)] = TRAIN
+        sides[rows.was_held_out[inside][first] & ~np.isin(clusters, trained_before)] = HOLDOUT
+        sides[np.isin(clusters, held_before)] = HOLDOUT
         # In floats: exact up to 2**53 tokens.
         sizes = np.bincount(of, rows.tokens[inside]).astype(np.int64)
         chosen = _split_domain(rows.ranks[inside][first], sizes, sides, config)
@@ -126,30 +130,13 @@ def split_by_cluster(
     return splits, warnings
 
 
-def _sides(
-    clusters: NDArray[np.bytes_],
-    held: NDArray[np.bytes_],
-    trained: NDArray[np.bytes_],
-    known_side: Callable[[bytes], Side | None],
-) -> NDArray[np.int8]:
-    """``TRAIN``, ``HOLDOUT``, or -1 for a new cluster."""
-    sides = np.full(len(clusters), -1, np.int8)
-    known = {"train": TRAIN, "holdout": HOLDOUT, None: -1}
-    for place, key in enumerate(clusters.tolist()):
-        # numpy takes zeros at the end for padding.
-        sides[place] = known[known_side(key.ljust(16, b"\0"))]
-    sides[np.isin(clusters, trained)] = TRAIN
-    sides[np.isin(clusters, held)] = HOLDOUT
-    return sides
-
-
 def _split_domain(
     ranks: NDArray[np.float64],
     sizes: NDArray[np.int64],
     sides: NDArray[np.int8],
     config: HoldoutConfig,
 ) -> NDArray[np.int8]:
-    """Places in ``SPLITS`` of the clusters of one domain, ``sizes`` in tokens.
+    """Places in ``SPLITS`` of the clusters of one domain, ``sizes`` in tokens, ``sides`` or -1.
 
     Known clusters keep their side, and those that are held out fill the cap first.
     """

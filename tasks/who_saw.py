@@ -16,6 +16,7 @@ from storage.ledger import Exposure, exposures_of
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.replay import ReplayManifest, read_replay
+from storage.revised import original_name
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
@@ -219,7 +220,7 @@ def _rows(
     """What a snapshot's table of documents says of those that are asked for."""
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    files = {file.name: file for file in manifest.files}
+    files = {original_name(file.name): file for file in manifest.files}
     prefix, folder = layout.snapshot(manifest.id), work_dir / "documents"
     path = fetch_verified(store, prefix, files[DOCUMENTS], folder / f"{manifest.id}.parquet")
     edited: list[str] = []

@@ -56,8 +56,8 @@ class StepResult:
 
     @property
     def nats_per_token(self) -> float:
-        """Mean over all valid targets of the global batch."""
-        return sum(self.nats_by_stream) / sum(self.targets_by_stream)
+        """Mean over all valid targets of the global batch; 0 of one that was all taken down."""
+        return sum(self.nats_by_stream) / max(1, sum(self.targets_by_stream))
 
 
 class _StepOutcome(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from flows.cli.deciding import promote, reject, rollback, unhold
+from flows.cli.forgetting import forget
 from flows.cli.judging import check
 from flows.cli.looking import gc, history, status, who_saw
 from flows.cli.merging import graft
@@ -45,6 +46,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     history,
     status,
     who_saw,
+    forget,
     up,
     down,
     gc,

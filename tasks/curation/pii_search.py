@@ -1,16 +1,20 @@
 """Where a text has personal data and secrets. Time is linear in its length.
 
-Each kind is looked for by what is rare in text, an @, a run of digits, a literal prefix, and only
-what stands around such a place is matched: a pattern that is tried everywhere takes ten times as
-long.
+Each kind is looked for by what is rare in text, an @, a run of digits, a literal prefix
+(``pii_candidates``), and only what stands around such a place is matched: a pattern that is tried
+everywhere takes ten times as long.
 """
 
 import ipaddress
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from tasks.curation.pii_candidates import Candidates, Hints
 
 Kind = Literal["email", "phone", "ip", "card", "key"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -62,7 +66,7 @@ _CUE = re.compile(
     r"(?: ?(?:no|nr|number|nummer))?[.:\uff1a]{0,2} {0,2}$"
 )
 _LONGEST_CUE = 24
-_FEWEST_DIGITS, _FEWEST_AFTER_CUE, _MOST_DIGITS = 9, 7, 15
+_FEWEST_DIGITS, _FEWEST_AFTER_CUE, _MOST_DIGITS, _FEWEST_OF_CARD = 9, 7, 15, 13
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
@@ -99,6 +103,7 @@ _ASSIGNED = re.compile(
     r"(?P<secret>[A-Za-z0-9+/_.~!@#$%^&*-][A-Za-z0-9+/_=.~!@#$%^&*-]{15,199})(?=[\"'\s,;)}]|$)"
 )
 _IN_URL = re.compile(r"://[^\s:/@\"'<>{}$]{1,64}:(?P<secret>[^\s:/@\"'<>{}$]{3,100})@(?=[\w.-])")
+_LITERALS = (*_KEYS, "PRIVATE KEY", "://")
 _LEAST_BITS = 3.3
 """A character of what counts as a secret, by its own frequencies: random ones have 4 and more."""
 
@@ -108,9 +113,20 @@ def find_pii(text: str) -> list[Span]:
 
     Where two overlap, a key counts before an e-mail address, and that before numbers.
     """
-    found: list[Span] = []
-    for finder in _FINDERS:
-        found += finder(text)
+    # Not at the top: it imports numba, and a scheduler imports this module.
+    from tasks.curation.pii_candidates import candidates_in  # noqa: PLC0415
+
+    return find_among(text, candidates_in(text, _hints()))
+
+
+def find_among(text: str, candidates: "Candidates") -> list[Span]:
+    """What ``find_pii`` finds, where it is in ``candidates``; more of them change nothing."""
+    found = [
+        *_keys(text, candidates),
+        *_emails(text),
+        *_addresses(text, candidates),
+        *_numbers(text, candidates),
+    ]
     if len(found) < 2:
         return found
     kept: list[Span] = []
@@ -120,6 +136,13 @@ def find_pii(text: str) -> list[Span]:
         elif _ORDER[span[2]] < _ORDER[kept[-1][2]]:
             kept[-1] = span
     return kept
+
+
+@cache
+def _hints() -> "Hints":
+    from tasks.curation.pii_candidates import hints_of  # noqa: PLC0415  imports numba
+
+    return hints_of(_LITERALS, _SECRET_NAMES)
 
 
 def _emails(text: str) -> Found:
@@ -146,19 +169,27 @@ def _is_nobodys(local: str, host: str) -> bool:
     )
 
 
-def _addresses(text: str) -> Found:
-    for match in _IPV4.finditer(text) if "." in text else ():
+def _addresses(text: str, candidates: "Candidates") -> Found:
+    for match in _matches(_IPV4, text, candidates.ipv4):
         before, after = _around(text, match)
         is_alone = before[-1:] not in "./:-" or before in ("//", " :", "=:")
         is_alone = is_alone and not _is_word(before[-1:]) and not _is_word(after[:1])
         is_alone = is_alone and after[:1] != "-" and not (after[:1] == "." and after[1:].isdigit())
         if (is_alone or not before) and _is_global(match[0]) and not _is_version(match[0]):
             yield (*match.span(), "ip")
-    for match in _IPV6.finditer(text) if ":" in text else ():
+    for match in _matches(_IPV6, text, candidates.ipv6):
         before, after = _around(text, match)
         is_inside = before[-1:] in (":", ".") or _is_word(before[-1:]) or _is_word(after[:1])
         if not is_inside and match[0].count(":") > 1 and _is_global(match[0].rstrip(":") or "-"):
             yield (*match.span(), "ip")
+
+
+def _matches(
+    pattern: re.Pattern[str], text: str, regions: Iterable[Sequence[int]]
+) -> Iterator[re.Match[str]]:
+    """Of a pattern that matches nothing across the ends of regions."""
+    for start, end in regions:
+        yield from pattern.finditer(text, start, end)
 
 
 def _around(text: str, match: re.Match[str]) -> tuple[str, str]:
@@ -184,14 +215,17 @@ def _is_version(found: str) -> bool:
     return max(parts) <= 20 or parts[1:] == [0, 0, 0]
 
 
-def _numbers(text: str) -> Found:
+def _numbers(text: str, candidates: "Candidates") -> Found:
     """Card and telephone numbers."""
-    for place in _DIGITS.finditer(text):
+    for place in _matches(_DIGITS, text, candidates.numbers):
         start, end = place.span()
-        for match in _CARD.finditer(text, start, end):
+        num_digits = sum(map(str.isdecimal, place[0]))
+        if num_digits < _FEWEST_AFTER_CUE:
+            continue
+        for match in _CARD.finditer(text, start, end) if num_digits >= _FEWEST_OF_CARD else ():
             if _is_card(match[0]) and _stands_alone(text, match):
                 yield (*match.span(), "card")
-        for match in _PHONE.finditer(text, start, end):
+        for match in _PHONE.finditer(text, start, end) if num_digits >= _FEWEST_DIGITS else ():
             digits = sum(map(str.isdigit, match[0]))
             if _FEWEST_DIGITS <= digits <= _MOST_DIGITS and _stands_alone(text, match):
                 yield (*match.span(), "phone")
@@ -223,8 +257,14 @@ def _stands_alone(text: str, match: re.Match[str]) -> bool:
     return not (is_longer or _is_word(after[:1]) or (after[:1] != "" and after[0] in "*/^"))
 
 
-def _keys(text: str) -> Found:
+def _keys(text: str, candidates: "Candidates") -> Found:
+    hints = candidates.hints
+    if not hints:
+        return
+    there = {hint for bit, hint in enumerate((*_LITERALS, *_SECRET_NAMES)) if hints >> bit & 1}
     for hint, pattern in _KEYS.items():
+        if hint not in there:
+            continue
         place = text.find(hint)
         while place >= 0:
             match = pattern.match(text, place)
@@ -232,23 +272,25 @@ def _keys(text: str) -> Found:
             if is_start and match is not None and _bits_per_character(match[0]) >= _LEAST_BITS:
                 yield (*match.span(), "key")
             place = text.find(hint, place + len(hint))
-    if "PRIVATE KEY" in text:
+    if "PRIVATE KEY" in there:
         for match in _PRIVATE_KEY.finditer(text):
             yield (*match.span(), "key")
-    if "://" in text:
+    if "://" in there:
         for match in _IN_URL.finditer(text):
             yield (*match.span("secret"), "key")
-    for start, end in _assigned_secrets(text):
+    for start, end in _assigned_secrets(text, [name for name in _SECRET_NAMES if name in there]):
         yield start, end, "key"
 
 
-def _assigned_secrets(text: str) -> Iterator[tuple[int, int]]:
+def _assigned_secrets(text: str, names: Sequence[str]) -> Iterator[tuple[int, int]]:
     """What looks random and is the value of something that is called a key or a password."""
+    if not names:
+        return
     lower = text.lower()
     if len(lower) != len(text):
         # A few capitals have two small letters, and places would no longer agree.
         lower = text
-    for name in _SECRET_NAMES:
+    for name in names:
         place = lower.find(name)
         while place >= 0:
             after = place + len(name)
@@ -272,6 +314,5 @@ def _bits_per_character(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
-_FINDERS: tuple[Callable[[str], Found], ...] = (_keys, _emails, _addresses, _numbers)
 _ORDER: dict[Kind, int] = {"key": 0, "email": 1, "card": 2, "ip": 3, "phone": 4}
 """Of two that overlap the first one counts."""

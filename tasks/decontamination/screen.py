@@ -10,7 +10,7 @@ from storage.snapshots import CheckedTask
 from tasks.documents import Document
 from tasks.evaluations.config import TaskConfig
 from tasks.evaluations.configured import read_configured
-from tasks.evaluations.frozen import FrozenItem, file_of
+from tasks.evaluations.frozen import FrozenItem, file_name
 from tasks.evaluations.item_grams import ItemGrams
 
 CONTAMINATED = "contaminated"
@@ -50,7 +50,7 @@ def read_sought(tasks: Sequence[TaskConfig], *, min_share: float) -> Sought:
         ValueError: A file cannot be used; names file, line and field.
     """
     read = {task.name: read_configured(task) for task in tasks}
-    files = {name: file_of(items)[0].name for name, items in read.items()}
+    files = {name: file_name(items) for name, items in read.items()}
     return Sought(min_share=min_share, tasks=read, files=files)
 
 

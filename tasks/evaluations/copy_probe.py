@@ -22,6 +22,7 @@ from storage.layout import Layout
 from storage.ledger import LedgerRow, read_ledger
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
 from tasks.evaluations.copies import CopyProbe, CopyRow
@@ -195,7 +196,7 @@ def _starts(
     """Where documents begin in the training stream of their domain."""
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    file = next(file for file in manifest.files if file.name == DOCUMENTS)
+    file = file_named(manifest.files, DOCUMENTS, f"snapshot {manifest.id}")
     path = work_dir / "documents" / f"{manifest.id}.parquet"
     table = pq.read_table(
         fetch_verified(store, layout.snapshot(manifest.id), file, path),

@@ -63,6 +63,8 @@ def chosen(items: Sequence[FrozenItem], most: int) -> tuple[FrozenItem, ...]:
             raise ValueError(
                 f"the id {item.item.id!r} stands for two different items; give every item its own"
             )
+    if len(by_id) <= most:
+        return tuple(by_id.values())
     ranked = sorted(by_id.values(), key=_rank)
     kept = {item.item.id for item in ranked[:most]}
     return tuple(item for name, item in by_id.items() if name in kept)
@@ -90,11 +92,13 @@ def freeze_items(
 
 def file_of(items: Sequence[FrozenItem]) -> tuple[FileDigest, bytes]:
     """The file that holds ``items``, named after its content, and its bytes."""
-    # Not the dataclass itself: a field added one day must not change what old items hash to.
-    value = {"items": [_set_fields(item) for item in items]}
-    body = readable_json(value)
-    name = f"{hashlib.sha256(canonical_json(value)).hexdigest()[:16]}.json"
-    return digest_bytes(body, name), body
+    body = readable_json(_content_of(items))
+    return digest_bytes(body, file_name(items)), body
+
+
+def file_name(items: Sequence[FrozenItem]) -> str:
+    """The name of that file, which is a hash of the items."""
+    return f"{hashlib.sha256(canonical_json(_content_of(items))).hexdigest()[:16]}.json"
 
 
 def read_items(store: ObjectStore, layout: Layout, task: SuiteTask) -> tuple[FrozenItem, ...]:
@@ -109,6 +113,11 @@ def read_items(store: ObjectStore, layout: Layout, task: SuiteTask) -> tuple[Fro
 
 def _rank(item: FrozenItem) -> str:
     return identity_of(item.item)
+
+
+def _content_of(items: Sequence[FrozenItem]) -> dict[str, Any]:
+    # Not the dataclass itself: a field added one day must not change what old items hash to.
+    return {"items": [_set_fields(item) for item in items]}
 
 
 def _set_fields(value: Any) -> dict[str, Any]:

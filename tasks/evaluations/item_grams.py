@@ -130,31 +130,66 @@ def _grams_of(
     Fills ``vocabulary`` with numbers for the words, and ``heads`` with hashes of the first words
     of all n-grams.
     """
+    from tasks.evaluations.item_search import hash_runs  # noqa: PLC0415  imports numba
+
     words = {item.item.id: words_of(item.text) for item in items}
     template = len(_common_start(list(words.values()))) if len(words) >= _TEMPLATE_ITEMS else 0
-    grams: dict[str, _Own] = {}
-    for name, all_words in words.items():
-        own = all_words[template:]
-        unspaced = sum(bool(_IS_UNSPACED.match(word)) for word in own)
-        if len(own) < (_LEAST_CHARACTERS if 2 * unspaced > len(own) else _LEAST_WORDS):
-            continue
-        ids = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in own]
-        n = len(own) if len(own) < _WHOLE_WORDS else min(_MOST_N, len(own) // 2)
-        numbers = np.array(ids, np.uint64)
-        grams[name] = n, np.unique(_hashes(numbers, n))
-        heads.append(_hashes(numbers, _LEAST_WORDS)[: len(own) - n + 1])
-    return _distinctive(grams, {item.item.id: item.item.cluster for item in items})
+    own = {name: every[template:] for name, every in words.items()}
+    own = {name: every for name, every in own.items() if _is_long_enough(every)}
+    numbers = np.array(
+        [
+            vocabulary.setdefault(word, len(vocabulary) + 1)
+            for every in own.values()
+            for word in every
+        ],
+        np.uint64,
+    )
+    sizes = np.array([len(every) for every in own.values()], np.int64)
+    ns = np.where(sizes < _WHOLE_WORDS, sizes, np.minimum(_MOST_N, sizes // 2))
+    hashes, starts = hash_runs(numbers, np.cumsum(sizes), ns, _LEAST_WORDS)
+    heads.append(np.unique(starts))
+    clusters = {item.item.id: item.item.cluster for item in items}
+    codes = {cluster: code for code, cluster in enumerate(clusters.values())}
+    owners = np.repeat(np.arange(len(own)), sizes - ns + 1)
+    of_owner = np.array([codes[clusters[name]] for name in own], np.int64)
+    kept = _distinctive(hashes, owners, of_owner)
+    return dict(zip(own, zip(ns.tolist(), kept, strict=True), strict=True))
 
 
-def _distinctive(grams: Mapping[str, _Own], clusters: Mapping[str, str]) -> dict[str, _Own]:
-    """Without the n-grams that several clusters share: a template's, which tell nothing."""
-    held = {(h, clusters[name]) for name, (_, hashes) in grams.items() for h in hashes.tolist()}
-    holders = Counter(hashed for hashed, _ in held)
-    found: dict[str, _Own] = {}
-    for name, (n, hashes) in grams.items():
-        own = np.array([h for h in hashes.tolist() if holders[h] == 1], np.uint64)
-        found[name] = n, own if own.size else hashes
-    return found
+def _is_long_enough(words: Sequence[str]) -> bool:
+    if len(words) >= _LEAST_CHARACTERS:
+        return True
+    unspaced = sum(bool(_IS_UNSPACED.match(word)) for word in words)
+    return len(words) >= (_LEAST_CHARACTERS if 2 * unspaced > len(words) else _LEAST_WORDS)
+
+
+def _distinctive(
+    hashes: _Hashes, owners: NDArray[np.int64], clusters: NDArray[np.int64]
+) -> list[_Hashes]:
+    """Of each owner its hashes, each once and sorted, without those that several clusters share.
+
+    Those are a template's, which tell nothing; an owner that has no other ones keeps them.
+
+    Args:
+        hashes: Of n-grams.
+        owners: ``int64[hashes]``, increasing: which item has each.
+        clusters: ``int64[items]``, of the items.
+    """
+    order = np.lexsort((clusters[owners], hashes))
+    ordered, of_cluster = hashes[order], clusters[owners[order]]
+    is_first = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
+    is_other = np.append(False, (of_cluster[1:] != of_cluster[:-1]) & ~is_first[1:])[: len(order)]
+    run = np.cumsum(is_first) - 1
+    is_shared = np.empty(len(hashes), np.bool_)
+    is_shared[order] = np.bincount(run, is_other, minlength=len(run) and run[-1] + 1)[run] > 0
+    has_own = np.bincount(owners[~is_shared], minlength=len(clusters)) > 0
+    wanted = ~is_shared | ~has_own[owners]
+    hashes, owners = hashes[wanted], owners[wanted]
+    order = np.lexsort((hashes, owners))
+    hashes, owners = hashes[order], owners[order]
+    is_new = np.append(True, (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1]))
+    hashes, owners = hashes[is_new[: len(hashes)]], owners[is_new[: len(hashes)]]
+    return np.split(hashes, np.searchsorted(owners, np.arange(1, len(clusters))))[: len(clusters)]
 
 
 def _common_start(texts: Sequence[list[str]]) -> list[str]:
@@ -162,13 +197,3 @@ def _common_start(texts: Sequence[list[str]]) -> list[str]:
     # What the first and the last in the order of the alphabet share, all between them share.
     pairs = zip(min(texts), max(texts), strict=False)
     return [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-
-
-def _hashes(ids: NDArray[np.uint64], n: int) -> _Hashes:
-    """A hash of every run of ``n`` words: a polynomial of their ids, modulo 2^64."""
-    count = len(ids) - n + 1
-    hashes = ids[:count].copy()
-    for offset in range(1, n):
-        hashes *= BASE
-        hashes += ids[offset : offset + count]
-    return hashes

@@ -104,6 +104,37 @@ def grams_of(ns: Numbers, hashes: Hashes, head: int, heads: Hashes) -> Grams:
     return grams
 
 
+@compiled
+def hash_runs(numbers: Hashes, ends: Numbers, ns: Numbers, head: int) -> tuple[Hashes, Hashes]:
+    """Hashes of every run of words of some items, in their order.
+
+    Args:
+        numbers: Of the words of all items, one item after the other.
+        ends: ``int64[items]``: where the words of each end.
+        ns: ``int64[items]``: how many words a run of each has, at least ``head``.
+        head: Words.
+
+    Returns:
+        Of each run its hash, and that of its first ``head`` words.
+    """
+    room = len(numbers)
+    hashes, heads = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    count, start = 0, 0
+    for item in range(len(ends)):
+        for first in range(start, ends[item] - ns[item] + 1):
+            hashed = np.uint64(0)
+            for place in range(first, first + ns[item]):
+                if place == first + head:
+                    heads[count] = hashed
+                hashed = hashed * BASE + numbers[place]
+            if ns[item] == head:
+                heads[count] = hashed
+            hashes[count] = hashed
+            count += 1
+        start = ends[item]
+    return hashes[:count], heads[:count]
+
+
 def find_grams(
     texts: Sequence[str], lexicon: Lexicon, grams: Grams
 ) -> tuple[Numbers, NDArray[np.int64]]:

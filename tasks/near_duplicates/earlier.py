@@ -19,6 +19,7 @@ from storage.manifest import fetch_verified
 from storage.near_duplicate_index import SEGMENT, add_segment
 from storage.near_duplicate_segment import SignatureScheme, write_segment
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot
 from tasks.near_duplicates.signatures import Signatures, signatures_of
 
@@ -115,7 +116,7 @@ class _Shelf:
 
         self._store, self._prefix, self._cache = store, layout.snapshot(manifest.id), cache
         self._manifest = manifest
-        (file,) = (file for file in manifest.files if file.name == DOCUMENTS)
+        file = file_named(manifest.files, DOCUMENTS, f"snapshot {manifest.id}")
         path = fetch_verified(store, self._prefix, file, directory / DOCUMENTS)
         names = ["document", "domain", "split", "tokens", "first_token"]
         columns = pq.read_table(path, columns=names).to_pydict()
@@ -147,7 +148,12 @@ class _Shelf:
         for row in rows[np.argsort(self._first_tokens[rows])].tolist():
             start = int(self._first_tokens[row])
             end = start + int(self._lengths[row])
-            held, held_from = held[start - held_from :], start
+            skipped = start - held_from
+            # What a takedown has blanked may be longer than what is held.
+            while skipped > len(held):
+                skipped -= len(held)
+                held = next(pieces)
+            held, held_from = held[skipped:], start
             while held_from + len(held) < end:
                 held = np.concatenate([held, next(pieces)])
             yield row, held[1 : end - start - closing]

@@ -1,14 +1,21 @@
-"""Sources in a bucket: what of it a URI names. Reads listings, never contents."""
+"""Sources in a bucket: what of it a URI names. Reads listings, and of contents licence files."""
 
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import PurePath, PurePosixPath
 
-from storage.remote_files import list_remote
+from storage.errors import ConflictError, NotFoundError
+from storage.remote_files import RemoteObject, list_remote, open_remote
 from tasks.documents import SourceObject
-from tasks.sources import EVERYTHING, SourceConfig, is_claimed
+from tasks.reading.licence_files import READ_BYTES, LicenceFiles, is_licence, joined, licence_of
+from tasks.sources import EVERYTHING, SourceConfig, format_of, is_claimed
 
 _SCHEME = "s3://"
 _MAGIC = re.compile(r"[*?\[]")
 _TOKEN = re.compile(r"\[!?\]?[^]]*\]|.", re.DOTALL)
+_READ_AT_ONCE = 16
 _WILD = {"*": "[^/]*", "?": "[^/]"}
 
 
@@ -27,25 +34,62 @@ def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], int]:
     """The objects that are meant by the source's URI, and how many more no format claims.
 
     Listed is what begins like the fixed part of the URI; the bucket is never listed as a whole
-    unless the URI says so.
+    unless the URI says so. In a tree of text, code or HTML the licence files below it are read.
     """
     bucket, pattern = bucket_and_key(source.uri)
     fixed = _MAGIC.split(pattern, maxsplit=1)[0]
     matches = _matcher(pattern)
     is_pattern = fixed != pattern
-    listed: list[SourceObject] = []
+    listed: list[RemoteObject] = []
+    licence_files: list[RemoteObject] = []
     num_skipped = 0
     for found in list_remote(bucket, fixed):
         uri = f"{_SCHEME}{bucket}/{found.key}"
+        name = found.key.rpartition("/")[2]
+        if is_licence(name):
+            licence_files.append(found)
         if not matches.fullmatch(found.key) or _is_hidden(source, uri):
             continue
-        name = found.key.rpartition("/")[2]
         is_named = found.key == pattern
         if is_claimed(source, name, is_named=is_named, by_pattern=is_pattern or is_named):
-            listed.append(SourceObject(uri=uri, size=found.size, etag=found.etag))
+            listed.append(found)
         else:
             num_skipped += 1
-    return listed, num_skipped
+    is_document = [format_of(source, found.key) in ("html", "text", "code") for found in listed]
+    licences = _licences(bucket, fixed, licence_files if any(is_document) else [])
+    objects = [
+        SourceObject(
+            uri=f"{_SCHEME}{bucket}/{found.key}",
+            size=found.size,
+            etag=found.etag,
+            licence=licences.nearest(PurePosixPath(found.key).parent) if is_text else "",
+        )
+        for found, is_text in zip(listed, is_document, strict=True)
+    ]
+    return objects, num_skipped
+
+
+def _licences(bucket: str, fixed: str, files: Sequence[RemoteObject]) -> LicenceFiles:
+    """The licences of the directories below the fixed part of a URI; reads all of ``files``."""
+    of_folder: dict[PurePath, list[str]] = {}
+    with ThreadPoolExecutor(_READ_AT_ONCE, "licences") as pool:
+        for found, licence in zip(files, pool.map(partial(_licence, bucket), files), strict=True):
+            of_folder.setdefault(PurePosixPath(found.key).parent, []).append(licence)
+
+    def licence_in(folder: PurePath) -> str | None:
+        return joined(of_folder[folder]) if folder in of_folder else None
+
+    return LicenceFiles(PurePosixPath(fixed.rpartition("/")[0]), licence_in)
+
+
+def _licence(bucket: str, found: RemoteObject) -> str:
+    """Of one file; "" where its wording is not known, or it is gone meanwhile."""
+    size = min(found.size, READ_BYTES)
+    try:
+        with open_remote(bucket, found.key, size=size, etag=found.etag) as file:
+            return licence_of(file.read().decode(errors="replace"))
+    except (NotFoundError, ConflictError):
+        return ""
 
 
 def name_in_bucket(source: SourceConfig, uri: str) -> str:

@@ -71,7 +71,8 @@ class _Lines:
 
     def _read(self, file: Readable, compression: Compression) -> Iterator[_Line]:
         position = 0
-        lines = split_lines(decompress(file, compression), self._place.max_document_bytes)
+        chunks = decompress(file, compression, max_bytes=self._place.max_unpacked_bytes)
+        lines = split_lines(chunks, self._place.max_document_bytes)
         try:
             for position, body in enumerate(lines, start=1):
                 yield _Line(position, body)

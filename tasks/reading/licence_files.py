@@ -2,12 +2,14 @@
 
 import os
 import re
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath
 
 from tasks.reading.code import LANGUAGES, spdx_tag
 
 _NAME = re.compile(r"(?:un)?licen[cs]e(?:[-_.].+)?|copying(?:[-_.].+)?", re.IGNORECASE)
-_READ_BYTES = 1 << 16
+READ_BYTES = 1 << 16
+"""Of a licence file so much is looked at."""
 _NO_WORDS = re.compile(r"[^a-z0-9]+")
 
 # Words in lower case, without punctuation.
@@ -53,13 +55,22 @@ _FAMILIES = (
 
 
 class LicenceFiles:
-    """The licences of the directories of a tree; reads each licence file once."""
+    """The licences of the directories of a tree; looks into each directory once.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: Of the tree.
+        licence_in: The licence of a directory by its own files, None where it has none; of a tree
+            on disk by reading them.
+    """
+
+    def __init__(
+        self, root: PurePath, licence_in: Callable[[PurePath], str | None] | None = None
+    ) -> None:
         self._root = root
-        self._known: dict[Path, str] = {}
+        self._licence_in = licence_in or _licence_in
+        self._known: dict[PurePath, str] = {}
 
-    def nearest(self, directory: Path) -> str:
+    def nearest(self, directory: PurePath) -> str:
         """Licence of the files in ``directory``; "" where none is found or known by its wording.
 
         Looked for upwards to the root of the source and no further. The nearest one counts, also
@@ -67,7 +78,7 @@ class LicenceFiles:
         """
         if directory in self._known:
             return self._known[directory]
-        found = _licence_in(directory)
+        found = self._licence_in(directory)
         if found is None:
             is_top = directory == self._root or directory.parent == directory
             found = "" if is_top else self.nearest(directory.parent)
@@ -90,30 +101,33 @@ def licence_of(text: str) -> str:
     return " AND ".join(sorted(found))
 
 
-def _licence_in(directory: Path) -> str | None:
-    """Of the licence files of one directory; None where it has none, or cannot be listed."""
-    try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if _is_licence(entry))
-    except OSError:
-        return None
-    if not names:
-        return None
-    found = {_licence_of_file(directory / name) for name in names}
+def is_licence(name: str) -> bool:
+    """Whether a file of this name tells the licence of what lies beside it."""
+    return bool(_NAME.fullmatch(name)) and Path(name).suffix.lower() not in LANGUAGES
+
+
+def joined(licences: Iterable[str]) -> str:
+    """The licence of a directory by those of its files, which all hold."""
+    found = set(licences)
     # The lesser licence is written as additions to the other one, which lies beside it.
     if "LGPL-3.0-only" in found:
         found.discard("GPL-3.0-only")
     return " AND ".join(sorted(found - {""}))
 
 
-def _is_licence(entry: "os.DirEntry[str]") -> bool:
-    suffix = Path(entry.name).suffix.lower()
-    return bool(_NAME.fullmatch(entry.name)) and suffix not in LANGUAGES and entry.is_file()
+def _licence_in(directory: PurePath) -> str | None:
+    """Of the licence files of one directory; None where it has none, or cannot be listed."""
+    try:
+        with os.scandir(directory) as entries:
+            names = [entry.name for entry in entries if is_licence(entry.name) and entry.is_file()]
+    except OSError:
+        return None
+    return joined(_licence_of_file(Path(directory) / name) for name in names) if names else None
 
 
 def _licence_of_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            return licence_of(file.read(_READ_BYTES).decode(errors="replace"))
+            return licence_of(file.read(READ_BYTES).decode(errors="replace"))
     except OSError:
         return ""

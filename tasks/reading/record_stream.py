@@ -4,9 +4,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, gunzip_members
+from tasks.line_stream import Compression, DamagedStreamError, Part, Readable, decompress_parts
 
-_SEARCHED_BYTES = 1 << 20
 _START = re.compile(rb"\n(?=WARC/\d)")
 _TAIL_BYTES = 8
 """Of what was searched so much is looked at again: a start may lie across two chunks."""
@@ -23,14 +22,12 @@ class RecordBytes:
     ends early, and OSError.
     """
 
-    def __init__(self, file: Readable, compression: Compression) -> None:
-        is_gzip = compression == "gz"
-        self._chunks: Iterator[bytes | DamagedStreamError] = (
-            # Each record is a member of its own, so that after damage the next one can be found.
-            gunzip_members(file, searched_bytes=_SEARCHED_BYTES)
-            if is_gzip
-            else decompress(file, compression)
-        )
+    def __init__(
+        self, file: Readable, compression: Compression, max_bytes: int | None = None
+    ) -> None:
+        """At the start of a file; of a packed one at most ``max_bytes`` are unpacked."""
+        # Each record is packed by itself, so that after damage the next one can be found.
+        self._chunks: Iterator[Part] = decompress_parts(file, compression, max_bytes=max_bytes)
         self._buffer = bytearray()
 
     def is_at_end(self) -> bool:

@@ -29,7 +29,12 @@ def read_file(
         found: The file as it was listed; another one in its place is one reject, ``changed``.
         note_part: Told what of a file that may grow need not be read again.
     """
-    place = Place(uri=found.uri, fields=source.fields, max_document_bytes=source.max_document_bytes)
+    place = Place(
+        uri=found.uri,
+        fields=source.fields,
+        max_document_bytes=source.max_document_bytes,
+        max_unpacked_bytes=source.unpacked_limit(found.size),
+    )
     kind = format_of(source, found.uri)
     if is_in_bucket(found.uri):
         yield from _read_remote(kind, place, found)

@@ -37,7 +37,7 @@ def read_warc(file: Readable, place: Place, compression: Compression) -> Iterato
 
     What was altered is found by the record's digest, where it has one.
     """
-    stream = RecordBytes(file, compression)
+    stream = RecordBytes(file, compression, place.max_unpacked_bytes)
     position = 0
     try:
         while True:

@@ -17,6 +17,7 @@ from storage.head import Head
 from storage.layout import Layout
 from storage.manifest import read_verified
 from storage.objects import ObjectStore
+from storage.revised import find_file
 from storage.snapshots import UNIGRAM, SnapshotManifest, read_snapshot
 from storage.suite import SuiteManifest
 from tasks.evaluations.score_tasks import score_tasks
@@ -242,7 +243,7 @@ def _counts(store: ObjectStore, layout: Layout, snapshots: Sequence[str]) -> npt
     for name in snapshots:
         snapshot: SnapshotManifest = read_snapshot(store, layout, name)
         prefix = layout.snapshot(snapshot.id)
-        digest = next((file for file in snapshot.files if file.name == UNIGRAM), None)
+        digest = find_file(snapshot.files, UNIGRAM)
         if digest is None or digest.size != 8 * snapshot.vocab_size:
             raise CorruptError(
                 f"{prefix}/{UNIGRAM} was expected with {snapshot.vocab_size} counts of 8 bytes, "

@@ -58,6 +58,7 @@ def test_every_flow_has_a_deployment_named_after_the_lineage(tmp_path: Path) -> 
             "update",
             "refresh",
             "review",
+            "forget",
         )
         assert function
 

@@ -101,6 +101,10 @@ def test_near_duplicates_are_looked_for_where_the_section_is_there() -> None:
             r"all that are not named; did you mean 'web-en'\?",
         ),
         (
+            {"curate": {"shares": {"*": {"source": 0.4}}}},
+            r"curate\.shares: of domain 'web-en' no source may have more than 0\.4, which needs",
+        ),
+        (
             {"curate": {"licences": {"wob": {"deny": ["GPL*"]}}}},
             r"curate\.licences: no source has the name 'wob'; .* did you mean 'web'\?",
         ),

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from tests.support.web import answer, conversion, info, unpacked
+from tests.support.web import answer, conversion, info, repacked, unpacked
 
 MAX_DOCUMENT_BYTES = 100_000
 PAGES = ("otters", "glaciers", "violins", "harbours")
@@ -96,6 +96,13 @@ def _packed(suffix: str, pack: Callable[[bytes], bytes]) -> list[BadFile]:
         ),
         BadFile(f"junk.jsonl{suffix}", whole + b"junk behind the end", every, ("damaged_file",)),
         BadFile(f"plain.jsonl{suffix}", MANY, (), ("damaged_file",)),
+        BadFile(
+            f"between.jsonl{suffix}",
+            pack(jsonl()) + b"junk" * 99 + pack(_line(4) + b"\n"),
+            # What follows damage is found where members or frames can be told by how they begin.
+            _names(0, 1, 2, 3) if suffix == ".bz2" else _names(0, 1, 2, 3, 4),
+            ("damaged_file",),
+        ),
         BadFile(f"joined.jsonl{suffix}", whole + whole[:9], every, ("truncated_file",)),
         BadFile(f"none.jsonl{suffix}", b"", (), ("empty_file",)),
         BadFile(f"nothing.jsonl{suffix}", pack(b"\n\n"), (), ("empty_file",)),
@@ -226,6 +233,12 @@ def _web_files() -> list[BadFile]:
         ),
         BadFile(
             "latin.wet.gz", conversion(b"caf\xe9") + conversion(b"good"), ("good",), ("bad_utf8",)
+        ),
+        BadFile(
+            "junk.warc.zst",
+            b"".join([*map(repacked, records[:2]), b"junk", *map(repacked, records[3:])]),
+            others,
+            ("damaged_record",),
         ),
         BadFile("none.warc.gz", b"", (), ("empty_file",)),
         BadFile("text.warc", jsonl(), (), ("damaged_record",)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from storage.objects import ObjectInfo, ObjectStore
+from storage.objects import ObjectInfo, ObjectStore, ObjectVersion
 
 _T = TypeVar("_T")
 
@@ -71,6 +71,19 @@ class KillingObjects:
 
     def delete(self, key: str) -> None:
         self._count(lambda: self._inner.delete(key))
+
+    def list_versions(self, prefix: str) -> Iterator[ObjectVersion]:
+        return self._count(lambda: iter([*self._inner.list_versions(prefix)]))
+
+    def get_version(
+        self, key: str, version: str, *, start: int = 0, length: int | None = None
+    ) -> bytes:
+        return self._count(
+            lambda: self._inner.get_version(key, version, start=start, length=length)
+        )
+
+    def purge(self, key: str, *, keep_newest: bool = False) -> int:
+        return self._count(lambda: self._inner.purge(key, keep_newest=keep_newest))
 
     def list_uploads(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._count(lambda: iter([*self._inner.list_uploads(prefix)]))

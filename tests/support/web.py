@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import zstandard
+
 from tasks.documents import Reject
 from tasks.readers import Record
 from tasks.reading.html import with_main_text
@@ -93,3 +95,9 @@ def info() -> bytes:
 def unpacked(records: bytes) -> bytes:
     """Packed records as they lie in a plain archive."""
     return gzip.decompress(records)
+
+
+def repacked(one: bytes, dictionary: bytes = b"") -> bytes:
+    """A record packed with gzip as a frame of zstandard."""
+    with_it = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
+    return zstandard.ZstdCompressor(dict_data=with_it).compress(unpacked(one))

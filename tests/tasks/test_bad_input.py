@@ -152,6 +152,20 @@ def test_the_pages_of_the_archives_are_those_that_were_put_in() -> None:
     assert all(page.isalpha() for page in PAGES)
 
 
+@pytest.mark.parametrize("name", ["huge.jsonl.gz", "huge.jsonl.zst", "huge.jsonl.bz2"])
+def test_a_file_that_unpacks_to_more_than_the_source_allows_is_stopped(
+    tmp_path: Path, name: str
+) -> None:
+    (file,) = (file for file in FILES if file.name == name)
+    path = tmp_path / name
+    path.write_bytes(file.body)
+    documents, rejects = read(replace(source(path), max_unpacked_bytes=50_000_000))
+    # Of bzip2 a block is all or nothing, and it may be one with the lines before.
+    assert first_words(documents) == file.good[:2]
+    assert [reject.reason for reject in rejects] == ["expansion"]
+    assert "raise max_expansion or max_unpacked_bytes" in rejects[0].detail
+
+
 def test_a_refresh_of_all_of_them_keeps_every_good_text_once_and_lists_every_reject(
     tmp_path: Path,
 ) -> None:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.document_table import write_document_table
+from tasks.settle import LATE_REASONS, Settled
 from tasks.split import DROPPED, TRAIN, key_of
 from tests.support.spooled import document, spooled
 
@@ -21,7 +22,10 @@ def _write(path: Path, count: int) -> pa.Table:
     spool = spooled(path.with_suffix(".spool"), documents, [[7] * n for n in range(count)], reasons)
     splits = np.array([DROPPED, *[TRAIN] * (count - 2), DROPPED], np.int8)
     lengths, firsts = np.arange(count), np.arange(count) * 10 - 1
-    write_document_table(spool, path, splits=splits, lengths=lengths, first_tokens=firsts)
+    late = np.zeros(count, np.int8)
+    late[-1] = LATE_REASONS.index("holdout_cap")
+    settled = Settled(splits, late, [])
+    write_document_table(spool, path, settled=settled, lengths=lengths, first_tokens=firsts)
     return pq.read_table(path)
 
 
@@ -73,7 +77,7 @@ def test_the_columns_are_those_of_the_format(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_kept_and_on_no_side_is_beyond_the_cap_of_the_holdout(tmp_path: Path) -> None:
+def test_what_is_dropped_late_says_so_instead_of_what_the_stages_said(tmp_path: Path) -> None:
     table = _write(tmp_path / "t.parquet", 4)
     assert table.column("reason").to_pylist() == ["too_short", "", "", "holdout_cap"]
     assert table.column("split").to_pylist() == ["dropped", "train", "train", "dropped"]

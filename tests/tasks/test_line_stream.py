@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import random
+import struct
 import tracemalloc
 
 import pytest
@@ -9,7 +10,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.line_stream import Compression, DamagedStreamError, decompress, split_lines
+from tasks.line_stream import (
+    Compression,
+    DamagedStreamError,
+    ExpansionError,
+    Part,
+    decompress,
+    decompress_parts,
+    split_lines,
+)
 
 LINES = b"".join(b"line %d of a file that compresses\n" % number for number in range(5000))
 
@@ -110,3 +119,88 @@ def test_a_damaged_bzip2_block_costs_no_block_before_it() -> None:
     with pytest.raises(DamagedStreamError, match="Invalid data stream"):
         found.extend(decompress(io.BytesIO(bytes(packed)), "bz2"))
     assert body[:90_000] == b"".join(found)[:90_000]
+
+
+def _parts(body: bytes, compression: Compression) -> list[Part]:
+    return [part for part in decompress_parts(io.BytesIO(body), compression) if part]
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+@given(place=st.integers(0, 10**6), is_cut=st.booleans(), flip=st.integers(1, 255))
+def test_damage_to_one_member_costs_no_line_of_another(
+    compression: Compression, place: int, is_cut: bool, flip: int
+) -> None:
+    members = [
+        b"".join(b"%d of member %d\n" % (line, member) for line in range(300))
+        for member in range(3)
+    ]
+    first, damaged, last = (bytearray(compress(member, compression)) for member in members)
+    if is_cut:
+        # At least its begin is there; a member of which all is gone was never there.
+        del damaged[4 + place % (len(damaged) - 5) :]
+    else:
+        damaged[place % len(damaged)] ^= flip
+    parts = _parts(bytes(first + damaged + last), compression)
+    found = b"".join(part for part in parts if isinstance(part, bytes))
+    assert found.startswith(members[0])
+    assert found.endswith(members[2])
+    # A changed byte of a header (its time, say) or of text without a checksum goes unnoticed.
+    errors = [part for part in parts if isinstance(part, DamagedStreamError)]
+    assert len(errors) <= 1 or not is_cut
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+def test_damage_without_anything_good_behind_it_is_told_once(compression: Compression) -> None:
+    magic = compress(b"", compression)[:4]
+    parts = _parts(compress(b"good\n", compression) + (magic + b"\xff" * 40) * 50, compression)
+    assert parts[0] == b"good\n"
+    assert [type(part) for part in parts[1:]] == [DamagedStreamError]
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst", "bz2"])
+def test_a_file_is_not_unpacked_beyond_its_limit(compression: Compression) -> None:
+    body = compress(bytes(1_000_000), compression)
+    assert len(b"".join(decompress(io.BytesIO(body), compression, max_bytes=1_000_000))) == 10**6
+    found: list[bytes] = []
+    with pytest.raises(ExpansionError, match="999,999 bytes that it may"):
+        found.extend(decompress(io.BytesIO(body), compression, max_bytes=999_999))
+    assert len(b"".join(found)) < 10**6
+
+
+def test_a_plain_file_has_no_such_limit() -> None:
+    assert b"".join(decompress(io.BytesIO(LINES), "", max_bytes=1)) == LINES
+
+
+_DICTIONARY = zstandard.train_dictionary(2000, [b"line %d of a file" % n for n in range(3000)])
+
+
+def _archive(dictionary: bytes) -> bytes:
+    packer = zstandard.ZstdCompressor(dict_data=_DICTIONARY)
+    frames = b"".join(packer.compress(line) for line in LINES.splitlines(keepends=True)[:50])
+    return struct.pack("<II", 0x184D2A5D, len(dictionary)) + dictionary + frames
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_dictionary_that_an_archive_begins_with_is_used(is_packed: bool) -> None:
+    dictionary = _DICTIONARY.as_bytes()
+    body = _archive(zstandard.compress(dictionary) if is_packed else dictionary)
+    assert drain(body, "zst") == b"".join(LINES.splitlines(keepends=True)[:50])
+
+
+def test_frames_that_hold_no_text_are_passed_over() -> None:
+    note = struct.pack("<II", 0x184D2A50, 300) + bytes(300)
+    body = note + zstandard.compress(b"one\n") + note + zstandard.compress(b"two\n") + note
+    assert drain(body, "zst") == b"one\ntwo\n"
+
+
+def test_a_dictionary_that_cannot_be_used_is_damage() -> None:
+    head = struct.Struct("<II")
+    with pytest.raises(DamagedStreamError, match="dictionary"):
+        drain(_archive(b"no dictionary"), "zst")
+    # Packed, it would be 100 MB.
+    with pytest.raises(DamagedStreamError, match="dictionary has more than"):
+        drain(_archive(zstandard.compress(bytes(100_000_000))), "zst")
+    with pytest.raises(DamagedStreamError, match="dictionary has more than"):
+        drain(head.pack(0x184D2A5D, 2**32 - 1) + bytes(20_000_000), "zst")
+    with pytest.raises(EOFError, match="dictionary"):
+        drain(head.pack(0x184D2A5D, 100) + bytes(50), "zst")

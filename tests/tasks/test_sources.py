@@ -141,3 +141,20 @@ def test_a_source_is_validated_from_plain_values() -> None:
 )
 def test_compression_is_told_by_the_last_suffix(name: str, expected: str) -> None:
     assert compression_of(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "limit"),
+    [
+        (10, {}, 1 << 28),
+        (10**9, {}, 200 * 10**9),
+        (10**9, {"max_expansion": 1.5}, 1_500_000_000),
+        (10**11, {}, 10**12),
+        (10, {"max_unpacked_bytes": 5000}, 5000),
+    ],
+)
+def test_how_much_a_packed_file_may_hold_goes_by_its_size_and_has_an_end(
+    size: int, changes: dict[str, Any], limit: int
+) -> None:
+    source = SourceConfig(name="web", uri="/data", domain="web", **changes)
+    assert source.unpacked_limit(size) == limit

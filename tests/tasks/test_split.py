@@ -51,8 +51,9 @@ def split_by_cluster(
             cluster_keys=np.array([key_of(row.cluster) for row in rows], "S16"),
             ranks=np.array([rank_of(lineage, row.domain, row.cluster) for row in rows], float),
             tokens=np.array([row.tokens for row in rows], np.int64),
+            was_held_out=np.array([known_side(key_of(r.cluster)) == "holdout" for r in rows], bool),
+            was_trained_on=np.array([known_side(key_of(r.cluster)) == "train" for r in rows], bool),
         ),
-        known_side,
         config,
     )
     found: dict[tuple[str, str], Split] = {}

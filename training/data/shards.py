@@ -23,7 +23,11 @@ from storage.errors import CorruptError
 from storage.file_cache import FileCache
 from storage.manifest import FileDigest, read_verified
 from storage.objects import ObjectStore
+from storage.revised import file_named
 from training.data.holdout import HoldoutDocument
+
+INDEX = "index.json"
+"""Beside the shards of a folder; lists them."""
 
 
 class MdsReader:
@@ -55,7 +59,8 @@ class MdsReader:
         self._wait_seconds = wait_seconds
         self.folder = folder
         self._files = {file.name: file for file in files if file.name.startswith(f"{folder}/")}
-        index = json.loads(read_verified(store, prefix, self._digest("index.json")))
+        file = file_named(self._files.values(), f"{folder}/{INDEX}", f"the manifest of {prefix}")
+        index = json.loads(read_verified(store, prefix, file))
         self._shards: list[dict[str, Any]] = index["shards"]
         for shard in self._shards:
             if shard["format"] != "mds" or shard["version"] != 2 or shard["compression"]:
@@ -80,6 +85,10 @@ class MdsReader:
         """Files that were closed for others, of this folder or not."""
         return self._cache.num_closed
 
+    def basename(self, shard: int) -> str:
+        """Name of a shard's file inside the folder."""
+        return self._shards[shard]["raw_data"]["basename"]
+
     def columns(self, shard: int) -> list[tuple[str, str, int | None]]:
         """Name, encoding and size (None: variable) of each column, in the order of their bytes."""
         info = self._shards[shard]
@@ -103,7 +112,7 @@ class MdsReader:
             CorruptError: Names the shard that is missing, short or altered, and its samples.
             UnavailableError: The store was away for longer than may be waited.
         """
-        file = self._digest(self._shards[shard]["raw_data"]["basename"])
+        file = self._digest(self.basename(shard))
         try:
             return when_reached(
                 lambda: self._cache.open(self._store, self._prefix, file),

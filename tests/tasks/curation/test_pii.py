@@ -3,12 +3,13 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.curation.config import DomainRules
 from tasks.curation.pii import PiiRules, describe_found, mask_pii
-from tasks.curation.pii_search import KINDS, Kind, find_pii
+from tasks.curation.pii_candidates import Candidates
+from tasks.curation.pii_search import KINDS, Kind, find_among, find_pii
 from tests.tasks.curation.planted import cleaned, reason_of
 from tests.tasks.curation.planted_pii import plant
 
@@ -92,6 +93,7 @@ def test_counts_are_told_in_a_sentence() -> None:
     assert describe_found({name: column[2:] for name, column in numbers.items()}) == ""
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("a1@.:/-+( )\n2345sk_=\"'")) | st.text())
 def test_spans_are_in_order_and_masking_leaves_nothing_to_mask_of_emails_and_keys(
     text: str,
@@ -101,6 +103,66 @@ def test_spans_are_in_order_and_masking_leaves_nothing_to_mask_of_emails_and_key
         assert 0 <= start < end <= len(text)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
     assert mask_pii(text, spans, ()) == text
+
+
+SCRAPS = [
+    *("AKIA", "AKIAKIA", "ghp_", "sk-", "eyJ", "hf_", "://u:", "pass@", "PRIVATE KEY-----", "api_"),
+    *("key", "KEY", "To\u212aen", "\u0130", "password", "pwd=", "Secret: ", "-----BEGIN ", "Tel. "),
+    *("a1B2c3D4e5F6g7H8", "1.2.3.4", "63.245.215.20", "2001:0db8:", "::", "20a1:db8:0:1", "+49 ("),
+    *(
+        "4012 8888 8888 1881",
+        "555 123 4567",
+        "\u0661\u0662\u0663.",
+        "0",
+        "12",
+        ".",
+        "-",
+        "/",
+        " ",
+        "\n",
+        "(",
+        "+",
+    ),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(SCRAPS) | st.text(max_size=3), max_size=25).map("".join),
+    st.sampled_from(["", "\u6f22", "\U0001f600", "\ud800"]),
+)
+def test_nothing_is_outside_of_the_places_that_are_looked_at(text: str, rare: str) -> None:
+    # Of ASCII and of other text the places are found by different machine code.
+    text += rare
+    whole = [(0, len(text))]
+    everywhere = Candidates(hints=-1, numbers=whole, ipv4=whole, ipv6=whole)
+    assert find_among(text, everywhere) == find_pii(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_planted_items_is_outside_of_them_either(kind: Kind) -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        _, text = plant(kind, rng)
+        whole = [(0, len(text))]
+        assert find_among(text, Candidates(-1, whole, whole, whole)) == find_pii(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("phone: 123 4567", [("phone", "123 4567")]),
+        ("phone: 123 456", []),
+        ("0123 456 78", []),
+        ("01234 567 890", [("phone", "01234 567 890")]),
+        ("4222 2222 2222 2", []),
+        ("4929 1234 5678 8", [("card", "4929 1234 5678 8")]),
+    ],
+)
+def test_numbers_have_as_many_digits_as_their_kind_at_least(
+    text: str, expected: list[tuple[str, str]]
+) -> None:
+    assert found(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,39 @@ def test_an_object_that_is_replaced_or_removed_after_the_listing_is_tried_again(
     assert [document.uri for document in documents] == ["s3://bucket/c.txt"]
     assert [reject.reason for reject in rejects] == ["unreadable", "changed"]
     assert list(next_marks({}, listed, rejects)) == ["s3://bucket/c.txt"]
+
+
+MIT = b"Permission is hereby granted, free of charge, to any person obtaining a copy"
+
+
+def test_in_a_tree_the_nearest_licence_file_counts(bucket: str) -> None:
+    for key in ["r/a/x.py", "r/a/sub/y.py", "r/b/z.py", "r/b/data.jsonl", "r/w.py"]:
+        put(key, b"print()")
+    put("LICENSE", MIT)
+    put("r/a/LICENSE", MIT)
+    put("r/b/COPYING", b"GNU GENERAL PUBLIC LICENSE Version 2, June 1991")
+    put("r/a/sub/licence.txt", b"All rights reserved.")
+    licences = {
+        found.uri.removeprefix(f"s3://{bucket}/r/"): found.licence
+        for found in list_source(source(f"s3://{bucket}/r/"))
+    }
+    assert licences == {
+        "a/x.py": "MIT-0",
+        # The nearest one counts, though nobody knows its wording.
+        "a/sub/y.py": "",
+        "a/sub/licence.txt": "",
+        "b/z.py": "GPL-2.0-only",
+        # Of a file of many documents it says nothing.
+        "b/data.jsonl": "",
+        # What lies above the source says nothing of it.
+        "w.py": "",
+    }
+
+
+def test_licence_files_are_read_only_where_a_file_is_a_document(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("d/a.jsonl", b'{"text": "x"}')
+    put("d/LICENSE", MIT)
+    monkeypatch.setattr("tasks.reading.bucket_source.open_remote", None)
+    assert [found.licence for found in list_source(source(f"s3://{bucket}/d"))] == [""]

@@ -1,9 +1,11 @@
 import gzip
 import io
 import re
+import struct
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +13,17 @@ from tasks.documents import Reject
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames, Place, Record
 from tasks.reading.warc import read_warc
-from tests.support.web import DATE, answer, conversion, html, info, sentences, unpacked, with_text
+from tests.support.web import (
+    DATE,
+    answer,
+    conversion,
+    html,
+    info,
+    repacked,
+    sentences,
+    unpacked,
+    with_text,
+)
 
 PAGES = ["otters", "glaciers", "violins", "harbours"]
 ARCHIVE = [info(), *map(answer, PAGES)]
@@ -51,6 +63,31 @@ def test_pages_come_in_the_order_of_the_file_with_the_number_of_their_record(
 
 def test_an_archive_that_is_packed_as_a_whole_is_read_too() -> None:
     assert topics(read(gzip.compress(unpacked(b"".join(ARCHIVE))))) == GOOD
+
+
+@pytest.mark.parametrize("with_dictionary", [False, True])
+def test_records_that_are_frames_of_zstandard_are_read_and_damage_costs_one(
+    with_dictionary: bool,
+) -> None:
+    trained = zstandard.train_dictionary(4000, [unpacked(answer(f"topic{n}")) for n in range(60)])
+    dictionary = trained.as_bytes() if with_dictionary else b""
+    head = struct.pack("<II", 0x184D2A5D, len(dictionary)) + dictionary if dictionary else b""
+    frames = [repacked(each, dictionary) for each in ARCHIVE]
+    assert topics(read(head + b"".join(frames), "zst")) == GOOD
+    damaged = bytearray(frames[2])
+    damaged[:8] = bytes(8)
+    body = head + b"".join([*frames[:2], bytes(damaged), *frames[3:]])
+    assert topics(read(body, "zst")) == [GOOD[0], (3, "damaged_record"), *GOOD[2:]]
+
+
+def test_an_archive_that_unpacks_to_too_much_is_stopped() -> None:
+    place = Place(
+        uri="a.warc.gz", fields=FieldNames(), max_document_bytes=10**6, max_unpacked_bytes=3000
+    )
+    items = list(read_warc(io.BytesIO(b"".join(ARCHIVE)), place, "gz"))
+    assert topics(items)[:1] == GOOD[:1]
+    assert topics(items)[-1][1] == "expansion"
+    assert len(items) < 1 + len(GOOD)
 
 
 def test_a_wet_file_holds_texts_with_their_language() -> None:

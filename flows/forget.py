@@ -1,0 +1,268 @@
+"""Forget: take documents down, and prove that nothing of them is left."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field, StringConstraints
+
+from flows import update_steps as steps
+from flows.ground import Ground, head_of, open_ground, whoami
+from flows.mirror import MirrorError, show_head
+from flows.naming import run_name
+from flows.outcome import Outcome
+from flows.schedule import WaitSeconds
+from flows.states import ended
+from flows.text_file import text_of
+from infra.credentials import first_line_of
+from storage.head import Head, read_head
+from storage.lease import Lease
+from tasks.forget.forget import Done, Forecast, Site, begin, finish, foresee, unfinished
+from tasks.forget.others import others_with
+from tasks.forget.passages import Passages
+from tasks.forget.proof import Proof, search_files
+from tasks.near_duplicates.config import NearDuplicateConfig
+
+logger = logging.getLogger(__name__)
+
+DocumentId = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Threshold = Annotated[float, Field(gt=0, le=1)]
+
+_MOST_NAMED = 20
+
+
+@flow(name="forget-documents", flow_run_name=run_name, persist_result=False)
+def forget_documents(
+    lineage_file: Path,
+    *,
+    ids: tuple[DocumentId, ...] = (),
+    text_files: tuple[Path, ...] = (),
+    threshold: Threshold | None = None,
+    dry_run: bool = True,
+    wait_seconds: WaitSeconds = 3600.0,
+) -> Outcome:
+    """Take documents out of everything a lineage has, and keep them out.
+
+    Takes documents that nearly repeat one, and text that was made from one, with it. Marks every
+    version of the model that saw any of it, and searches everything for what is left.
+
+    Args:
+        lineage_file: The lineage's YAML file, on the machine that runs the flow.
+        ids: Ids of documents, as their sources give them. Without ids and texts, a takedown that
+            was begun is finished.
+        text_files: Files that hold a document's text, on the machine that runs the flow.
+        threshold: Share of a text that another one must repeat to go with it; empty: as the
+            lineage's near_duplicates say.
+        dry_run: Show what would happen, and change nothing.
+        wait_seconds: Longest wait for another run, in seconds; what waited in vain has failed.
+    """
+    ground = open_ground(lineage_file)
+    texts = [text_of(file) for file in text_files]
+    site = _site(ground, threshold)
+    if dry_run:
+        _check_asked(ids, texts)
+        forecast = foresee(site, head_of(ground), ids=ids, texts=texts)
+        return ended(_foreseen(ground, forecast))
+    lease = steps.take_lease(ground, wait_seconds=wait_seconds, to_forget=True)
+    assert isinstance(lease, Lease)  # only who skips gets something else
+    with lease:
+        return ended(_forget(ground, site, lease, ids, texts))
+
+
+def _forget(
+    ground: Ground, site: Site, lease: Lease, ids: Sequence[str], texts: Sequence[str]
+) -> Outcome:
+    """Finish what was begun, then what is asked for."""
+    mirror = _Mirror(ground)
+    dones: list[Done] = []
+    for takedown in unfinished(site):
+        logger.info(f"finishing takedown {takedown.id}, which was begun by {takedown.by}")
+        dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
+    if not dones or ids or texts:
+        _check_asked(ids, texts)
+        forecast = foresee(site, head_of(ground), ids=ids, texts=texts)
+        if not forecast.found.documents and not texts:
+            head = read_head(ground.store, ground.layout)
+            reason = "no snapshot has such a document, or it was forgotten before"
+            return steps.outcome(ground, head, "nothing to do", reason)
+        takedown = begin(site, lease, forecast, by=whoami())
+        dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
+    return _told(ground, site, dones, mirror.warnings)
+
+
+def _site(ground: Ground, threshold: float | None) -> Site:
+    near: NearDuplicateConfig | None = ground.lineage.near_duplicates
+    if threshold is not None:
+        if near is None:
+            raise ValueError(
+                "a threshold was given, but the lineage has no near_duplicates, so that only "
+                "equal texts are found; leave it out, or add the section to the YAML"
+            )
+        near = replace(near, threshold=threshold)
+    ground.work_dir.mkdir(parents=True, exist_ok=True)
+    return Site(ground.store, ground.layout, near, ground.work_dir)
+
+
+def _check_asked(ids: Sequence[str], texts: Sequence[str]) -> None:
+    if not ids and not texts:
+        raise ValueError("expected a document to forget: give --id ID or --text FILE")
+
+
+class _Mirror:
+    """Makes MLflow show a head, and searches what hangs on its runs."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.warnings: list[str] = []
+
+    def show(self, head: Head, passages: Passages) -> Sequence[Proof]:
+        from storage.run_artifacts import fetch_artifacts  # noqa: PLC0415  imports MLflow
+
+        if not head.versions:
+            return ()
+        settings = self._ground.settings
+        try:
+            show_head(self._ground, head, repair=True)
+            with tempfile.TemporaryDirectory(dir=self._ground.work_dir, prefix="forget-") as folder:
+                fetched = fetch_artifacts(
+                    settings.tracking_uri, lineage=head.lineage, directory=Path(folder)
+                )
+                return (search_files(fetched, passages),)
+        except MirrorError as error:
+            self.warnings.append(str(error))
+        except Exception as error:  # whatever MLflow and its artifact store raise
+            self.warnings.append(
+                f"what hangs on the runs of MLflow could not be searched ({first_line_of(error)}); "
+                "mend it and run the same command again"
+            )
+        return ()
+
+
+def _foreseen(ground: Ground, forecast: Forecast) -> Outcome:
+    found = forecast.found
+    lines = [
+        f"would forget {len(found.documents):,} documents in "
+        f"{len({one.snapshot for one in found.documents}):,} snapshots:"
+    ]
+    lines += [
+        f"  {one.document} in snapshot {one.snapshot}, {one.domain}: {one.split}, {one.why}"
+        for one in found.documents[:_MOST_NAMED]
+    ]
+    if len(found.documents) > _MOST_NAMED:
+        lines.append(f"  and {len(found.documents) - _MOST_NAMED:,} more")
+    lines += [
+        f"seen by {_listed(forecast.versions)}, which would be marked",
+        f"drawn from by {len(forecast.replay):,} versions of the replay, which hold no copies",
+        f"would replace or remove {len(forecast.keys):,} objects:",
+        *(f"  {key}" for key in forecast.keys[:_MOST_NAMED]),
+    ]
+    if len(forecast.keys) > _MOST_NAMED:
+        lines.append(f"  and {len(forecast.keys) - _MOST_NAMED:,} more")
+    lines.append("nothing was changed")
+    head = read_head(ground.store, ground.layout)
+    details: dict[str, Any] = {
+        "takedown": found.id,
+        "documents": [asdict(one) for one in found.documents],
+        "versions": forecast.versions,
+        "replay": forecast.replay,
+        "objects": forecast.keys,
+    }
+    return steps.outcome(
+        ground,
+        head,
+        "planned",
+        "\n".join(lines),
+        details=details,
+        warnings=(*_too_short(found.too_short), *_elsewhere(forecast.machines)),
+    )
+
+
+def _told(ground: Ground, site: Site, dones: Sequence[Done], warnings: Sequence[str]) -> Outcome:
+    """What was done, without a word of what was forgotten."""
+    lines: list[str] = []
+    more: list[str] = list(warnings)
+    for done in dones:
+        lines += _lines(done)
+        more += [
+            f"task {name} of the YAML has items that quote it: take them out of its file, or they "
+            "come back with the next update"
+            for name in done.tasks
+        ]
+        if done.proof.places:
+            passages = Passages(done.takedown.windows)
+            others = others_with(
+                site.store, site.layout, done.proof.places, passages, site.work_dir
+            )
+            more += _left(done, others)
+        if not done.takedown.windows:
+            more += _too_short(1)
+    is_left = any(done.proof.places for done in dones)
+    details = {
+        "takedowns": [
+            {
+                "id": done.takedown.id,
+                "documents": len(done.takedown.documents),
+                "snapshots": done.takedown.snapshots,
+                "versions": done.takedown.versions,
+                "proof": asdict(done.proof),
+            }
+            for done in dones
+        ]
+    }
+    return steps.outcome(
+        ground,
+        read_head(ground.store, ground.layout),
+        "left over" if is_left else "done",
+        "\n".join(lines),
+        details=details,
+        warnings=tuple(dict.fromkeys((*more, *_elsewhere(dones[-1].machines)))),
+    )
+
+
+def _lines(done: Done) -> list[str]:
+    takedown, proof = done.takedown, done.proof
+    return [
+        f"takedown {takedown.id}: {len(takedown.documents):,} documents in "
+        f"{len(takedown.snapshots):,} snapshots are forgotten, copies stay out",
+        f"seen by {_listed(takedown.versions)}; marked as saw_forgotten",
+        f"searched {proof.objects:,} objects in {proof.versions:,} versions and "
+        f"{proof.local_files:,} files, {proof.num_bytes / 1e6:,.1f} MB, for {proof.windows:,} "
+        f"passages of text and tokens: {len(proof.places):,} places have any",
+    ]
+
+
+def _left(done: Done, others: Sequence[str]) -> list[str]:
+    told = [
+        f"{place.passages} of {done.proof.windows} passages stand in {place.where}"
+        + (f", version {place.version}" if place.version else "")
+        for place in done.proof.places
+    ]
+    if others:
+        told.append(
+            f"they are also what these documents say, which were not asked for: "
+            f"{', '.join(others[:_MOST_NAMED])}; forget them too if they should go"
+        )
+    return told
+
+
+def _listed(versions: Sequence[str]) -> str:
+    return f"versions {', '.join(versions)}" if versions else "no version"
+
+
+def _too_short(texts: int) -> list[str]:
+    if not texts:
+        return []
+    return [f"{texts} texts are too short to be searched for: fewer than 24 bytes"]
+
+
+def _elsewhere(machines: Sequence[str]) -> list[str]:
+    if not machines:
+        return []
+    return [
+        f"other machines may have local copies: {', '.join(machines)}; remove what lies in their "
+        "scratch folders (work/ in PERENNIAL_HOME) while nothing runs there"
+    ]

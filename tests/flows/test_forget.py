@@ -1,0 +1,121 @@
+"""``perennial forget``: of what a version has learned, nothing is left but the version."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from storage.head import read_head
+from storage.layout import Layout
+from storage.local_objects import LocalObjects
+from tests.support.commands import Commands
+from tests.support.tiny_lineage import TinyLineage
+from tests.tasks.forget.scene import files_with, spellings
+from training.tokenizer import fetch_tokenizer
+
+LAYOUT = Layout("tiny")
+NEAR = {"near_duplicates": {"ngram": 5}}
+
+
+def planted(number: int, *, changed: int = 0) -> str:
+    """Words that stand nowhere else, one of them twice, as an item of a task wants it.
+
+    The first ``changed`` of them are others than without.
+    """
+    rng, other = random.Random(number), random.Random(number + 10**6)
+    words = [f"zq{rng.getrandbits(20):x}" for _ in range(60)]
+    begun = [f"yk{other.getrandbits(20):x}" for _ in range(changed)]
+    return " ".join([*begun, *words[changed:], "and", words[40], "again"])
+
+
+def add(lineage: TinyLineage, name: str, texts: dict[str, str]) -> None:
+    path = lineage.folder / "ledger" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = ({"id": one, "work": f"work-{one}", "text": text} for one, text in texts.items())
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def asked(perennial: Commands, lineage: TinyLineage, *options: str | Path) -> Any:
+    ended = perennial.run("who-saw", lineage.file, *options, "--json")
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+def needles_of(perennial: Commands, tmp_path: Path, *texts: str) -> list[bytes]:
+    store = LocalObjects(perennial.home / "store")
+    head = read_head(store, LAYOUT)
+    assert head is not None
+    assert head.tokenizer is not None
+    tokenizer = fetch_tokenizer(store, head.tokenizer, tmp_path / "tokenizer")
+    return [piece for text in texts for piece in spellings(text, tokenizer)]
+
+
+def test_a_learned_document_is_forgotten_everywhere_and_its_versions_are_marked(
+    lineage: TinyLineage, perennial: Commands, tmp_path: Path
+) -> None:
+    lineage.write(**NEAR)
+    lineage.add("ledger")
+    texts = {f"planted-{number}": planted(number) for number in range(24)}
+    add(lineage, "planted.jsonl", texts)
+    ended = perennial.run("update", lineage.file, "--json")
+    assert ended.code in (0, 3, 4), ended.err
+    second = ended.json["version"]
+    seen = {name: asked(perennial, lineage, "--id", name)[0] for name in texts}
+    trained = next(name for name, one in seen.items() if one["split"] == "train")
+    held = next(name for name, one in seen.items() if one["split"] == "holdout")
+    needles = needles_of(perennial, tmp_path, texts[trained], texts[held])
+    # In the shards, the items made of held-out text, and the table of documents.
+    names = [f"{name}{end}".encode() for name in (trained, held) for end in "\"'#,"]
+    assert len(files_with(perennial.home, needles)) >= 3
+    assert len(files_with(perennial.home, names)) >= 3
+    before = {path: path.read_bytes() for path in (perennial.home / "store").rglob("*.json")}
+    dry = perennial.run(
+        "forget", lineage.file, "--id", trained, "--id", held, "--dry-run", "--json"
+    )
+    assert (dry.code, dry.json["kind"]) == (0, "planned")
+    assert {one["document"] for one in dry.json["details"]["documents"]} == {
+        f"ledger/{trained}",
+        f"ledger/{held}",
+    }
+    assert dry.json["details"]["versions"] == [second]
+    assert len(dry.json["details"]["objects"]) >= 6
+    assert before == {
+        path: path.read_bytes() for path in (perennial.home / "store").rglob("*.json")
+    }
+    (tmp_path / "text").write_text(texts[held])
+    done = perennial.run(
+        "forget", lineage.file, "--id", trained, "--text", tmp_path / "text", "--json"
+    )
+    assert (done.code, done.json["kind"]) == (0, "done"), done.err
+    assert files_with(perennial.home, needles) == []
+    (takedown,) = done.json["details"]["takedowns"]
+    assert takedown["proof"]["objects"] > 50
+    assert takedown["proof"]["windows"] > 20
+    # Prefect's own folder lies elsewhere in these tests; MLflow's database and artifacts do not.
+    assert files_with(perennial.home, names) == []
+    (sighting,) = asked(perennial, lineage, "--text", tmp_path / "text")
+    assert (sighting["reason"], sighting["uri"]) == ("forgotten", "")
+    (tmp_path / "text").write_text(texts[trained])
+    (sighting,) = asked(perennial, lineage, "--text", tmp_path / "text")
+    assert [one["version"] for one in sighting["versions"]] == [second]
+    assert marks(perennial) == {second: takedown["id"]}
+    near = {"copy": texts[trained], "near": planted(int(held.rpartition("-")[2]), changed=2)}
+    add(lineage, "again.jsonl", near)
+    lineage.add("ledger", 2)
+    ended = perennial.run("update", lineage.file, "--json")
+    assert ended.code in (0, 3, 4), ended.err
+    assert asked(perennial, lineage, "--id", "copy")[0]["reason"] == "duplicate"
+    assert asked(perennial, lineage, "--id", "near")[0]["reason"] == "near_duplicate"
+    assert files_with(perennial.home / "store", needles) == []
+
+
+def marks(perennial: Commands) -> dict[str, str]:
+    """The tag that says so, by version."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{perennial.home}/mlflow/mlflow.db")
+    return {
+        found.tags["perennial.version"]: found.tags["perennial.saw_forgotten"]
+        for found in client.search_model_versions("name='tiny'")
+        if "perennial.saw_forgotten" in found.tags
+    }

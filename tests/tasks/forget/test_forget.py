@@ -1,0 +1,171 @@
+"""Documents that are taken down: nothing of them is left, and nothing like them comes in again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.file_cache import FileCache
+from storage.gc import find_garbage
+from storage.local_objects import LocalObjects
+from storage.snapshots import read_snapshot
+from storage.suite import read_suite
+from tests.tasks.forget.scene import LAYOUT, Scene, files_with, spellings, words
+from training.data.shards import MdsReader, TrainShards, read_holdout
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(LocalObjects(tmp_path / "store"), tmp_path)
+
+
+def _train_rows(scene: Scene, snapshot: str) -> np.ndarray:
+    manifest = read_snapshot(scene.store, LAYOUT, snapshot)
+    prefix, cache = LAYOUT.snapshot(snapshot), FileCache(scene.folder / "cache")
+    reader = MdsReader(scene.store, prefix, "web/train", manifest.files, cache)
+    shards = TrainShards(reader, seq_len=manifest.seq_len)
+    return shards.rows(np.arange(len(shards)))
+
+
+def _held_out(scene: Scene, snapshot: str) -> list[str]:
+    manifest = read_snapshot(scene.store, LAYOUT, snapshot)
+    prefix, cache = LAYOUT.snapshot(snapshot), FileCache(scene.folder / "cache")
+    reader = MdsReader(scene.store, prefix, "web/holdout", manifest.files, cache)
+    return [row.document for row in read_holdout(reader, token_dtype=manifest.token_dtype)]
+
+
+def _needles(scene: Scene, texts: dict[str, str], *names: str) -> list[bytes]:
+    return [piece for name in names for piece in spellings(texts[name], scene.tokenizer)]
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
+    tmp_path: Path, near: bool
+) -> None:
+    scene = Scene(LocalObjects(tmp_path / "store"), tmp_path, near=near)
+    texts = {f"planted-document-{n}": words(n) for n in range(24)}
+    scene.write("1.jsonl", texts)
+    first = scene.refresh().snapshot
+    trained, held = scene.split_of(first, "train")[3], scene.split_of(first, "holdout")[1]
+    needles = _needles(scene, texts, trained, held)
+    assert len(files_with(tmp_path / "store", needles)) >= 2
+    done = scene.forget(trained, held)
+    assert files_with(tmp_path / "store", needles) == []
+    assert files_with(tmp_path / "work", needles) == []
+    for name in (trained, held):
+        # Not as a part of another name.
+        quoted = [f"{name}{end}".encode() for end in "\"'#, "]
+        assert files_with(tmp_path / "store", quoted) == []
+    assert (done.proof.places, done.proof.windows > 50) == ((), True)
+    again = {"copy": texts[trained], "near": words(int(held.rpartition("-")[2]), changed=2)}
+    scene.write("2.jsonl", again | {"new": words(99)})
+    second = scene.refresh()
+    if near:
+        assert second.documents_dropped == {"duplicate": 1, "near_duplicate": 1}
+    else:
+        assert second.documents_dropped == {"duplicate": 1}
+
+
+def test_everything_else_stays_where_it_was(scene: Scene) -> None:
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(24)})
+    first = scene.refresh().snapshot
+    assert first is not None
+    before, table = read_snapshot(scene.store, LAYOUT, first), scene.table(first)
+    rows, held = _train_rows(scene, first), _held_out(scene, first)
+    gone = [row for row in table if row["split"] == "train"][2:5:2]
+    gone += [row for row in table if row["split"] == "holdout"][:1]
+    scene.forget(*(row["document"] for row in gone))
+    after = read_snapshot(scene.store, LAYOUT, first)
+    assert (after.id, after.identity) == (before.id, before.identity)
+    assert after.content != before.content
+    expected, seq_len = rows.copy(), before.seq_len
+    for row in gone[:2]:
+        for position in range(row["first_token"], row["first_token"] + row["tokens"]):
+            expected[position // seq_len, position % seq_len] = before.start_id
+            if position % seq_len == 0 and position:
+                expected[position // seq_len - 1, seq_len] = before.start_id
+    assert np.array_equal(_train_rows(scene, first), expected)
+    assert _held_out(scene, first) == [name for name in held if name != gone[2]["document"]]
+    (web,), (was,) = after.domains, before.domains
+    assert web.train_samples == was.train_samples
+    assert web.train_documents == was.train_documents - 2
+    assert web.train_tokens == was.train_tokens - gone[0]["tokens"] - gone[1]["tokens"]
+    assert web.holdout_documents == was.holdout_documents - 1
+    assert after.documents_dropped == {"forgotten": 3}
+    kept = [row for row in scene.table(first) if row["reason"] != "forgotten"]
+    assert kept == [row for row in table if row not in gone]
+    marked = [row for row in scene.table(first) if row["reason"] == "forgotten"]
+    assert [row["content"] for row in marked] == sorted(
+        (row["content"] for row in gone), key=[row["content"] for row in table].index
+    )
+    assert {(row["uri"], row["position"], row["address"], row["cluster"]) for row in marked} == {
+        ("", 0, "", "")
+    }
+    # What is counted of the targets is what a fresh count gives.
+    counts = np.frombuffer(
+        scene.store.get(f"{LAYOUT.snapshot(first)}/{_named(after.files, 'unigram')}"), "<i8"
+    )
+    targets = np.bincount(expected[:, 1:].ravel(), minlength=after.vocab_size)
+    assert counts.sum() <= web.train_tokens
+    texts_only = np.delete(np.arange(after.vocab_size), [after.start_id, after.end_id])
+    assert np.array_equal(counts[texts_only], targets[texts_only])
+    assert counts[after.end_id] == web.train_documents
+    assert find_garbage(scene.store, LAYOUT, grace_seconds=0, now=9e12) == []
+    assert scene.head.suite is not None
+    (item,) = read_suite(scene.store, LAYOUT, scene.head.suite).slices
+    assert item.documents == web.holdout_documents
+
+
+def _named(files: object, stem: str) -> str:
+    (name,) = (file.name for file in files if file.name.startswith(stem))  # pyright: ignore
+    return name
+
+
+def test_what_is_alike_and_what_was_made_of_it_goes_too(scene: Scene) -> None:
+    texts = {f"d{n}": words(n) for n in range(20)}
+    scene.write("1.jsonl", texts)
+    first = scene.refresh().snapshot
+    seed = scene.split_of(first, "train")[0]
+    number = int(seed[1:])
+    made = {"retold": words(500), "retold-again": words(501), "apart": words(502)}
+    of = {"retold": f"web/{seed}", "retold-again": "retold"}
+    scene.write("2.jsonl", made, of=of)
+    second = scene.refresh().snapshot
+    # By a text that nobody has, but that is like one that is there.
+    done = scene.forget(texts=(words(number, changed=3),))
+    found = {(one.document, one.why) for one in done.takedown.documents}
+    assert found == {
+        (f"web/{seed}", "alike"),
+        ("web/retold", "derived"),
+        ("web/retold-again", "derived"),
+    }
+    assert done.proof.places == ()
+    assert {row["document"] for row in scene.table(second) if row["reason"] == ""} == {"web/apart"}
+
+
+def test_a_second_takedown_follows_the_first(scene: Scene) -> None:
+    texts = {f"d{n}": words(n) for n in range(24)}
+    scene.write("1.jsonl", texts)
+    first = scene.refresh().snapshot
+    one, other, *_ = scene.split_of(first, "train")
+    held, *_ = scene.split_of(first, "holdout")
+    scene.forget(one)
+    scene.forget(other, held)
+    assert scene.forget(one).takedown.documents == ()
+    assert first is not None
+    assert len(read_snapshot(scene.store, LAYOUT, first).takedowns) == 2
+    assert files_with(scene.folder / "store", _needles(scene, texts, one, other, held)) == []
+
+
+def test_a_domain_of_which_nothing_is_left_can_still_be_read(scene: Scene) -> None:
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(10)})
+    first = scene.refresh().snapshot
+    assert first is not None
+    scene.forget(*(f"d{n}" for n in range(10)))
+    manifest = read_snapshot(scene.store, LAYOUT, first)
+    assert (manifest.domains[0].train_documents, manifest.domains[0].holdout_documents) == (0, 0)
+    assert set(np.unique(_train_rows(scene, first))) == {manifest.start_id}
+    assert scene.head.suite is not None
+    assert read_suite(scene.store, LAYOUT, scene.head.suite).slices == ()
+    scene.write("2.jsonl", {f"e{n}": words(100 + n) for n in range(10)})
+    assert scene.refresh().documents_dropped == {}
