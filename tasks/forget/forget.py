@@ -65,8 +65,6 @@ class Forecast:
 
     found: Found
     sightings: tuple[Sighting, ...]
-    keys: tuple[str, ...]
-    """Objects that would be replaced or removed."""
     tasks: tuple[str, ...]
     """Of the YAML, whose files quote a document."""
     machines: tuple[str, ...]
@@ -95,7 +93,7 @@ class Done:
 
 
 def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str]) -> Forecast:
-    """What would be forgotten, who saw it, and which objects would be replaced. Changes nothing.
+    """What would be forgotten, and who saw it. Changes nothing.
 
     Raises:
         CorruptError: Something that has to be read is damaged.
@@ -105,20 +103,26 @@ def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str])
     found = find(store, layout, head, ids=ids, texts=texts, near=site.near, work_dir=site.work_dir)
     sightings = _seen(site, found)
     draft = _draft(layout, found, sightings, by="")
+    return Forecast(
+        found=found,
+        sightings=sightings,
+        tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
+        machines=tuple(other_machines(store, layout)),
+    )
+
+
+def keys_to_replace(site: Site, forecast: Forecast) -> list[str]:
+    """Objects that would be replaced or removed. Builds all of them, and changes nothing."""
+    store, layout = site.store, site.layout
+    draft = _draft(layout, forecast.found, forecast.sightings, by="")
     keys = [
         key
         for snapshot in draft.snapshots
         for key in keys_to_rewrite(store, layout, draft, snapshot, site.work_dir)
     ]
     keys += keys_of_items(store, layout, item_files_about(store, layout, draft))
-    keys += [layout.ledger(seen.update) for one in sightings for seen in one.learned]
-    return Forecast(
-        found=found,
-        sightings=sightings,
-        keys=tuple(dict.fromkeys(keys)),
-        tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
-        machines=tuple(other_machines(store, layout)),
-    )
+    keys += [layout.ledger(seen.update) for one in forecast.sightings for seen in one.learned]
+    return list(dict.fromkeys(keys))
 
 
 def begin(site: Site, lease: Lease, forecast: Forecast, *, by: str) -> Takedown:
@@ -253,11 +257,11 @@ def _remove_uncommitted(site: Site) -> None:
     """
     store, layout = site.store, site.layout
     committed = {record.id for head in history(store, layout) for record in head.snapshots}
-    found = list(store.list_versions(layout.snapshots))
+    found = {version.key for version in store.list_versions(layout.snapshots)}
     # Manifests go first, so that a half-removed snapshot never reads as whole.
-    for version in sorted(found, key=lambda version: not version.key.endswith("/manifest.json")):
-        if version.key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
-            store.purge(version.key)
+    for key in sorted(found, key=lambda key: (not key.endswith("/manifest.json"), key)):
+        if key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
+            store.purge(key)
 
 
 def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Head:
