@@ -17,12 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from storage.file_cache import FileCache
 from storage.head import Head, commit_change, history, read_head
 from storage.layout import Layout
 from storage.lease import Lease
+from storage.manifest import FileDigest, digest_file
 from storage.near_duplicate_index import slots_of, unindexed
+from storage.near_duplicate_segment import write_segment
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
 from storage.takedowns import Takedown, begin_takedown, begun_takedowns, end_takedown
@@ -34,7 +39,7 @@ from tasks.forget.names import rename_in_ledgers
 from tasks.forget.pages import rewrite_pages
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Proof, added, search_files, search_store
-from tasks.forget.snapshot import keys_to_rewrite, purge_snapshot, rewrite_snapshot
+from tasks.forget.snapshot import SCRATCH, keys_to_rewrite, purge_snapshot, rewrite_snapshot
 from tasks.forget.suite import item_files_about, keys_of_items, rewrite_suite, tasks_that_quote
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.earlier import index_earlier
@@ -135,6 +140,7 @@ def begin(site: Site, lease: Lease, forecast: Forecast, *, by: str) -> Takedown:
     takedown = replace(takedown, tasks=forecast.tasks)
     _check_no_update(site, takedown)
     lease.check()
+    takedown = replace(takedown, signatures=_keep_signatures(site, forecast.found))
     begin_takedown(site.store, site.layout, takedown)
     return takedown
 
@@ -186,6 +192,27 @@ def finish(
         proof=proof,
         machines=tuple(other_machines(store, layout)),
     )
+
+
+def _keep_signatures(site: Site, found: Found) -> FileDigest | None:
+    """A segment of the texts, which no snapshot that counts need have. Safe to retry."""
+    if found.signatures is None or site.near is None:
+        return None
+    signatures = found.signatures
+    rows = np.flatnonzero(~signatures.is_empty)
+    name = f"signatures/{found.id}.bin"
+    with TemporaryDirectory(dir=site.work_dir, prefix=SCRATCH) as scratch:
+        path = Path(scratch) / "segment"
+        write_segment(
+            path,
+            site.near.scheme,
+            f"of takedown {found.id}",
+            rows=rows.astype(np.uint32),
+            keys=signatures.keys[rows],
+            prints=signatures.prints[rows],
+        )
+        site.store.put_file(f"{site.layout.takedowns}/{name}", path)
+        return digest_file(path, name)
 
 
 def versions_in(sightings: Sequence[Sighting]) -> tuple[str, ...]:
