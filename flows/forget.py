@@ -21,7 +21,16 @@ from flows.text_file import text_of
 from infra.credentials import first_line_of
 from storage.head import Head, read_head
 from storage.lease import Lease
-from tasks.forget.forget import Done, Forecast, Site, begin, finish, foresee, unfinished
+from tasks.forget.forget import (
+    Done,
+    Forecast,
+    Site,
+    begin,
+    finish,
+    foresee,
+    keys_to_replace,
+    unfinished,
+)
 from tasks.forget.others import others_with
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Proof, search_files
@@ -66,7 +75,7 @@ def forget_documents(
     if dry_run:
         _check_asked(ids, texts)
         forecast = foresee(site, head_of(ground), ids=ids, texts=texts)
-        return ended(_foreseen(ground, forecast))
+        return ended(_foreseen(ground, forecast, keys_to_replace(site, forecast)))
     lease = steps.take_lease(ground, wait_seconds=wait_seconds, to_forget=True)
     assert isinstance(lease, Lease)  # only who skips gets something else
     with lease:
@@ -142,7 +151,7 @@ class _Mirror:
         return ()
 
 
-def _foreseen(ground: Ground, forecast: Forecast) -> Outcome:
+def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcome:
     found = forecast.found
     lines = [
         f"would forget {len(found.documents):,} documents in "
@@ -157,11 +166,11 @@ def _foreseen(ground: Ground, forecast: Forecast) -> Outcome:
     lines += [
         f"seen by {_listed(forecast.versions)}, which would be marked",
         f"drawn from by {len(forecast.replay):,} versions of the replay, which hold no copies",
-        f"would replace or remove {len(forecast.keys):,} objects:",
-        *(f"  {key}" for key in forecast.keys[:_MOST_NAMED]),
+        f"would replace or remove {len(keys):,} objects:",
+        *(f"  {key}" for key in keys[:_MOST_NAMED]),
     ]
-    if len(forecast.keys) > _MOST_NAMED:
-        lines.append(f"  and {len(forecast.keys) - _MOST_NAMED:,} more")
+    if len(keys) > _MOST_NAMED:
+        lines.append(f"  and {len(keys) - _MOST_NAMED:,} more")
     lines.append("nothing was changed")
     head = read_head(ground.store, ground.layout)
     details: dict[str, Any] = {
@@ -169,7 +178,7 @@ def _foreseen(ground: Ground, forecast: Forecast) -> Outcome:
         "documents": [asdict(one) for one in found.documents],
         "versions": forecast.versions,
         "replay": forecast.replay,
-        "objects": forecast.keys,
+        "objects": keys,
     }
     return steps.outcome(
         ground,

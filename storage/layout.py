@@ -109,7 +109,11 @@ class Layout:
         return f"{self.root}/takedowns"
 
     def takedown(self, takedown: str) -> str:
-        return f"{self.takedowns}/done/{takedown}.json"
+        return f"{self.done_takedowns}/{takedown}.json"
+
+    @property
+    def done_takedowns(self) -> str:
+        return f"{self.takedowns}/done"
 
     @property
     def begun_takedowns(self) -> str:

@@ -32,6 +32,7 @@ from storage.near_duplicate_segment import (
 )
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
+from storage.takedowns import signatures_kept_out
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +113,19 @@ class NearDuplicateIndex:
 def open_index(
     store: ObjectStore, layout: Layout, slots: Slots, scheme: SignatureScheme, cache: FileCache
 ) -> NearDuplicateIndex:
-    """The index of those of the given snapshots that have one; every byte is verified.
+    """The index of those of the given snapshots that have one, and of what was taken down.
+
+    Every byte is verified.
 
     Raises:
         CorruptError: A segment is missing or altered.
         NotFoundError: One of the snapshots does not exist.
         ValueError: A snapshot has signatures of another scheme.
     """
-    segments = [_open(store, piece, cache) for piece in _cover(store, layout, slots)]
+    # Also of texts that no snapshot has that counts.
+    taken_down = [_Piece(layout.takedowns, file) for file in signatures_kept_out(store, layout)]
+    pieces = [*_cover(store, layout, slots), *taken_down]
+    segments = [_open(store, piece, cache) for piece in pieces]
     for segment in segments:
         _check_scheme(segment, scheme)
     return NearDuplicateIndex(segments)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from storage.errors import NotFoundError
 from storage.layout import Layout
-from storage.manifest import load, readable_json
+from storage.manifest import FileDigest, load, readable_json
 from storage.objects import ObjectStore
 
 FORGOTTEN = "forgotten"
@@ -63,6 +63,9 @@ class Takedown:
     """Judged versions of the model that saw any of it, when it was begun."""
     tasks: tuple[str, ...] = ()
     """Tasks of the YAML that had items about it: their files have them still."""
+    signatures: FileDigest | None = None
+    """A segment of the index of near-duplicates with the texts, relative to ``Layout.takedowns``;
+    None where near-duplicates are not looked for."""
 
     @property
     def snapshots(self) -> tuple[str, ...]:
@@ -109,6 +112,22 @@ def check_no_takedown(store: ObjectStore, layout: Layout) -> None:
             "must go may still lie there: run 'perennial forget' with the lineage's YAML alone, "
             "which finishes it, then run the same command again"
         )
+
+
+def signatures_kept_out(store: ObjectStore, layout: Layout) -> list[FileDigest]:
+    """Segments of the texts that are kept out, relative to ``Layout.takedowns``.
+
+    Raises:
+        CorruptError: A record was altered.
+    """
+    prefixes = (layout.done_takedowns, layout.begun_takedowns)
+    found = {
+        takedown.id: takedown.signatures
+        for prefix in prefixes
+        for takedown in (load(store, info.key, Takedown) for info in store.list(prefix))
+        if takedown.signatures is not None
+    }
+    return list(found.values())
 
 
 def kept_out(store: ObjectStore, layout: Layout, takedowns: Iterable[str]) -> Iterator[bytes]:

@@ -22,7 +22,9 @@ def test_the_five_packages_are_ours_alone() -> None:
 
 def test_a_scheduler_that_imports_the_flows_does_not_pay_for_torch() -> None:
     heavy = {"torch", "streaming", "ray", "mlflow", "transformers", "tokenizers", "pyarrow"}
-    statement = "import flows.update, flows.refresh, flows.review, flows.show, flows.demo"
+    statement = (
+        "import flows.update, flows.refresh, flows.review, flows.show, flows.demo, flows.forget"
+    )
     assert modules_after(statement) & heavy == set()
 
 

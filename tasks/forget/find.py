@@ -20,6 +20,7 @@ from tasks.forget.passages import token_windows_of, windows_of
 from tasks.forget.texts import tokens_of
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.find import find_near
+from tasks.near_duplicates.signatures import Signatures, signatures_of
 
 if TYPE_CHECKING:
     from training.tokenizer import Tokenizer
@@ -43,6 +44,8 @@ class Found:
     windows: tuple[str, ...]
     too_short: int
     """Texts that are too short to be searched for."""
+    signatures: Signatures | None
+    """Of all texts; None where near-duplicates are not looked for."""
 
 
 def find(
@@ -82,13 +85,15 @@ def find(
         pass
     spelled = hunt.texts()
     windows: set[str] = set()
-    too_short = 0
+    too_short: set[str] = set()
     given = {(text, ()) for text in (*texts, *normal)}
     for text, tokens in (*given, *spelled.values()):
         cut = windows_of(text) | token_windows_of(tokens)
-        too_short += not cut
+        if not cut:
+            too_short.add(normalise(text))
         windows |= cut
     windows |= _tokenised_windows(store, head, normal, work_dir)
+    all_texts = [*normal, *(text for text, _ in spelled.values())]
     documents = tuple(hunt.found[place] for place in sorted(hunt.found))
     contents = {document.content for document in documents}
     contents |= {content_digest(text).hex() for text in normal}
@@ -98,7 +103,8 @@ def find(
         documents=documents,
         contents=tuple(sorted(contents)),
         windows=tuple(sorted(windows)),
-        too_short=too_short,
+        too_short=len(too_short),
+        signatures=signatures_of(all_texts, near.scheme) if near is not None else None,
     )
 
 
@@ -151,7 +157,9 @@ class _Hunt:
         cache = FileCache(self._work_dir / "snapshots")
         alike = find_near(self._store, self._layout, self._head, texts, self._near, cache=cache)
         for snapshot, rows in alike.items():
-            self._add(self._manifests[snapshot], "alike", rows=sorted(rows))
+            # What was taken down before is in the index as well, and in no snapshot.
+            if snapshot in self._manifests:
+                self._add(self._manifests[snapshot], "alike", rows=sorted(rows))
 
     def add_derived(self) -> bool:
         """Add what names one that was found as what it was made of; whether there was any."""

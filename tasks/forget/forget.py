@@ -17,12 +17,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from storage.file_cache import FileCache
 from storage.head import Head, commit_change, history, read_head
 from storage.layout import Layout
 from storage.lease import Lease
+from storage.manifest import FileDigest, digest_file
 from storage.near_duplicate_index import slots_of, unindexed
+from storage.near_duplicate_segment import write_segment
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
 from storage.takedowns import Takedown, begin_takedown, begun_takedowns, end_takedown
@@ -34,7 +39,7 @@ from tasks.forget.names import rename_in_ledgers
 from tasks.forget.pages import rewrite_pages
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Proof, added, search_files, search_store
-from tasks.forget.snapshot import keys_to_rewrite, purge_snapshot, rewrite_snapshot
+from tasks.forget.snapshot import SCRATCH, keys_to_rewrite, purge_snapshot, rewrite_snapshot
 from tasks.forget.suite import item_files_about, keys_of_items, rewrite_suite, tasks_that_quote
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.earlier import index_earlier
@@ -65,8 +70,6 @@ class Forecast:
 
     found: Found
     sightings: tuple[Sighting, ...]
-    keys: tuple[str, ...]
-    """Objects that would be replaced or removed."""
     tasks: tuple[str, ...]
     """Of the YAML, whose files quote a document."""
     machines: tuple[str, ...]
@@ -95,7 +98,7 @@ class Done:
 
 
 def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str]) -> Forecast:
-    """What would be forgotten, who saw it, and which objects would be replaced. Changes nothing.
+    """What would be forgotten, and who saw it. Changes nothing.
 
     Raises:
         CorruptError: Something that has to be read is damaged.
@@ -105,20 +108,26 @@ def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str])
     found = find(store, layout, head, ids=ids, texts=texts, near=site.near, work_dir=site.work_dir)
     sightings = _seen(site, found)
     draft = _draft(layout, found, sightings, by="")
+    return Forecast(
+        found=found,
+        sightings=sightings,
+        tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
+        machines=tuple(other_machines(store, layout)),
+    )
+
+
+def keys_to_replace(site: Site, forecast: Forecast) -> list[str]:
+    """Objects that would be replaced or removed. Builds all of them, and changes nothing."""
+    store, layout = site.store, site.layout
+    draft = _draft(layout, forecast.found, forecast.sightings, by="")
     keys = [
         key
         for snapshot in draft.snapshots
         for key in keys_to_rewrite(store, layout, draft, snapshot, site.work_dir)
     ]
     keys += keys_of_items(store, layout, item_files_about(store, layout, draft))
-    keys += [layout.ledger(seen.update) for one in sightings for seen in one.learned]
-    return Forecast(
-        found=found,
-        sightings=sightings,
-        keys=tuple(dict.fromkeys(keys)),
-        tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
-        machines=tuple(other_machines(store, layout)),
-    )
+    keys += [layout.ledger(seen.update) for one in forecast.sightings for seen in one.learned]
+    return list(dict.fromkeys(keys))
 
 
 def begin(site: Site, lease: Lease, forecast: Forecast, *, by: str) -> Takedown:
@@ -131,6 +140,7 @@ def begin(site: Site, lease: Lease, forecast: Forecast, *, by: str) -> Takedown:
     takedown = replace(takedown, tasks=forecast.tasks)
     _check_no_update(site, takedown)
     lease.check()
+    takedown = replace(takedown, signatures=_keep_signatures(site, forecast.found))
     begin_takedown(site.store, site.layout, takedown)
     return takedown
 
@@ -182,6 +192,27 @@ def finish(
         proof=proof,
         machines=tuple(other_machines(store, layout)),
     )
+
+
+def _keep_signatures(site: Site, found: Found) -> FileDigest | None:
+    """A segment of the texts, which no snapshot that counts need have. Safe to retry."""
+    if found.signatures is None or site.near is None:
+        return None
+    signatures = found.signatures
+    rows = np.flatnonzero(~signatures.is_empty)
+    name = f"signatures/{found.id}.bin"
+    with TemporaryDirectory(dir=site.work_dir, prefix=SCRATCH) as scratch:
+        path = Path(scratch) / "segment"
+        write_segment(
+            path,
+            site.near.scheme,
+            f"of takedown {found.id}",
+            rows=rows.astype(np.uint32),
+            keys=signatures.keys[rows],
+            prints=signatures.prints[rows],
+        )
+        site.store.put_file(f"{site.layout.takedowns}/{name}", path)
+        return digest_file(path, name)
 
 
 def versions_in(sightings: Sequence[Sighting]) -> tuple[str, ...]:
@@ -253,11 +284,11 @@ def _remove_uncommitted(site: Site) -> None:
     """
     store, layout = site.store, site.layout
     committed = {record.id for head in history(store, layout) for record in head.snapshots}
-    found = list(store.list_versions(layout.snapshots))
+    found = {version.key for version in store.list_versions(layout.snapshots)}
     # Manifests go first, so that a half-removed snapshot never reads as whole.
-    for version in sorted(found, key=lambda version: not version.key.endswith("/manifest.json")):
-        if version.key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
-            store.purge(version.key)
+    for key in sorted(found, key=lambda key: (not key.endswith("/manifest.json"), key)):
+        if key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
+            store.purge(key)
 
 
 def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Head:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.documents import printable
-from tasks.drop_reasons import STAGES, TAKEDOWN, stage_of
+from tasks.drop_reasons import SHARES, STAGES, TAKEDOWN, stage_of
 from tasks.reporting.refresh_charts import BarRow, Series, length_label
 from tasks.reporting.refresh_facts import Bins, Group
 
 _MOST_LANGUAGES, _MOST_LICENCES, _MOST_DOMAINS = 20, 20, 4
+_RARE = {SHARES, TAKEDOWN}
 _MOST_COLUMNS = 100
 _LETTERS = {"month": 7, "year": 4, "decade": 3, "century": 2}
 """Of a date, that name it to this unit."""
@@ -39,8 +40,8 @@ class FunnelRow:
 
     @property
     def stages(self) -> list[str]:
-        """Those that a refresh has, and a takedown where there was one."""
-        return [stage for stage in self.dropped if stage != TAKEDOWN or self.dropped[stage]]
+        """Those of every refresh, and the rare ones where they dropped something."""
+        return [stage for stage in STAGES if stage not in _RARE or self.dropped[stage]]
 
     @property
     def kept_share(self) -> float:

@@ -183,7 +183,7 @@ def test_digests_are_told_apart_exactly_one_by_one_and_together(
     inside: set[bytes], more: set[bytes], others: set[bytes]
 ) -> None:
     def piece(contents: set[bytes], held_out: set[bytes], trained_on: set[bytes]) -> KnownPiece:
-        kinds = (contents, held_out, trained_on)
+        kinds = (contents, held_out, trained_on, contents)
         return KnownPiece(*(sorted_keys(np.array(list(keys), "S16")) for keys in kinds))
 
     known = KnownDocuments([piece(inside, more, inside), piece(more, set(), others)])
@@ -192,6 +192,7 @@ def test_digests_are_told_apart_exactly_one_by_one_and_together(
     together = np.array(asked, "S16")
     assert known.has_all(together).tolist() == [digest in inside | more for digest in asked]
     assert [known.has(digest) for digest in asked] == known.has_all(together).tolist()
+    assert known.has_paragraphs(together).tolist() == known.has_all(together).tolist()
     held_out, trained_on = known.splits_of(together)
     assert held_out.tolist() == [digest in more for digest in asked]
     assert trained_on.tolist() == [digest in (inside | others) - more for digest in asked]

@@ -721,7 +721,11 @@ def test_a_text_put_together_from_earlier_ones_is_dropped_also_by_a_later_refres
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    texts = ["\n".join(f"{m} {_text(10 * n + m)} {m}" for m in range(4)) for n in range(12)]
+
+    def line(seed: int) -> str:
+        return f"{seed}: " + " ".join(random.Random(seed).choices(_WORDS[:-1], k=20))
+
+    texts = ["\n".join(line(10 * n + m) for m in range(4)) for n in range(12)]
     mixed = "\n".join(text.split("\n")[1] for text in texts[:6])
 
     def write(name: str, rows: list[str]) -> None:
@@ -733,6 +737,6 @@ def test_a_text_put_together_from_earlier_ones_is_dropped_also_by_a_later_refres
     write("a.jsonl", [*texts, mixed])
     first = _manifest(store, _refresh(store, request, tmp_path / "work"))
     assert first.documents_dropped == {"paragraph_duplicates": 1}
-    write("b.jsonl", [*(_text(n) * 3 for n in range(500, 512)), mixed + "\n" + _text(900)])
+    write("b.jsonl", [*map(line, range(500, 512)), mixed + "\n" + line(900)])
     again = _refresh(store, request, tmp_path / "work")
     assert _manifest(store, again).documents_dropped == {"paragraph_duplicates": 1}

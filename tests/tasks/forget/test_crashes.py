@@ -46,7 +46,7 @@ def _forget(scene: Scene, store: ObjectStore, forecast: Forecast) -> None:
     site = Site(store, LAYOUT, scene.near, scene.work)
     with Lease.acquire(store, LAYOUT, "test") as lease:
         begun = unfinished(site)
-        if not begun and not any(store.list(LAYOUT.takedowns)):
+        if not begun and not any(store.list(LAYOUT.done_takedowns)):
             begun = [begin(site, lease, forecast, by="test")]
         for takedown in begun:
             finish(site, lease, takedown, by="test")

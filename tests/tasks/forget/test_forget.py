@@ -189,11 +189,12 @@ def test_a_text_that_nobody_has_stays_out_as_well(scene: Scene) -> None:
     scene.refresh()
     done = scene.forget(texts=(words(99),))
     assert (done.takedown.documents, len(scene.head.takedowns)) == ((), 1)
-    scene.write("2.jsonl", {"copy": words(99), "new": words(100)})
-    assert scene.refresh().documents_dropped == {"duplicate": 1}
+    again = {"copy": words(99), "near": words(99, changed=2), "new": words(100)}
+    scene.write("2.jsonl", again)
+    assert scene.refresh().documents_dropped == {"duplicate": 1, "near_duplicate": 1}
 
 
-def test_a_copy_of_what_a_refused_snapshot_had_stays_out(scene: Scene) -> None:
+def test_copies_of_what_a_refused_snapshot_had_stay_out(scene: Scene) -> None:
     scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
     first = scene.refresh().snapshot
     assert first is not None
@@ -205,8 +206,9 @@ def test_a_copy_of_what_a_refused_snapshot_had_stays_out(scene: Scene) -> None:
     commit_change(scene.store, LAYOUT, without_it)
     scene.forget("d3")
     assert files_with(scene.folder / "store", _needles(scene, {"d3": words(3)}, "d3")) == []
-    scene.write("2.jsonl", {f"e{n}": words(n) for n in range(12)})
-    assert scene.refresh().documents_dropped == {"duplicate": 1}
+    again = {f"e{n}": words(n) for n in range(12)}
+    scene.write("2.jsonl", again | {"near": words(3, changed=2)})
+    assert scene.refresh().documents_dropped == {"duplicate": 1, "near_duplicate": 1}
 
 
 def test_what_another_document_says_alike_is_told_with_its_name(scene: Scene) -> None:

@@ -186,6 +186,17 @@ def test_a_snapshot_without_rules_tasks_and_examples_has_a_page_too(
     assert "none were looked for" in text
 
 
+def test_caps_on_shares_are_a_stage_where_they_dropped_something(
+    store: LocalObjects, tmp_path: Path, html: str
+) -> None:
+    rows = [row(n, "source_share" if n > 7 else "") for n in range(10)]
+    capped = Page(_page(store, Refreshed(rows=rows), tmp_path))
+    assert "Caps on shares" in capped.rows[0]
+    assert ["caps on shares", "source_share", "2", "20.00%", "web-en 2"] in capped.rows
+    assert "8 left, 2 dropped (20.0%)" in capped.text
+    assert "aps on shares" not in Page(html).text
+
+
 def test_a_takedown_is_told_where_there_was_one_and_blames_no_rule(
     store: LocalObjects, tmp_path: Path, html: str
 ) -> None:
