@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infra.compiled import compiled_inner
+from infra.compiled import inlined
 from tasks.curation.characters import (
     BEFORE_STOP,
     CURRENCY,
@@ -19,7 +19,7 @@ from tasks.curation.characters import (
 from tasks.curation.word_rules import LONGEST_UNIT, Rules, Text
 
 
-@compiled_inner
+@inlined
 def prefix_length(text: Text, first: int, after: int, rules: Rules) -> int:
     """How much of the start is a word of its own, 0 for nothing."""
     char = text[first]
@@ -36,7 +36,7 @@ def prefix_length(text: Text, first: int, after: int, rules: Rules) -> int:
     return 3 if is_us and first + 2 < after and text[first + 2] == ord("$") else 0
 
 
-@compiled_inner
+@inlined
 def _run_of_stops(text: Text, first: int, after: int) -> int:
     """Length of an ellipsis of two full stops or more, 0 when there is none."""
     place = first
@@ -45,7 +45,7 @@ def _run_of_stops(text: Text, first: int, after: int) -> int:
     return place - first if place - first > 1 else 0
 
 
-@compiled_inner
+@inlined
 def suffix_length(text: Text, first: int, after: int, rules: Rules) -> int:
     """How much of the end of ``text[first:after]`` is a word of its own, 0 for nothing."""
     length = after - first
@@ -72,7 +72,7 @@ def suffix_length(text: Text, first: int, after: int, rules: Rules) -> int:
     return _unit_length(text, first, after, rules)
 
 
-@compiled_inner
+@inlined
 def _stop_suffix_length(text: Text, first: int, after: int, rules: Rules) -> int:
     """As ``suffix_length``, of a word that ends with a full stop."""
     length = after - first
@@ -91,7 +91,7 @@ def _stop_suffix_length(text: Text, first: int, after: int, rules: Rules) -> int
     return 1 if two_upper else 0
 
 
-@compiled_inner
+@inlined
 def _unit_length(text: Text, first: int, after: int, rules: Rules) -> int:
     """Length of the longest unit of measure at the end that follows a digit."""
     longest = 0
@@ -109,7 +109,7 @@ def _unit_length(text: Text, first: int, after: int, rules: Rules) -> int:
     return longest
 
 
-@compiled_inner
+@inlined
 def infix_length(text: Text, first: int, place: int, after: int, rules: Rules) -> int:
     """Length of what splits a word at ``place``, 0 for nothing."""
     classes = rules.classes
@@ -143,7 +143,7 @@ def infix_length(text: Text, first: int, place: int, after: int, rules: Rules) -
     return _hyphens_length(text, place, after, rules)
 
 
-@compiled_inner
+@inlined
 def _hyphens_length(text: Text, place: int, after: int, rules: Rules) -> int:
     """Length of a dash of one to three characters before a letter."""
     char = text[place]

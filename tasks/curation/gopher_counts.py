@@ -28,9 +28,7 @@ _FIRST_NGRAM = COLUMNS.index("top_2_gram_characters")
 
 def count_texts(texts: Sequence[str]) -> NDArray[np.int64]:
     """``int64[texts, len(COLUMNS)]``: the numbers of each text."""
-    stop_words = np.zeros((len(_STOP_WORDS), 4), np.uint32)
-    for row, word in enumerate(_STOP_WORDS):
-        stop_words[row, : len(word)] = code_points(word)
+    stop_words = np.array([int.from_bytes(word.encode(), "little") for word in _STOP_WORDS])
     counts = np.zeros((len(texts), len(COLUMNS)), np.int64)
     room = max(map(len, texts), default=0) + 2
     starts, ends, scratch = (np.empty(room, np.int32) for _ in range(3))
@@ -45,7 +43,7 @@ def count_texts(texts: Sequence[str]) -> NDArray[np.int64]:
 def _count(
     text: Text,
     rules: Rules,
-    stop_words: NDArray[np.uint32],
+    stop_words: NDArray[np.int64],
     starts: Places,
     ends: Places,
     scratch: Places,
@@ -118,10 +116,13 @@ def _count_words(
     counted = characters = alphabetic = 0
     for word in range(words):
         every, some = np.uint16(SYMBOL), np.uint16(0)
-        for place in range(starts[word], ends[word]):
+        # The first character of nearly every word settles both.
+        place = starts[word]
+        while place < ends[word] and (every or not some & LETTER):
             kind = rules.classes[text[place]]
             every &= kind
             some |= kind
+            place += 1
         if not every:
             counted += 1
             characters += ends[word] - starts[word]
@@ -131,21 +132,22 @@ def _count_words(
 
 @compiled_inner
 def _count_stop_words(
-    text: Text, stop_words: NDArray[np.uint32], starts: Places, ends: Places, words: int
+    text: Text, stop_words: NDArray[np.int64], starts: Places, ends: Places, words: int
 ) -> int:
     """How many of the stop words occur."""
     seen = 0
     for word in range(words):
-        length = ends[word] - starts[word]
+        first, length = starts[word], ends[word] - starts[word]
         if length > 4 or length < 2:
             continue
-        for row in range(stop_words.shape[0]):
-            matches = length == 4 or stop_words[row, length] == 0
-            for place in range(length):
-                matches = matches and stop_words[row, place] == text[starts[word] + place]
-            if matches:
+        packed = 0
+        for place in range(first + length - 1, first - 1, -1):
+            # What is above ASCII becomes a byte that no stop word has.
+            packed = packed << 8 | min(np.int64(text[place]), 0xFF)
+        for row in range(len(stop_words)):
+            if stop_words[row] == packed:
                 seen |= 1 << row
     total = 0
-    for row in range(stop_words.shape[0]):
+    for row in range(len(stop_words)):
         total += (seen >> row) & 1
     return total

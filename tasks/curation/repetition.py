@@ -8,9 +8,9 @@ length before has found to be repeated.
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.compiled import compiled, compiled_inner
+from infra.compiled import compiled, compiled_inner, inlined
 from tasks.curation.characters import SPACE
-from tasks.curation.word_rules import Places, Text, span_hash
+from tasks.curation.word_rules import Places, Text
 
 Hashes = NDArray[np.uint64]
 
@@ -19,7 +19,8 @@ SHORTEST, LONGEST = 2, 10
 LONGEST_TOP = 4
 """Up to it the most frequent n-gram is counted, from there on all that came before."""
 _FACTOR = np.uint64(0x9FB21C651E98DF25)
-_SHIFT = np.uint64(29)
+_SHIFT, _REST = np.uint64(29), np.uint64(35)
+_HALF = np.uint64(32)
 
 
 @compiled_inner
@@ -66,6 +67,25 @@ def slots_for(count: int) -> int:
     return slots
 
 
+@inlined
+def _part_hash(text: Text, start: int, end: int) -> np.uint64:
+    """64 well-mixed bits of a long ``text[start:end]``; never 0. Four characters at a time."""
+    one, two = np.uint64(end - start), _FACTOR
+    place = start
+    while place + 3 < end:
+        one ^= np.uint64(text[place]) | np.uint64(text[place + 1]) << _HALF
+        two ^= np.uint64(text[place + 2]) | np.uint64(text[place + 3]) << _HALF
+        one, two = one * _FACTOR, two * _FACTOR
+        one, two = one ^ one >> _HALF, two ^ two >> _HALF
+        place += 4
+    while place < end:
+        one = (one ^ np.uint64(text[place])) * _FACTOR
+        one ^= one >> _HALF
+        place += 1
+    one = (one ^ (two << _SHIFT | two >> _REST)) * _FACTOR
+    return (one ^ one >> _HALF) | np.uint64(1)
+
+
 @compiled_inner
 def count_duplicates(
     text: Text, starts: Places, ends: Places, count: int, keys: Hashes
@@ -78,7 +98,7 @@ def count_duplicates(
     keys[: mask + 1] = np.uint64(0)
     duplicates = characters = 0
     for index in range(count):
-        key = span_hash(text, starts[index], ends[index])
+        key = _part_hash(text, starts[index], ends[index])
         slot = np.int64(key >> np.uint64(20)) & mask
         while keys[slot] != np.uint64(0) and keys[slot] != key:
             slot = (slot + 1) & mask
@@ -103,30 +123,30 @@ def count_ngrams(
     lengths = np.empty(count + 1, np.int64)
     sums[0], lengths[0] = np.uint64(0), 0
     for word in range(count):
-        sums[word + 1] = sums[word] * _FACTOR + span_hash(text, starts[word], ends[word])
+        sums[word + 1] = sums[word] * _FACTOR + _part_hash(text, starts[word], ends[word])
         lengths[word + 1] = lengths[word] + ends[word] - starts[word]
     firsts = np.empty(count, np.int32)
     owners = np.empty(slots_for(count), np.int32)
     counts = np.empty(count, np.int32)
-    repeated = np.ones(count + 1, np.bool_)
+    # Where the repeated n-grams of the length before begin; at first, all words.
+    repeated = np.arange(count).astype(np.int32)
+    num_repeated = count
     power = _FACTOR
-    has_repeated = True
     for n in range(SHORTEST, LONGEST + 1):
         power *= _FACTOR
         found[n] = 0
         if count < n:
             continue
         best = 0
-        if has_repeated:
-            has_repeated, best = _find_repeated(
-                sums, power, n, count, keys, owners, firsts, counts, repeated
+        if num_repeated:
+            num_repeated, best = _find_repeated(
+                sums, power, n, count, keys, owners, firsts, counts, repeated, num_repeated
             )
-        times = counts[best] if has_repeated else 1
+        times = counts[best] if num_repeated else 1
         if n <= LONGEST_TOP:
-            best = best if has_repeated else 0
             found[n] = times * (lengths[best + n] - lengths[best] + n - 1)
-        elif has_repeated:
-            found[n] = _characters_seen_before(lengths, n, count, firsts, counts, repeated)
+        elif num_repeated:
+            found[n] = _characters_seen_before(lengths, n, firsts, counts, repeated, num_repeated)
 
 
 @compiled_inner
@@ -139,24 +159,26 @@ def _find_repeated(
     owners: Places,
     firsts: Places,
     counts: Places,
-    repeated: NDArray[np.bool_],
-) -> tuple[bool, int]:
+    repeated: Places,
+    num_repeated: int,
+) -> tuple[int, int]:
     """Which n-grams occur more than once, given which (n-1)-grams do.
 
-    Updates ``repeated``; ``firsts`` gets the first place of the same n-gram and ``counts`` how
-    often it occurs. Returns whether there are any, and the place of the most frequent one.
+    Updates ``repeated``, places in order; ``firsts`` gets the first place of the same n-gram and
+    ``counts`` how often it occurs. Returns how many places there are, and that of the most frequent
+    n-gram, 0 if there are none.
     """
     candidates = 0
-    for place in range(count - n + 1):
-        repeated[place] = repeated[place] and repeated[place + 1]
-        candidates += repeated[place]
-    repeated[count - n + 1 :] = False
+    for index in range(num_repeated - 1):
+        place = repeated[index]
+        if repeated[index + 1] == place + 1 and place + n <= count:
+            repeated[candidates] = place
+            candidates += 1
     mask = slots_for(candidates) - 1
     keys[: mask + 1] = np.uint64(0)
     best = best_count = 0
-    for place in range(count - n + 1):
-        if not repeated[place]:
-            continue
+    for index in range(candidates):
+        place = repeated[index]
         key = sums[place + n] - sums[place] * power
         key = ((key ^ (key >> _SHIFT)) * _FACTOR) | np.uint64(1)
         slot = np.int64(key >> np.uint64(24)) & mask
@@ -172,36 +194,37 @@ def _find_repeated(
         is_earlier = counts[first] == best_count and first < best
         if counts[first] > best_count or is_earlier:
             best, best_count = first, counts[first]
-    if best_count == 0:
-        repeated[:] = False
-        return False, 0
-    for place in range(count - n + 1):
-        repeated[place] = repeated[place] and counts[firsts[place]] > 1
-    return True, best
+    kept = 0
+    for index in range(candidates):
+        place = repeated[index]
+        if counts[firsts[place]] > 1:
+            repeated[kept] = place
+            kept += 1
+    return kept, best
 
 
 @compiled_inner
 def _characters_seen_before(
     lengths: NDArray[np.int64],
     n: int,
-    count: int,
     firsts: Places,
     counts: Places,
-    repeated: NDArray[np.bool_],
+    repeated: Places,
+    num_repeated: int,
 ) -> int:
     """Characters of the n-grams that a reader who skips them afterwards has met before.
 
     Uses up ``counts``, of which it marks what was met.
     """
-    characters = place = 0
-    while place < count - n + 1:
+    characters = following = 0
+    for index in range(num_repeated):
+        place = repeated[index]
+        if place < following:
+            continue
         first = firsts[place]
-        if not repeated[place]:
-            place += 1
-        elif counts[first] < 0:
-            characters += lengths[place + n] - lengths[place]
-            place += n
+        if counts[first] < 0:
+            characters += int(lengths[place + n] - lengths[place])
+            following = place + n
         else:
             counts[first] = -1
-            place += 1
     return characters

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infra.compiled import compiled_inner
+from infra.compiled import compiled_inner, inlined
 from tasks.curation.characters import character_classes
 from tasks.curation.english import special_words
 
@@ -55,7 +55,7 @@ def span_hash(text: Text, start: int, end: int) -> np.uint64:
     return (value ^ (value >> _HASH_SHIFT)) | np.uint64(1)
 
 
-@compiled_inner
+@inlined
 def _outline(text: Text, first: int, after: int) -> int:
     """Thirteen bits of a word: of its length, first two characters and last; 0 for long ones."""
     length = after - first
