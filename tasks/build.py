@@ -28,6 +28,7 @@ from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import DecontaminationScreen, Sought
 from tasks.documents import Document, ReadPart, Reject, SourceObject
+from tasks.edited import HeldOutOfFiles, settle_edited
 from tasks.encode import DocumentEncoder
 from tasks.ingest import RETRIED_REASONS, next_marks, read_objects
 from tasks.near_duplicates.config import NearDuplicateConfig
@@ -56,6 +57,8 @@ RESERVED_NAMES = frozenset(
 
 _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 """Of a domain, from which on a rule that drops so much of it is told."""
+
+_NOTHING: HeldOutOfFiles = {}
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much (0 when that is not known)."""
@@ -128,6 +131,7 @@ def read_and_split(
     work_dir: Path,
     certificates: Path,
     progress: Progress,
+    held_out: HeldOutOfFiles = _NOTHING,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
 
@@ -142,6 +146,7 @@ def read_and_split(
         work_dir: Empty local directory.
         certificates: Local directory of ``DocumentEncoder``; may be missing.
         progress: Told how many documents are done.
+        held_out: What is held out of files that were replaced.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
@@ -187,6 +192,7 @@ def read_and_split(
         leaks.write(work_dir / LEAKS)
     if screen is not None:
         screen.write(work_dir / SEGMENT, inputs.identity[:12])
+    documents = settle_edited(documents, held_out)
     documents = _capped(documents, known, inputs.curate)
     framing = framing_of(tokenizer)
     split, warnings = _split(documents, known, inputs.holdout, framing, lineage=lineage)

@@ -29,6 +29,7 @@ from storage.snapshots import SnapshotManifest, known_documents, read_snapshot
 from storage.suite import publish_suite, read_suite, suite_of
 from storage.transitions import with_snapshot
 from tasks.build import CONSUMED, BuildInputs, Progress, ReadDocuments, read_and_split
+from tasks.edited import read_held_out
 from tasks.marks import publish_marks, read_marks
 from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
@@ -158,6 +159,14 @@ class _Refresh:
             work_dir=self.work_dir,
             certificates=self.certificates,
             progress=self.progress,
+            held_out=read_held_out(
+                self.store,
+                self.layout,
+                known_snapshots(self.head),
+                inputs.sources,
+                cache=self.cache,
+                work_dir=self.work_dir,
+            ),
         )
         if not read.num_train:
             return self._commit_marks(read)
