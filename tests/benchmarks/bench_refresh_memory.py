@@ -3,11 +3,13 @@
     mkdir /sys/fs/cgroup/memory/refresh
     echo 600000000 > /sys/fs/cgroup/memory/refresh/memory.limit_in_bytes
     (echo $BASHPID > /sys/fs/cgroup/memory/refresh/cgroup.procs
-     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_refresh_memory 6000 FOLDER)
+     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_refresh_memory 6000 FOLDER [near])
 
-Makes the text (of random words, 500 a document) in FOLDER in a process of its own, then reads,
-normalises, deduplicates (also nearly), encodes, packs and mints it, and tells the largest private
-memory meanwhile. That of the files that it maps the system takes back when it needs it.
+Makes the text (of random words, 500 a document) in FOLDER if it is not there, then reads,
+normalises, deduplicates (with ``near`` also nearly), encodes, packs and mints it, and tells the
+largest private memory meanwhile. That of the files that it maps the system takes back when it
+needs it; the tables of near-duplicates, 400 bytes a document, are read at random, so that it is
+slow where they do not fit.
 """
 # ruff: noqa: T201  a script that prints its figures
 
@@ -72,7 +74,7 @@ def make_text(folder: Path, megabytes: int) -> None:
                 left -= out.write(line)
 
 
-def main(megabytes: int, home: Path) -> None:
+def main(megabytes: int, home: Path, near: NearDuplicateConfig | None) -> None:
     """Make the text if it is not there, refresh, and tell."""
     text = home / "text"
     if not text.exists():
@@ -82,11 +84,11 @@ def main(megabytes: int, home: Path) -> None:
         sources=(SourceConfig(name="web", uri=str(text), domain="web"),),
         tokenizer=ImportedTokenizer(home / "tokenizer"),
         seq_len=1024,
-        near_duplicates=NearDuplicateConfig(),
+        near_duplicates=near,
     )
     watched, began = Watched(), time.monotonic()
     done = refresh(
-        LocalObjects(home / "store"),
+        LocalObjects(home / f"store-{time.time_ns()}"),
         Layout("bench"),
         request,
         by="bench",
@@ -98,4 +100,5 @@ def main(megabytes: int, home: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    is_near = sys.argv[3:] == ["near"]
+    main(int(sys.argv[1]), Path(sys.argv[2]), NearDuplicateConfig() if is_near else None)
