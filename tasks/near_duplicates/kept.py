@@ -1,7 +1,5 @@
 """The documents of a batch that were kept so far, found by the bands of their signatures."""
 
-from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -20,16 +18,12 @@ _SLOT_SHIFT = np.uint64(20)
 class KeptDocuments:
     """Those that repeat no earlier one, some 400 bytes each with FineWeb's bands.
 
-    The arrays are files of ``directory``, so that the system may write them back when memory is
-    short, and never need to fit into it.
-
     A table of open addressing leads from a band's key to the newest document that has it, and from
     there ``following`` to the one before. An entry is ``document * bands + band``.
     """
 
-    def __init__(self, scheme: SignatureScheme, directory: Path) -> None:
+    def __init__(self, scheme: SignatureScheme) -> None:
         self.scheme = scheme
-        self._directory = directory
         self.count = 0
         self._keys = np.empty((0, scheme.bands), np.uint32)
         self._prints = np.empty((0, scheme.permutations), np.uint8)
@@ -70,28 +64,19 @@ class KeptDocuments:
         if count <= len(self._keys):
             return
         capacity = max(_FIRST_CAPACITY, count, int(len(self._keys) * _GROWTH))
-        self._keys = self._grown(self._keys, capacity)
-        self._prints = self._grown(self._prints, capacity)
+        self._keys = _grown(self._keys, capacity)
+        self._prints = _grown(self._prints, capacity)
         # At most half of the slots are ever taken.
         num_slots = 1 << (2 * capacity * self.scheme.bands - 1).bit_length()
-        # The old ones go before the new ones come.
-        self._slots = self._following = np.empty(0, np.int32)
-        self._slots = self._made((num_slots,), np.int32)
-        self._slots[:] = _EMPTY
-        self._following = self._made((capacity, self.scheme.bands), np.int32)
+        self._slots = np.full(num_slots, _EMPTY, np.int32)
+        self._following = np.empty((capacity, self.scheme.bands), np.int32)
         _insert_all(self._keys, self.count, self._following, self._slots)
 
-    def _grown(self, array: NDArray, capacity: int) -> NDArray:
-        grown = self._made((capacity, array.shape[1]), array.dtype)
-        grown[: len(array)] = array
-        return grown
 
-    def _made(self, shape: tuple[int, ...], dtype: Any) -> NDArray:
-        """An array in a file without a name, which is gone with it."""
-        with TemporaryFile(dir=self._directory) as file:
-            mapped = np.memmap(file, dtype, "w+", shape=shape)
-        # numba compiles for plain arrays, not for those of files.
-        return np.asarray(mapped)
+def _grown(array: NDArray, capacity: int) -> NDArray:
+    grown = np.empty((capacity, array.shape[1]), array.dtype)
+    grown[: len(array)] = array
+    return grown
 
 
 @compiled

@@ -20,7 +20,8 @@ from tasks.near_duplicates.signatures import Signatures
 class NearDuplicateScreen:
     """Screens the documents of one refresh, each seen once.
 
-    Memory grows with the documents that are kept, in files of ``directory`` (``KeptDocuments``).
+    What is kept lies in files of ``directory``, all but the newest (``KeptOnDisk``); memory grows
+    by 4 bytes a kept document.
 
     Args:
         config: What counts as near.
@@ -31,10 +32,10 @@ class NearDuplicateScreen:
     def __init__(
         self, config: NearDuplicateConfig, index: NearDuplicateIndex, directory: Path
     ) -> None:
-        from tasks.near_duplicates.kept import KeptDocuments  # noqa: PLC0415  imports numba
+        from tasks.near_duplicates.kept_on_disk import KeptOnDisk  # noqa: PLC0415  imports numba
 
         self._config, self._index = config, index
-        self._kept = KeptDocuments(config.scheme, directory)
+        self._kept = KeptOnDisk(config.scheme, directory)
         self._rows = array("I")
 
     def reasons(self, signatures: Signatures, rows: NDArray[np.int64]) -> list[str]:
@@ -57,11 +58,12 @@ class NearDuplicateScreen:
 
     def write(self, path: Path, snapshot: str) -> None:
         """Write what passed as the segment of ``snapshot``, once everything was screened."""
+        keys, prints = self._kept.signatures()
         write_segment(
             path,
             self._config.scheme,
             snapshot,
             rows=np.array(self._rows, np.uint32),
-            keys=self._kept.keys,
-            prints=self._kept.prints,
+            keys=keys,
+            prints=prints,
         )

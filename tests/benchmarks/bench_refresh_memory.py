@@ -8,8 +8,7 @@
 Makes the text (of random words, 500 a document) in FOLDER if it is not there, then reads,
 normalises, deduplicates (with ``near`` also nearly), encodes, packs and mints it, and tells the
 largest private memory meanwhile. That of the files that it maps the system takes back when it
-needs it; the tables of near-duplicates, 400 bytes a document, are read at random, so that it is
-slow where they do not fit.
+needs it.
 """
 # ruff: noqa: T201  a script that prints its figures
 

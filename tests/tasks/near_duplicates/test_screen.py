@@ -1,7 +1,9 @@
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,9 +30,11 @@ def _screened(
     at_once: int = 4096,
 ) -> tuple[list[str], Segment]:
     """The reasons of a refresh, and the segment that it leaves."""
-    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(segments), path.parent)
+    folder = TemporaryDirectory(dir=path.parent)
+    screen = NearDuplicateScreen(_CONFIG, NearDuplicateIndex(segments), Path(folder.name))
     reasons = screened(screen, _CONFIG, texts, at_once)
     screen.write(path, snapshot)
+    folder.cleanup()
     return reasons, Segment(path.read_bytes(), str(path))
 
 
@@ -91,6 +95,19 @@ def test_what_is_kept_does_not_depend_on_how_many_are_screened_at_once(
     assert parts == whole
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "parts").read_bytes()
     assert one.parts == other.parts
+
+
+@_SETTINGS
+@given(texts=_TEXTS, in_memory=st.integers(1, 6), size=st.integers(1, 7))
+def test_what_is_kept_does_not_depend_on_how_much_of_it_is_in_memory(
+    texts: list[str], in_memory: int, size: int, tmp_path: Path
+) -> None:
+    whole, _ = _screened(texts, [], tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(dir=tmp_path) as folder:
+        patch.setattr("tasks.near_duplicates.kept_on_disk._IN_MEMORY", in_memory)
+        parts, _ = _screened(texts, [], Path(folder) / "parts", at_once=size)
+        assert parts == whole
+        assert (Path(folder) / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_the_reason_says_where_the_earlier_document_is(tmp_path: Path) -> None:
