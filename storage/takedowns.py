@@ -67,10 +67,13 @@ class Takedown:
     """A segment of the index of near-duplicates with the texts, relative to ``Layout.takedowns``;
     None where near-duplicates are not looked for."""
 
+    quoting: tuple[str, ...] = ()
+    """Snapshots whose lists of rejects, leaks or examples quote any of it."""
+
     @property
     def snapshots(self) -> tuple[str, ...]:
-        """Those that have any of it, in order."""
-        return tuple(sorted({document.snapshot for document in self.documents}))
+        """Those that have any of it, or quote it, in order."""
+        return tuple(sorted({*(document.snapshot for document in self.documents), *self.quoting}))
 
     def of_snapshot(self, snapshot: str) -> tuple[ForgottenDocument, ...]:
         """What is taken out of one snapshot."""

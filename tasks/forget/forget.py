@@ -238,6 +238,7 @@ def _draft(layout: Layout, found: Found, sightings: Sequence[Sighting], *, by: s
         contents=found.contents,
         windows=found.windows,
         versions=versions_in(sightings),
+        quoting=found.quoting,
     )
 
 
@@ -250,7 +251,8 @@ def _check_no_update(site: Site, takedown: Takedown) -> None:
         if update in judged or not is_saved(store, layout, update):
             continue
         streams = load_plan(store, layout, update).train.mixture.streams
-        touched = {stream.snapshot for stream in streams} & set(takedown.snapshots)
+        affected = {one.snapshot for one in takedown.documents}
+        touched = {stream.snapshot for stream in streams} & affected
         if touched:
             raise ValueError(
                 f"update {update} of {layout.lineage} is unfinished and trains on snapshot "
@@ -293,8 +295,9 @@ def _remove_uncommitted(site: Site) -> None:
 
 def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Head:
     documents = sum(one.split != "dropped" for one in takedown.documents)
+    snapshots = {one.snapshot for one in takedown.documents}
     reason = (
-        f"takedown {takedown.id}: {documents:,} documents in {len(takedown.snapshots):,} "
+        f"takedown {takedown.id}: {documents:,} documents in {len(snapshots):,} "
         f"snapshots, seen by {len(takedown.versions):,} versions"
     )
 
@@ -319,9 +322,15 @@ def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Hea
 
 
 def _purge(site: Site, takedown: Takedown) -> None:
+    from tasks.reporting.refresh_report import write_refresh_report  # noqa: PLC0415  jinja2
+
     store, layout = site.store, site.layout
     for snapshot in takedown.snapshots:
         purge_snapshot(store, layout, read_snapshot_manifest(store, layout, snapshot))
+        if store.exists(layout.refresh_report(snapshot)):
+            # It names places of documents, so that blanking what it quotes is not enough.
+            write_refresh_report(store, layout, snapshot, site.work_dir)
+            store.purge(layout.refresh_report(snapshot), keep_newest=True)
     for key in keys_of_items(store, layout, item_files_about(store, layout, takedown)):
         store.purge(key)
     rename_in_ledgers(store, layout, takedown, site.work_dir)
