@@ -25,6 +25,7 @@ from tasks.curation.pii import describe_found
 from tasks.decontamination.screen import Sought
 from tasks.documents import Reject
 from tasks.drop_reasons import mostly_dropped
+from tasks.edited import HeldOutOfFiles
 from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.prepare import (
@@ -38,7 +39,7 @@ from tasks.prepare import (
 )
 from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS, RejectWriter
-from tasks.settle import Settled, settle
+from tasks.settle import Settled, SettleRules, settle
 from tasks.sift import EXAMPLES, LEAKS, Sifter
 from tasks.source_reading import SourceFiles, SourceReading, Told
 from tasks.split import DROPPED, TRAIN, HoldoutConfig, rank_of
@@ -134,6 +135,7 @@ def read_and_split(
     certificates: Path,
     progress: RefreshProgress,
     workers: Workers,
+    held_out: HeldOutOfFiles,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
 
@@ -149,6 +151,7 @@ def read_and_split(
         certificates: Local directory of ``DocumentEncoder``; may be missing.
         progress: Told what is read, and what became of it.
         workers: Who prepares documents; no influence on the result.
+        held_out: What is held out of files that were replaced.
 
     Raises:
         SourceRefusedError: Too much of a source cannot be read.
@@ -181,7 +184,8 @@ def read_and_split(
             tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
     stages.sifter.write(work_dir, inputs.identity[:12])
     documents = stages.spool.close(tokenizer.token_dtype)
-    settled = settle(documents, known, inputs.curate, inputs.holdout, tokenizer)
+    rules = SettleRules(inputs.curate, inputs.holdout, held_out, lineage)
+    settled = settle(documents, known, rules, tokenizer)
     dropped = stages.sifter.dropped_by_reason() + settled.dropped
     warnings = settled.warnings + _personal_data(work_dir)
     warnings += _mostly_dropped(documents, stages.sifter.dropped)

@@ -4,6 +4,7 @@ It says where each document lies in the shards or why it is not there, and it is
 knows of its data from then on.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.settle import LATE_REASONS, Settled
-from tasks.split import SPLITS
+from tasks.split import SPLITS, key_of
 from tasks.spool import SpooledDocuments
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def write_document_table(
     """
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    table = documents.table(*_SPOOLED, "reason")
+    table = _with_clusters(documents.table(*_SPOOLED, "reason"), settled.edited)
     with pq.ParquetWriter(path, _schema(table.select(_SPOOLED).schema), compression="zstd") as out:
         for start in range(0, len(documents), _ROWS_AT_ONCE):
             rows = slice(start, min(start + _ROWS_AT_ONCE, len(documents)))
@@ -60,6 +61,24 @@ def write_document_table(
                 "first_token": first_tokens[rows],
             }
             out.write_table(_with(spooled.select(_SPOOLED), more))
+
+
+def _with_clusters(table: "pa.Table", edited: Mapping[int, str]) -> "pa.Table":
+    """The table, some rows in other clusters."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if not edited:
+        return table
+    clusters = table["cluster"].to_pylist()
+    keys = table["cluster_key"].to_pylist()
+    for row, cluster in edited.items():
+        clusters[row], keys[row] = cluster, key_of(cluster)
+    for name, kind, values in (
+        ("cluster", pa.string(), clusters),
+        ("cluster_key", pa.binary(16), keys),
+    ):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values, kind))
+    return table
 
 
 def _with(table: "pa.Table", more: dict[str, Any]) -> "pa.Table":

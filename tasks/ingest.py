@@ -6,6 +6,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tasks.documents import (
@@ -185,16 +186,11 @@ def read_items(
         SourceRefusedError: More than ``reject_limit`` was rejected; after the last document, or
             as soon as a reject finds it so once 1,000 lines were seen.
     """
-    root = None if is_in_bucket(source.uri) else root_and_pattern(source)[0]
+    name_of = names_of(source)
     tally = _Tally(source)
     seen_ids: set[bytes] = set()
     for found in sorted(objects, key=lambda found: found.uri):
-        # Relative to the root, so that moving a tree elsewhere changes no id and no holdout.
-        relative = (
-            Path(found.uri).relative_to(root).as_posix()
-            if root
-            else name_in_bucket(source, found.uri)
-        )
+        relative = name_of(found.uri)
         for item in read_file(source, found, note_part):
             if isinstance(item, Record):
                 item = _check_id(item, found.uri, seen_ids)
@@ -207,6 +203,17 @@ def read_items(
                     tally.num_read += 1
                     tally.add(item)
     tally.check()
+
+
+def names_of(source: SourceConfig) -> Callable[[str], str]:
+    """Gives the name of each file of a source, by which its documents are known.
+
+    Relative to the root, so that moving a tree elsewhere changes no id and no holdout.
+    """
+    if is_in_bucket(source.uri):
+        return partial(name_in_bucket, source)
+    root = root_and_pattern(source)[0]
+    return lambda uri: Path(uri).relative_to(root).as_posix()
 
 
 class _Tally:

@@ -22,14 +22,8 @@ from storage.snapshots import (
 from tasks.build import CONSUMED, BuildInputs, ReadDocuments
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.document_table import write_document_table
-from tasks.pack import (
-    Framing,
-    PackedDomain,
-    first_tokens,
-    framed_length,
-    framing_of,
-    pack_domain,
-)
+from tasks.framing import Framing, framed_length, framing_of
+from tasks.pack import PackedDomain, first_tokens, pack_domain
 from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS
 from tasks.sift import EXAMPLES, LEAKS
@@ -112,7 +106,9 @@ def _pack(
     packed: list[PackedDomain] = []
     for done, domain in enumerate(domains, 1):
         packed.append(
-            pack_domain(documents, domain, splits, framing, seq_len=seq_len, directory=directory)
+            pack_domain(
+                documents, domain, read.settled, framing, seq_len=seq_len, directory=directory
+            )
         )
         progress.stage("domains", done, len(domains))
     write_document_table(

@@ -7,35 +7,25 @@ Training documents are framed, concatenated in canonical order and cut into rows
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.manifest import FileDigest
 from storage.snapshots import DomainSlice
+from tasks.framing import Framing, framed_length
+from tasks.settle import Settled
 from tasks.split import HOLDOUT, TRAIN
 from tasks.spool import SpooledDocuments
 from training.data.holdout import HoldoutDocument
 from training.shard_writer import write_holdout_shards, write_train_shards
 
 if TYPE_CHECKING:
-    from training.tokenizer import Tokenizer
+    pass
 
 _TOKENS_AT_ONCE = 1 << 21
 """Of a domain in memory, or one document where that is longer."""
-_Count = TypeVar("_Count", int, NDArray[np.int64])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
-    """What a tokenizer lays down for packing."""
-
-    start_id: int
-    end_id: int
-    token_dtype: str
-    """``uint16`` or ``uint32``."""
-    vocab_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,21 +37,6 @@ class PackedDomain:
     """Named relative to the snapshot."""
     unigram: np.ndarray
     """``int64[vocab_size]``: see ``count_targets``."""
-
-
-def framing_of(tokenizer: "Tokenizer") -> Framing:
-    """What packing needs to know of ``tokenizer``."""
-    return Framing(
-        start_id=tokenizer.start_id,
-        end_id=tokenizer.end_id,
-        token_dtype=tokenizer.token_dtype,
-        vocab_size=tokenizer.vocab_size,
-    )
-
-
-def framed_length(num_tokens: _Count, framing: Framing) -> _Count:
-    """Tokens of a training document of ``num_tokens`` with its framing, or of several."""
-    return num_tokens + (1 if framing.start_id == framing.end_id else 2)
 
 
 def token_stream(documents: Sequence[np.ndarray], framing: Framing) -> np.ndarray:
@@ -115,7 +90,7 @@ def count_targets(stream: np.ndarray, framing: Framing) -> np.ndarray:
 def pack_domain(
     documents: SpooledDocuments,
     domain: int,
-    splits: NDArray[np.int8],
+    settled: Settled,
     framing: Framing,
     *,
     seq_len: int,
@@ -126,13 +101,13 @@ def pack_domain(
     Args:
         documents: Of all domains.
         domain: Place of its name.
-        splits: ``int8[documents]``, places in ``SPLITS``.
+        settled: Where each goes.
         framing: Of the lineage's tokenizer.
         seq_len: Inputs of a sample.
         directory: Local directory that stands for the snapshot.
     """
     name = documents.domain_names[domain]
-    is_train, is_held = splits == TRAIN, splits == HOLDOUT
+    is_train, is_held = settled.splits == TRAIN, settled.splits == HOLDOUT
     stream = _Stream(documents, domain, is_train, framing)
     files = write_train_shards(
         row_blocks(stream.pieces(), framing, seq_len),
@@ -143,6 +118,8 @@ def pack_domain(
     )
     held_rows = np.flatnonzero(is_held & (documents.domains == domain))
     held = documents.table("document", "cluster", "text_bytes").take(held_rows).to_pylist()
+    for row, described in zip(held_rows.tolist(), held, strict=True):
+        described["cluster"] = settled.edited.get(row, described["cluster"])
     files += write_holdout_shards(
         _holdout_rows(documents, domain, is_held, held, framing),
         directory / name / "holdout",

@@ -25,6 +25,7 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from storage.takedowns import kept_out
 from tasks.build import BuildInputs, ReadDocuments, read_and_split
+from tasks.edited import read_held_out
 from tasks.marks import read_marks
 from tasks.mint import store_snapshot
 from tasks.near_duplicates.earlier import index_earlier
@@ -171,6 +172,14 @@ class _Refresh:
             certificates=self.certificates,
             progress=self.progress,
             workers=self.workers,
+            held_out=read_held_out(
+                self.store,
+                self.layout,
+                known_snapshots(self.head),
+                inputs.sources,
+                cache=self.cache,
+                work_dir=self.work_dir,
+            ),
         )
         if not read.num_train:
             return self._commit_marks(read)

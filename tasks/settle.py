@@ -9,9 +9,18 @@ from numpy.typing import NDArray
 
 from storage.known_documents import KnownDocuments
 from tasks.curate import CurateConfig, caps_of
-from tasks.pack import framed_length, framing_of
+from tasks.edited import HeldOutOfFiles, clusters_of_edited
+from tasks.framing import framed_length, framing_of
 from tasks.shares import SOURCE_SHARE, SYNTHETIC_SHARE, KeptTexts, cap_shares
-from tasks.split import DROPPED, HOLDOUT_CAP, HoldoutConfig, SplitRows, split_by_cluster
+from tasks.split import (
+    DROPPED,
+    HOLDOUT_CAP,
+    HoldoutConfig,
+    SplitRows,
+    key_of,
+    rank_of,
+    split_by_cluster,
+)
 from tasks.spool import SpooledDocuments
 
 if TYPE_CHECKING:
@@ -30,6 +39,8 @@ class Settled:
     """``int8[documents]``, places in ``SPLITS``."""
     late: NDArray[np.int8]
     """``int8[documents]``, places in ``LATE_REASONS``."""
+    edited: dict[int, str]
+    """Clusters by row, of what takes that of the held-out document that it is a version of."""
     warnings: list[str]
 
     @property
@@ -41,29 +52,44 @@ class Settled:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SettleRules:
+    """What decides where documents go."""
+
+    curate: CurateConfig
+    """With the caps."""
+    holdout: HoldoutConfig
+    held_out: HeldOutOfFiles
+    """What is held out of files that were replaced."""
+    lineage: str
+
+
 def settle(
     documents: SpooledDocuments,
     known: KnownDocuments,
-    curate: CurateConfig,
-    holdout: HoldoutConfig,
+    rules: SettleRules,
     tokenizer: "Tokenizer",
 ) -> Settled:
-    """Drop what is beyond a cap on shares, and split the rest. Pure.
+    """Find edited versions of held-out ones, drop what is beyond a cap, and split the rest. Pure.
 
     Args:
         documents: All of the refresh, with their tokens.
         known: Which clusters lie on which side.
-        curate: With the caps.
-        holdout: Size of the holdout.
+        rules: What decides.
         tokenizer: Whose framing counts.
     """
     late = np.zeros(len(documents), np.int8)
-    keys = documents.keys("cluster_key")
+    keys, ranks = documents.keys("cluster_key").copy(), documents.floats("rank").copy()
+    edited = clusters_of_edited(documents, rules.held_out)
+    for row, cluster in edited.items():
+        keys[row] = key_of(cluster)
+        domain = documents.domain_names[documents.domains[row]]
+        ranks[row] = rank_of(rules.lineage, domain, cluster)
     held, trained = known.splits_of(keys)
-    if curate.shares:
+    if rules.curate.shares:
         # What will be held out is left alone.
         rows = np.flatnonzero(documents.is_kept & ~held)
-        late[rows] = _over_caps(documents, rows, curate)
+        late[rows] = _over_caps(documents, rows, rules.curate)
     kept = np.flatnonzero(documents.is_kept & (late == 0))
     splits = np.full(len(documents), DROPPED, np.int8)
     splits[kept], warnings = split_by_cluster(
@@ -71,15 +97,15 @@ def settle(
             domain_names=documents.domain_names,
             domains=documents.domains[kept],
             cluster_keys=keys[kept],
-            ranks=documents.floats("rank")[kept],
+            ranks=ranks[kept],
             tokens=framed_length(documents.lengths[kept], framing_of(tokenizer)),
             was_held_out=held[kept],
             was_trained_on=trained[kept],
         ),
-        holdout,
+        rules.holdout,
     )
     late[kept[splits[kept] == DROPPED]] = LATE_REASONS.index(HOLDOUT_CAP)
-    return Settled(splits, late, warnings)
+    return Settled(splits, late, edited, warnings)
 
 
 def _over_caps(

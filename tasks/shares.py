@@ -87,28 +87,58 @@ def _cap_domain(
     if caps.synthetic is not None:
         groups.append((SYNTHETIC_SHARE, _exact(caps.synthetic), rows[texts.is_synthetic[rows]]))
     if caps.source is not None:
-        sources = texts.sources[rows]
-        groups += [
-            (SOURCE_SHARE, _exact(caps.source), rows[sources == source])
-            for source in np.unique(sources)
-        ]
+        share, sources = _exact(caps.source), texts.sources[rows]
+        of_sources = [rows[sources == source] for source in np.unique(sources)]
+        groups += [(SOURCE_SHARE, share, group) for group in of_sources]
+        limit = _water_level([int(texts.tokens[group].sum()) for group in of_sources], share)
+        for group in of_sources:
+            _limit(texts, group, SOURCE_SHARE, limit, reasons)
     while True:
         total = int(texts.tokens[rows[reasons[rows] == ""]].sum())
-        most: tuple[Fraction, str, NDArray[np.intp], int] | None = None
+        most: tuple[int, str, NDArray[np.intp], int] | None = None
         for reason, share, group in groups:
             kept = int(texts.tokens[group[reasons[group] == ""]].sum())
             if kept > share * total:
                 # kept <= share x (others + kept), solved for kept.
                 limit = int(share * (total - kept) / (1 - share))
-                excess = Fraction(kept - limit)
-                if most is None or excess > most[0]:
-                    most = excess, reason, group, limit
+                if most is None or kept - limit > most[0]:
+                    most = kept - limit, reason, group, limit
         if most is None:
             return
         _, reason, group, limit = most
-        eligible = group[(reasons[group] == "") | (reasons[group] == reason)]
-        reasons[eligible] = reason
-        reasons[eligible[_that_fit(texts.tokens[eligible], limit)]] = ""
+        _limit(texts, group, reason, limit, reasons)
+
+
+def _water_level(sizes: list[int], share: Fraction) -> int:
+    """What no source can have more of, whatever documents it is made of; it spares many turns.
+
+    Where the ``m`` largest of ``sizes`` are cut to ``share`` of the whole, the whole is what the
+    others have, divided by ``1 - m x share``.
+    """
+    largest = sorted(sizes, reverse=True)
+    rest = sum(largest)
+    for count, size in enumerate(largest):
+        left = 1 - count * share
+        if left <= 0:
+            return 0
+        if size <= share * rest / left:
+            # The first count of them are above the level, and this one is not.
+            return int(share * rest / left)
+        rest -= size
+    return 0
+
+
+def _limit(
+    texts: KeptTexts,
+    group: NDArray[np.intp],
+    reason: str,
+    limit: int,
+    reasons: NDArray[np.object_],
+) -> None:
+    """Keep of a group what fits into ``limit``, of all that nothing but ``reason`` has dropped."""
+    eligible = group[(reasons[group] == "") | (reasons[group] == reason)]
+    reasons[eligible] = reason
+    reasons[eligible[_that_fit(texts.tokens[eligible], limit)]] = ""
 
 
 def _that_fit(tokens: NDArray[np.int64], limit: int) -> NDArray[np.bool_]:

@@ -37,6 +37,7 @@ _ATTRIBUTES = (
     ("synthetic_of", "string"),
 )
 """Of documents, with their Arrow types."""
+_TOKENS_AT_ONCE = 1 << 21
 
 
 class DocumentSpool:
@@ -189,6 +190,17 @@ class SpooledDocuments:
                 tokens = np.asarray(lying[start : ends[end - 1]])
                 yield rows[taken], tokens[np.repeat(taken, self.lengths[rows])]
             first = end
+
+    def tokens_of(self, rows: Sequence[int]) -> list[NDArray[Any]]:
+        """The tokens of a few documents."""
+        wanted = np.zeros(len(self), np.bool_)
+        wanted[list(rows)] = True
+        found: dict[int, NDArray[Any]] = {}
+        for domain in np.unique(self.domains[wanted]).tolist():
+            for taken, tokens in self.tokens(domain, wanted, _TOKENS_AT_ONCE):
+                own = np.split(tokens, np.cumsum(self.lengths[taken])[:-1])
+                found |= dict(zip(taken.tolist(), own, strict=True))
+        return [found[row] for row in rows]
 
 
 def _key_of(document: Document) -> bytes:

@@ -24,7 +24,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 
-from tasks.pack import framing_of, row_blocks, token_stream
+from tasks.framing import framing_of
+from tasks.pack import row_blocks, token_stream
 from training.fast_bpe.certify import certified_encoder
 from training.fast_bpe.encoder import FastEncoder
 from training.fast_bpe.tables import byte_spellings

@@ -12,7 +12,7 @@ from tasks.split import DROPPED, TRAIN, key_of
 from tests.support.spooled import document, spooled
 
 
-def _write(path: Path, count: int) -> pa.Table:
+def _write(path: Path, count: int, edited: dict[int, str] | None = None) -> pa.Table:
     """Documents of which the first is dropped and the last is beyond the holdout's cap."""
     documents = [
         replace(document(f"web/d{n}"), cluster=f"c{n % 3}", position=n, time="2026")
@@ -24,7 +24,7 @@ def _write(path: Path, count: int) -> pa.Table:
     lengths, firsts = np.arange(count), np.arange(count) * 10 - 1
     late = np.zeros(count, np.int8)
     late[-1] = LATE_REASONS.index("holdout_cap")
-    settled = Settled(splits, late, [])
+    settled = Settled(splits, late, edited or {}, [])
     write_document_table(spool, path, settled=settled, lengths=lengths, first_tokens=firsts)
     return pq.read_table(path)
 
@@ -94,3 +94,9 @@ def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _write(tmp_path / name, 20)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_edited_version_of_a_held_out_document_has_the_cluster_of_that(tmp_path: Path) -> None:
+    table = _write(tmp_path / "t.parquet", 4, {2: "another"})
+    assert table.column("cluster").to_pylist() == ["c0", "c1", "another", "c0"]
+    assert table.column("cluster_key")[2].as_py() == key_of("another")

@@ -204,3 +204,10 @@ def test_a_dictionary_that_cannot_be_used_is_damage() -> None:
         drain(head.pack(0x184D2A5D, 2**32 - 1) + bytes(20_000_000), "zst")
     with pytest.raises(EOFError, match="dictionary"):
         drain(head.pack(0x184D2A5D, 100) + bytes(50), "zst")
+
+
+def test_a_truncated_stream_that_spells_the_begin_of_another_is_truncated() -> None:
+    # Stored and not packed, so that the three bytes stand in the stream.
+    body = gzip.compress(b"good\n" + b"\x1f\x8b\x08" * 1000, compresslevel=0)
+    with pytest.raises(EOFError, match="ends before"):
+        drain(body[:-100], "gz")

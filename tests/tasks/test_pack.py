@@ -5,15 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.pack import (
-    Framing,
-    count_targets,
-    first_tokens,
-    framed_length,
-    pack_domain,
-    row_blocks,
-    token_stream,
-)
+from tasks.framing import Framing, framed_length
+from tasks.pack import count_targets, first_tokens, pack_domain, row_blocks, token_stream
+from tasks.settle import Settled
 from tasks.split import DROPPED, HOLDOUT, TRAIN
 from tests.support.spooled import document, spooled
 
@@ -95,6 +89,10 @@ def test_rows_do_not_depend_on_the_pieces_that_a_stream_comes_in(
     )
 
 
+def _settled(splits: np.ndarray) -> Settled:
+    return Settled(splits, np.zeros(len(splits), np.int8), {}, [])
+
+
 @pytest.mark.parametrize("framing", [_ONE, _TWO])
 @pytest.mark.parametrize("at_once", [1, 1000])
 def test_a_packed_domain_says_where_its_documents_lie(
@@ -109,7 +107,7 @@ def test_a_packed_domain_says_where_its_documents_lie(
         ["", "", "", "", "", "duplicate"],
     )
     splits = np.array([TRAIN, HOLDOUT, TRAIN, DROPPED, TRAIN, DROPPED], np.int8)
-    packed = pack_domain(documents, 0, splits, framing, seq_len=4, directory=tmp_path)
+    packed = pack_domain(documents, 0, _settled(splits), framing, seq_len=4, directory=tmp_path)
     extra = framed_length(0, framing)
     firsts = first_tokens(documents, splits, framing)
     assert firsts.tolist() == [0, -1, 0, -1, 2 + extra, -1]
@@ -130,6 +128,6 @@ def test_a_packed_domain_says_where_its_documents_lie(
 def test_a_domain_that_is_held_out_as_a_whole_has_no_training_files(tmp_path: Path) -> None:
     documents = spooled(tmp_path / "spool", [document("a")], [[10, 11]])
     splits = np.array([HOLDOUT], np.int8)
-    packed = pack_domain(documents, 0, splits, _ONE, seq_len=4, directory=tmp_path)
+    packed = pack_domain(documents, 0, _settled(splits), _ONE, seq_len=4, directory=tmp_path)
     assert packed.slice.train_samples == 0
     assert {file.name.split("/")[1] for file in packed.files} == {"holdout"}

@@ -173,3 +173,27 @@ def test_what_is_beyond_a_cap_is_not_read_again(store: LocalObjects, tmp_path: P
     assert first.documents_dropped == {"synthetic_share": 40}
     again = _refresh(store, tmp_path / "work", real, made, curate=curate)
     assert (again.files_new, again.snapshot) == (0, None)
+
+
+def test_caps_are_on_training_text_and_leave_the_holdout_alone(
+    store: LocalObjects, tmp_path: Path
+) -> None:
+    path = tmp_path / "made.jsonl"
+    fields = FieldNames(id="id")
+    source = SourceConfig(
+        name="made", uri=str(path), domain="web", fields=fields, provenance="synthetic"
+    )
+
+    def deliver(suffix: str) -> None:
+        rows = ({"id": f"d{n}", "text": _text(n) + suffix} for n in range(40))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    deliver("")
+    first = _refresh(store, tmp_path / "work", source)
+    deliver(" edited")
+    real = _source(_write(tmp_path / "real.jsonl", [_text(n) for n in range(100, 140)]), "web")
+    none = CurateConfig(shares={"web": ShareCaps(synthetic=0)})
+    second = _refresh(store, tmp_path / "work", source, real, curate=none)
+    assert second.documents_dropped == {"synthetic_share": 40 - first.holdout_documents}
+    # Those of before are all that the holdout wants, so every real one is trained on.
+    assert (second.train_documents, second.holdout_documents) == (40, first.holdout_documents)

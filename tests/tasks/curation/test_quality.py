@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -196,3 +197,15 @@ def test_every_scorer_has_its_section_of_the_rules_and_columns_of_its_own() -> N
     assert set(sections) == fields
     assert len(sections) == len(set(sections))
     assert len(list(_columns())) == len(set(_columns()))
+
+
+def test_what_was_learned_travels_to_workers_whole(tmp_path: Path) -> None:
+    section = QualityRules(
+        reference=write(tmp_path / "good.jsonl", texts(_GOOD, 150, 1)),
+        random=write(tmp_path / "random.jsonl", texts(_BAD, 150, 2)),
+    )
+    rules = DomainRules(quality=section)
+    learned = learn_from([rules])
+    sent = pickle.loads(pickle.dumps(learned))
+    there, here = (annotate(texts(_BAD, 20, 3), [""] * 20, rules, each) for each in (sent, learned))
+    assert there.numbers["quality_score"].tobytes() == here.numbers["quality_score"].tobytes()

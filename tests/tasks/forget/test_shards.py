@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.forget.shards import cells
-from tasks.pack import Framing, framed_length, row_blocks, token_stream
+from tasks.framing import Framing, framed_length
+from tasks.pack import row_blocks, token_stream
 from training.cross_entropy import IGNORE_INDEX
 from training.decoder.attention import segments_of
 from training.loss import targets_of
