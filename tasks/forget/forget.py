@@ -30,7 +30,13 @@ from storage.near_duplicate_index import slots_of, unindexed
 from storage.near_duplicate_segment import write_segment
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
-from storage.takedowns import Takedown, begin_takedown, begun_takedowns, end_takedown
+from storage.takedowns import (
+    SEGMENT_OWNER,
+    Takedown,
+    begin_takedown,
+    begun_takedowns,
+    end_takedown,
+)
 from storage.taken_over import needed_updates
 from storage.taking_down import with_takedown
 from tasks.forget.find import Found, find
@@ -206,7 +212,7 @@ def _keep_signatures(site: Site, found: Found) -> FileDigest | None:
         write_segment(
             path,
             site.near.scheme,
-            f"of takedown {found.id}",
+            f"{SEGMENT_OWNER}{found.id}",
             rows=rows.astype(np.uint32),
             keys=signatures.keys[rows],
             prints=signatures.prints[rows],

@@ -1,5 +1,6 @@
 """Documents that are taken down: nothing of them is left, and nothing like them comes in again."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,19 @@ def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
         assert second.documents_dropped == {"duplicate": 1, "near_duplicate": 1}
     else:
         assert second.documents_dropped == {"duplicate": 1}
+        needles = _needles(scene, texts, trained)
+    assert files_with(tmp_path / "store", needles) == []
+    shown = _examples(scene, second.snapshot)
+    assert shown["web/copy"] == "forgotten"
+    assert shown.get("web/near") == ("forgotten" if near else None)
+
+
+def _examples(scene: Scene, snapshot: str | None) -> dict[str, str]:
+    """What a refresh shows of dropped documents."""
+    assert snapshot is not None
+    body = scene.store.get(f"{LAYOUT.snapshot(snapshot)}/examples.jsonl")
+    rows = [json.loads(line) for line in body.splitlines()]
+    return {row["document"]: row["excerpt"] for row in rows}
 
 
 def test_everything_else_stays_where_it_was(scene: Scene) -> None:
