@@ -236,7 +236,8 @@ def _lines(done: Done) -> list[str]:
     takedown, proof = done.takedown, done.proof
     return [
         f"takedown {takedown.id}: {len(takedown.documents):,} documents in "
-        f"{len(takedown.snapshots):,} snapshots are forgotten, copies stay out",
+        f"{len({one.snapshot for one in takedown.documents}):,} snapshots are forgotten, copies "
+        "stay out",
         f"seen by {_listed(takedown.versions)}; marked as saw_forgotten",
         f"searched {proof.objects:,} objects in {proof.versions:,} versions and "
         f"{proof.local_files:,} files, {proof.num_bytes / 1e6:,.1f} MB, for {proof.windows:,} "

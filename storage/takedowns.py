@@ -4,7 +4,7 @@ The record of one that was begun names everything that is to be done, so that wh
 finish the work. Of one that is done the ids are gone as well.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Literal
@@ -16,6 +16,8 @@ from storage.objects import ObjectStore
 
 FORGOTTEN = "forgotten"
 """Reason of a document that was taken down, in a snapshot's table of documents."""
+SEGMENT_OWNER = "takedown "
+"""Begins what the signatures of a takedown are called where a snapshot's have its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +69,13 @@ class Takedown:
     """A segment of the index of near-duplicates with the texts, relative to ``Layout.takedowns``;
     None where near-duplicates are not looked for."""
 
+    quoting: tuple[str, ...] = ()
+    """Snapshots whose lists of rejects, leaks or examples quote any of it."""
+
     @property
     def snapshots(self) -> tuple[str, ...]:
-        """Those that have any of it, in order."""
-        return tuple(sorted({document.snapshot for document in self.documents}))
+        """Those that have any of it, or quote it, in order."""
+        return tuple(sorted({*(document.snapshot for document in self.documents), *self.quoting}))
 
     def of_snapshot(self, snapshot: str) -> tuple[ForgottenDocument, ...]:
         """What is taken out of one snapshot."""
@@ -130,15 +135,32 @@ def signatures_kept_out(store: ObjectStore, layout: Layout) -> list[FileDigest]:
     return list(found.values())
 
 
-def kept_out(store: ObjectStore, layout: Layout, takedowns: Iterable[str]) -> Iterator[bytes]:
-    """Digests of the texts that these takedowns keep out, 16 bytes each.
+@dataclass(frozen=True, slots=True)
+class KeptOut:
+    """What was taken down, as a refresh has to know it."""
+
+    contents: frozenset[bytes] = frozenset()
+    """Digests of texts, 16 bytes each."""
+    windows: frozenset[str] = frozenset()
+    """Digests of their passages: none of them may be shown again."""
+
+
+NOTHING_KEPT_OUT = KeptOut()
+
+
+def kept_out(store: ObjectStore, layout: Layout, takedowns: Iterable[str]) -> KeptOut:
+    """What these takedowns keep out.
 
     Raises:
         CorruptError: A record was altered.
     """
+    contents: set[bytes] = set()
+    windows: set[str] = set()
     for takedown in takedowns:
         try:
             found = load(store, layout.takedown(takedown), Takedown)
         except NotFoundError:
             found = load(store, layout.begun_takedown(takedown), Takedown)
-        yield from map(bytes.fromhex, found.contents)
+        contents.update(map(bytes.fromhex, found.contents))
+        windows.update(found.windows)
+    return KeptOut(frozenset(contents), frozenset(windows))

@@ -17,6 +17,7 @@ from storage.head import SnapshotRole
 from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.snapshots import DOCUMENTS, PARAGRAPHS, UNIGRAM, CheckedTask
+from storage.takedowns import NOTHING_KEPT_OUT, KeptOut
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
 from tasks.curation.learned import NOTHING_LEARNED, Learned
@@ -136,6 +137,7 @@ def read_and_split(
     progress: RefreshProgress,
     workers: Workers,
     held_out: HeldOutOfFiles,
+    kept_out: KeptOut = NOTHING_KEPT_OUT,
 ) -> ReadDocuments:
     """Read, curate, tokenise and split. Stores nothing.
 
@@ -151,6 +153,7 @@ def read_and_split(
         certificates: Local directory of ``DocumentEncoder``; may be missing.
         progress: Told what is read, and what became of it.
         workers: Who prepares documents; no influence on the result.
+        kept_out: What was taken down; nothing of it is shown.
         held_out: What is held out of files that were replaced.
 
     Raises:
@@ -162,7 +165,7 @@ def read_and_split(
     spooled.mkdir()
     reading = SourceReading(inputs.sources, spooled)
     stages = _Stages(
-        sifter=Sifter(known, inputs.sought, inputs.near_duplicates, index, spooled),
+        sifter=Sifter(known, inputs.sought, inputs.near_duplicates, index, spooled, kept_out),
         spool=DocumentSpool(spooled, partial(rank_of, lineage)),
         texts=TextSpool(spooled),
     )

@@ -156,6 +156,7 @@ class _Refresh:
         if self.store.exists(self.layout.snapshot_manifest(snapshot)):
             logger.info("snapshot %s was minted before its commit was lost; committing", snapshot)
             return self.commit.snapshot(read_snapshot(self.store, self.layout, snapshot))
+        taken_down = kept_out(self.store, self.layout, self.head.takedowns if self.head else ())
         read = read_and_split(
             inputs,
             _open_tokenizer(self.store, self.head, self.request.tokenizer, self.work_dir),
@@ -163,7 +164,7 @@ class _Refresh:
                 self.store,
                 self.layout,
                 known_snapshots(self.head),
-                kept_out(self.store, self.layout, self.head.takedowns if self.head else ()),
+                taken_down.contents,
                 cache=self.known,
             ),
             self._index(),
@@ -172,6 +173,7 @@ class _Refresh:
             certificates=self.certificates,
             progress=self.progress,
             workers=self.workers,
+            kept_out=taken_down,
             held_out=read_held_out(
                 self.store,
                 self.layout,

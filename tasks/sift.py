@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from storage.known_documents import KnownDocuments
 from storage.near_duplicate_index import SEGMENT, NearDuplicateIndex
 from storage.snapshots import PARAGRAPHS, CheckedTask
+from storage.takedowns import FORGOTTEN, NOTHING_KEPT_OUT, KeptOut
 from tasks.curate import ExactDuplicates
 from tasks.decontamination.screen import CONTAMINATED, LeakRecord, Sought
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.screen import NearDuplicateScreen
 from tasks.paragraphs import PARAGRAPH_DUPLICATES, ParagraphScreen
 from tasks.prepare import Prepared
+from tasks.unshown import Unshown
 
 LEAKS = "leaks.jsonl"
 """The task items that documents gave away which were dropped for it, a line each."""
@@ -38,6 +40,7 @@ class Sifter:
         near_duplicates: None: they are not looked for.
         index: Of the near-duplicates that the lineage has.
         directory: Existing local directory for temporary files.
+        kept_out: What was taken down: nothing of it is shown as an example, nor of what is alike.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Sifter:
         near_duplicates: NearDuplicateConfig | None,
         index: NearDuplicateIndex,
         directory: Path,
+        kept_out: KeptOut = NOTHING_KEPT_OUT,
     ) -> None:
+        self._unshown = Unshown(kept_out, near_duplicates, index)
         self._duplicates = ExactDuplicates(known.has)
         self._leaks = LeakRecord(sought) if sought is not None else None
         self._screen = (
@@ -131,7 +136,11 @@ class Sifter:
                     "uri": document.uri,
                     "position": document.position,
                     "domain": document.domain,
-                    "excerpt": _without_personal_data(prepared.excerpts[place]),
+                    "excerpt": (
+                        FORGOTTEN
+                        if self._unshown.has(prepared, place)
+                        else _without_personal_data(prepared.excerpts[place])
+                    ),
                 }
                 self._lines.append(json.dumps(shown, sort_keys=True) + "\n")
 

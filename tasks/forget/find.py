@@ -16,7 +16,8 @@ from storage.takedowns import FORGOTTEN, ForgottenDocument
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
 from tasks.curation.normalise import normalise
-from tasks.forget.passages import token_windows_of, windows_of
+from tasks.forget.passages import Passages, token_windows_of, windows_of
+from tasks.forget.snapshot import quotes
 from tasks.forget.texts import tokens_of
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.find import find_near
@@ -44,6 +45,8 @@ class Found:
     windows: tuple[str, ...]
     too_short: int
     """Texts that are too short to be searched for."""
+    quoting: tuple[str, ...]
+    """Snapshots whose lists of rejects, leaks or examples quote any of it."""
     signatures: Signatures | None
     """Of all texts; None where near-duplicates are not looked for."""
 
@@ -104,6 +107,7 @@ def find(
         contents=tuple(sorted(contents)),
         windows=tuple(sorted(windows)),
         too_short=len(too_short),
+        quoting=hunt.quoting(windows),
         signatures=signatures_of(all_texts, near.scheme) if near is not None else None,
     )
 
@@ -186,6 +190,15 @@ class _Hunt:
                 text = tokenizer.decode(tokens)
                 self._texts[snapshot, one.row] = text, tokens
         return self._texts
+
+    def quoting(self, windows: Iterable[str]) -> tuple[str, ...]:
+        """Snapshots whose lists quote what the windows are of."""
+        passages = Passages(windows)
+        return tuple(
+            snapshot
+            for snapshot, manifest in sorted(self._manifests.items())
+            if quotes(self._store, self._layout, manifest, passages)
+        )
 
     def _delivered_as(self, manifest: SnapshotManifest, contents: Sequence[bytes]) -> list[str]:
         file = find_file(manifest.files, ANNOTATIONS)

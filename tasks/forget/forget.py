@@ -30,7 +30,13 @@ from storage.near_duplicate_index import slots_of, unindexed
 from storage.near_duplicate_segment import write_segment
 from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot_manifest
-from storage.takedowns import Takedown, begin_takedown, begun_takedowns, end_takedown
+from storage.takedowns import (
+    SEGMENT_OWNER,
+    Takedown,
+    begin_takedown,
+    begun_takedowns,
+    end_takedown,
+)
 from storage.taken_over import needed_updates
 from storage.taking_down import with_takedown
 from tasks.forget.find import Found, find
@@ -206,7 +212,7 @@ def _keep_signatures(site: Site, found: Found) -> FileDigest | None:
         write_segment(
             path,
             site.near.scheme,
-            f"of takedown {found.id}",
+            f"{SEGMENT_OWNER}{found.id}",
             rows=rows.astype(np.uint32),
             keys=signatures.keys[rows],
             prints=signatures.prints[rows],
@@ -238,6 +244,7 @@ def _draft(layout: Layout, found: Found, sightings: Sequence[Sighting], *, by: s
         contents=found.contents,
         windows=found.windows,
         versions=versions_in(sightings),
+        quoting=found.quoting,
     )
 
 
@@ -250,7 +257,8 @@ def _check_no_update(site: Site, takedown: Takedown) -> None:
         if update in judged or not is_saved(store, layout, update):
             continue
         streams = load_plan(store, layout, update).train.mixture.streams
-        touched = {stream.snapshot for stream in streams} & set(takedown.snapshots)
+        affected = {one.snapshot for one in takedown.documents}
+        touched = {stream.snapshot for stream in streams} & affected
         if touched:
             raise ValueError(
                 f"update {update} of {layout.lineage} is unfinished and trains on snapshot "
@@ -293,8 +301,9 @@ def _remove_uncommitted(site: Site) -> None:
 
 def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Head:
     documents = sum(one.split != "dropped" for one in takedown.documents)
+    snapshots = {one.snapshot for one in takedown.documents}
     reason = (
-        f"takedown {takedown.id}: {documents:,} documents in {len(takedown.snapshots):,} "
+        f"takedown {takedown.id}: {documents:,} documents in {len(snapshots):,} "
         f"snapshots, seen by {len(takedown.versions):,} versions"
     )
 
@@ -319,9 +328,15 @@ def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Hea
 
 
 def _purge(site: Site, takedown: Takedown) -> None:
+    from tasks.reporting.refresh_report import write_refresh_report  # noqa: PLC0415  jinja2
+
     store, layout = site.store, site.layout
     for snapshot in takedown.snapshots:
         purge_snapshot(store, layout, read_snapshot_manifest(store, layout, snapshot))
+        if store.exists(layout.refresh_report(snapshot)):
+            # It names places of documents, so that blanking what it quotes is not enough.
+            write_refresh_report(store, layout, snapshot, site.work_dir)
+            store.purge(layout.refresh_report(snapshot), keep_newest=True)
     for key in keys_of_items(store, layout, item_files_about(store, layout, takedown)):
         store.purge(key)
     rename_in_ledgers(store, layout, takedown, site.work_dir)

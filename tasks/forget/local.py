@@ -17,7 +17,7 @@ from tasks.forget.proof import search_files
 
 _TABLES = "documents"
 """Copies of the tables of documents."""
-_SCRATCH = ("refresh-", "index-", "merge-", "forget-")
+_SCRATCH = ("refresh-", "index-", "merge-", "report-", "forget-")
 """Begin the names of folders that a killed refresh or takedown leaves."""
 
 

@@ -34,18 +34,18 @@ from storage.snapshots import (
     revise,
 )
 from storage.takedowns import FORGOTTEN, ForgottenDocument, Takedown
-from tasks.build import LEAKS
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.forget.passages import Passages
 from tasks.forget.shards import Folder, Rewritten, blank_training, drop_held_out
 from tasks.forget.tables import (
-    EXAMPLES,
+    unpacked_lines,
     without_annotations,
     without_details,
     without_documents,
     without_lines,
 )
 from tasks.rejects import REJECTS
+from tasks.sift import EXAMPLES, LEAKS
 from training.data.shards import INDEX
 
 _SPLITS = ("train", "holdout")
@@ -93,6 +93,21 @@ def keys_to_rewrite(
         work = _Rewrite(store, prefix, manifest, takedown, Path(scratch))
         work.build()
     return sorted(f"{prefix}/{file.name}" for file in work.old)
+
+
+def quotes(
+    store: ObjectStore, layout: Layout, manifest: SnapshotManifest, passages: Passages
+) -> bool:
+    """Whether the rejects, leaks or examples of a snapshot quote a text."""
+    prefix = layout.snapshot(manifest.id)
+    for name in (LEAKS, EXAMPLES, REJECTS):
+        file = find_file(manifest.files, name)
+        if file is not None:
+            body = read_verified(store, prefix, file)
+            lines = unpacked_lines(body) if name == REJECTS else [body]
+            if any(passages.found_in(line) for line in lines):
+                return True
+    return False
 
 
 def purge_snapshot(store: ObjectStore, layout: Layout, manifest: SnapshotManifest) -> int:
@@ -167,7 +182,8 @@ class _Rewrite:
             if held:
                 self._note(drop_held_out(self._folder(f"{domain.domain}/holdout", cache), held))
             domains.append(self._slice(domain, train, held))
-        self._tables(documents)
+        if documents:
+            self._tables(documents)
         self._lists(documents)
         if counts.any():
             self._unigram(counts)

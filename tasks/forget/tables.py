@@ -16,8 +16,6 @@ from storage.takedowns import FORGOTTEN, ForgottenDocument
 from tasks.curation.annotation_table import DELIVERED
 from tasks.forget.passages import Passages
 
-EXAMPLES = "examples.jsonl"
-"""Documents that a refresh shows for each of its reasons, a line each."""
 _ROWS_AT_ONCE = 16_384
 _BLANK: Mapping[str, Any] = {
     "cluster": "",
@@ -104,8 +102,7 @@ def without_details(
 ) -> bytes | None:
     """The quarantine without details that quote or name a document; None when none does."""
     names = {one.document.partition("/")[2] for one in documents}
-    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed)) as stream:
-        lines = stream.read().splitlines(keepends=True)
+    lines = unpacked_lines(packed)
     changed = [_without_detail(line, names, passages) for line in lines]
     if changed == lines:
         return None
@@ -114,6 +111,12 @@ def without_details(
         for line in changed:
             writer.write(line)
     return target.getvalue()
+
+
+def unpacked_lines(packed: bytes) -> list[bytes]:
+    """The lines of a quarantine."""
+    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(packed)) as stream:
+        return stream.read().splitlines(keepends=True)
 
 
 def _without_detail(line: bytes, names: Collection[str], passages: Passages) -> bytes:

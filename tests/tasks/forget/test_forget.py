@@ -1,5 +1,6 @@
 """Documents that are taken down: nothing of them is left, and nothing like them comes in again."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tasks.forget.others import others_with
 from tasks.forget.passages import Passages
 from tasks.mix import ReplayConfig
 from tasks.plan import PlanRequest, make_plan
+from tasks.reporting.refresh_report import write_refresh_report
 from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
 from tests.support.lineages import MODEL
 from tests.tasks.forget.scene import LAYOUT, SEQ_LEN, Scene, files_with, spellings, words
@@ -77,6 +79,19 @@ def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
         assert second.documents_dropped == {"duplicate": 1, "near_duplicate": 1}
     else:
         assert second.documents_dropped == {"duplicate": 1}
+        needles = _needles(scene, texts, trained)
+    assert files_with(tmp_path / "store", needles) == []
+    shown = _examples(scene, second.snapshot)
+    assert shown["web/copy"] == "forgotten"
+    assert shown.get("web/near") == ("forgotten" if near else None)
+
+
+def _examples(scene: Scene, snapshot: str | None) -> dict[str, str]:
+    """What a refresh shows of dropped documents."""
+    assert snapshot is not None
+    body = scene.store.get(f"{LAYOUT.snapshot(snapshot)}/examples.jsonl")
+    rows = [json.loads(line) for line in body.splitlines()]
+    return {row["document"]: row["excerpt"] for row in rows}
 
 
 def test_everything_else_stays_where_it_was(scene: Scene) -> None:
@@ -224,6 +239,33 @@ def test_what_another_document_says_alike_is_told_with_its_name(scene: Scene) ->
     passages = Passages(done.takedown.windows)
     others = others_with(scene.store, LAYOUT, done.proof.places, passages, scene.work)
     assert others == ("web/quoting",)
+
+
+def test_what_a_refresh_shows_of_near_copies_goes_as_well(scene: Scene) -> None:
+    texts = {f"d{n}": words(n) for n in range(12)}
+    scene.write("1.jsonl", texts | {"copy-in-batch": words(3, changed=2)})
+    first = scene.refresh().snapshot
+    near, other = words(3, changed=4), words(5, changed=4)
+    scene.write("2.jsonl", {"near": near, "other": other, "new": words(99)})
+    second = scene.refresh().snapshot
+    assert first is not None
+    assert second is not None
+    for snapshot in (first, second):
+        write_refresh_report(scene.store, LAYOUT, snapshot, scene.work)
+    # They are in no shard: only shown, as examples of their reason.
+    needles = [" ".join(near.split()[6:20]).encode()]
+    before = files_with(scene.folder / "store", needles)
+    assert {path.name.partition("-")[0].partition(".")[0] for path in before} == {
+        "examples",
+        "refresh",
+    }
+    done = scene.forget("d3")
+    assert done.takedown.quoting == tuple(sorted((first, second)))
+    assert done.proof.places == ()
+    assert files_with(scene.folder / "store", needles) == []
+    # What is shown of others stays.
+    kept = [" ".join(other.split()[6:20]).encode()]
+    assert len(files_with(scene.folder / "store", kept)) == 2
 
 
 def test_a_snapshot_that_a_killed_refresh_left_is_removed(scene: Scene) -> None:
