@@ -45,6 +45,7 @@ def clean_lines(
     kept = np.empty(room, np.uint32)
     starts, ends, scratch = (np.empty(room, np.int32) for _ in range(3))
     rules, phrases, citations = word_rules(), _rows(_PHRASES), _rows(_CITATIONS)
+    pairs = _first_pairs(_PHRASES)
     cleaned: list[str] = []
     for row, text in enumerate(texts):
         points = code_points(text)
@@ -52,6 +53,7 @@ def clean_lines(
             points,
             rules,
             phrases,
+            pairs,
             citations,
             needs_end_mark,
             min_words_per_line,
@@ -75,11 +77,24 @@ def _rows(phrases: tuple[str, ...]) -> NDArray[np.uint32]:
     return rows
 
 
+@cache
+def _first_pairs(phrases: tuple[str, ...]) -> NDArray[np.bool_]:
+    """``bool[32, 32]``: whether a phrase begins with two characters that end in these bits.
+
+    The last five bits are the same in upper and lower case.
+    """
+    pairs = np.zeros((32, 32), np.bool_)
+    for phrase in phrases:
+        pairs[ord(phrase[0]) & 31, ord(phrase[1]) & 31] = True
+    return pairs
+
+
 @compiled_inner
 def _clean(
     text: Text,
     rules: Rules,
     phrases: NDArray[np.uint32],
+    pairs: NDArray[np.bool_],
     citations: NDArray[np.uint32],
     needs_end_mark: bool,
     min_words: int,
@@ -106,7 +121,7 @@ def _clean(
         tail = _without_citations(text, first, last, rules, citations, kept, line)
         if needs_end_mark and not _ends_sentence(kept, line, tail):
             continue
-        mentions = _mentions(kept, line, tail, phrases)
+        mentions = _mentions(kept, line, tail, phrases, pairs)
         if mentions & (1 << _LOREM):
             found[2] += 1
         if mentions & (1 << _JAVASCRIPT):
@@ -193,13 +208,16 @@ def _ends_sentence(text: Text, first: int, after: int) -> bool:
 
 
 @compiled_inner
-def _mentions(text: Text, first: int, after: int, phrases: NDArray[np.uint32]) -> int:
+def _mentions(
+    text: Text, first: int, after: int, phrases: NDArray[np.uint32], pairs: NDArray[np.bool_]
+) -> int:
     """A bit for each phrase that occurs, in upper or lower case."""
     seen = 0
-    for place in range(first, after):
-        initial = text[place] | np.uint32(32)
-        if initial < ord("c") or initial > ord("u"):
+    for place in range(first, after - 1):
+        # Two letters tell nearly all places apart.
+        if not pairs[text[place] & 31, text[place + 1] & 31]:
             continue
+        initial = text[place] | np.uint32(32)
         for row in range(phrases.shape[0]):
             if phrases[row, 0] != initial:
                 continue
