@@ -28,6 +28,7 @@ from tasks.forget.forget import (
     begin,
     finish,
     foresee,
+    index_all,
     keys_to_replace,
     unfinished,
 )
@@ -93,6 +94,7 @@ def _forget(
         dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
     if not dones or ids or texts:
         _check_asked(ids, texts)
+        index_all(site)
         forecast = foresee(site, head_of(ground), ids=ids, texts=texts)
         if not forecast.found.documents and not texts:
             head = read_head(ground.store, ground.layout)
@@ -186,7 +188,11 @@ def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcom
         "planned",
         "\n".join(lines),
         details=details,
-        warnings=(*_too_short(found.too_short), *_elsewhere(forecast.machines)),
+        warnings=(
+            *_too_short(found.too_short),
+            *_unindexed(forecast.unindexed),
+            *_elsewhere(forecast.machines),
+        ),
     )
 
 
@@ -267,6 +273,15 @@ def _too_short(texts: int) -> list[str]:
     if not texts:
         return []
     return [f"{texts} texts are too short to be searched for: fewer than 24 bytes"]
+
+
+def _unindexed(snapshots: int) -> list[str]:
+    if not snapshots:
+        return []
+    return [
+        f"{snapshots} snapshots have no signatures yet: near copies there are found when documents "
+        "are forgotten, not by a dry run"
+    ]
 
 
 def _elsewhere(machines: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The ledger: which document was seen how often by which update, over the lineage's whole life."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -28,7 +28,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What one update saw of the document that was asked for."""
+    """What one update saw of a document that was asked for."""
 
     update: str
     row: LedgerRow
@@ -68,17 +68,20 @@ def read_ledger(store: ObjectStore, layout: Layout, update: str) -> list[LedgerR
     return _rows(store, layout.ledger(update), None)
 
 
-def exposures_of(store: ObjectStore, layout: Layout, document: str) -> list[Exposure]:
-    """Every update that saw ``document``, by update id. Reads all ledgers of the lineage.
+def exposures_of(
+    store: ObjectStore, layout: Layout, documents: Collection[str]
+) -> dict[str, list[Exposure]]:
+    """Of each document every update that saw it, by update id. Reads all ledgers of the lineage.
 
     Raises:
         CorruptError: A ledger was altered.
     """
-    return [
-        Exposure(PurePosixPath(info.key).stem, row)
-        for info in store.list(layout.ledgers)
-        for row in _rows(store, info.key, document)
-    ]
+    found: dict[str, list[Exposure]] = {document: [] for document in documents}
+    if found:
+        for info in store.list(layout.ledgers):
+            for row in _rows(store, info.key, found):
+                found[row.document].append(Exposure(PurePosixPath(info.key).stem, row))
+    return found
 
 
 def _document_of(row: LedgerRow) -> tuple[str, str, str]:
@@ -102,8 +105,8 @@ def _parquet(rows: list[LedgerRow]) -> bytes:
     return target.getvalue()
 
 
-def _rows(store: ObjectStore, key: str, document: str | None) -> list[LedgerRow]:
-    """The rows at ``key``, of one document only if asked for."""
+def _rows(store: ObjectStore, key: str, documents: Collection[str] | None) -> list[LedgerRow]:
+    """The rows at ``key``, of some documents only if asked for."""
     import pyarrow as pa  # noqa: PLC0415  see _schema
     import pyarrow.parquet as pq  # noqa: PLC0415  see _schema
 
@@ -111,7 +114,7 @@ def _rows(store: ObjectStore, key: str, document: str | None) -> list[LedgerRow]
         table = pq.read_table(
             io.BytesIO(store.get(key)),
             page_checksum_verification=True,
-            filters=None if document is None else [("document", "==", document)],
+            filters=None if documents is None else [("document", "in", list(documents))],
         )
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.file_cache import FileCache
-from storage.head import Head, VersionRecord
+from storage.head import Head, SnapshotRecord, VersionRecord
 from storage.layout import Layout
-from storage.ledger import Exposure, exposures_of
+from storage.ledger import exposures_of
 from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.replay import ReplayManifest, read_replay
@@ -116,30 +116,30 @@ def who_saw(
         alike = find_near(store, layout, head, normal, near, cache=cache)
     known = _Ancestors(store, layout, head)
     replays = [read_replay(store, layout, version) for version in _replay_versions(heads)]
-    ledgers: dict[str, list[Exposure]] = {}
-    found: list[Sighting] = []
+    rows: list[tuple[SnapshotRecord, dict[str, Any]]] = []
     for record in head.snapshots:
         manifest = read_snapshot_manifest(store, layout, record.id)
         near_rows = alike.get(record.id, {})
-        for row in _rows(store, layout, manifest, ids, contents, near_rows, work_dir):
-            name: str = row["document"]
-            if name not in ledgers:
-                ledgers[name] = exposures_of(store, layout, name)
-            learned = tuple(
-                Learned(update=seen.update, exposures=seen.row.exposures, tokens=seen.row.tokens)
-                for seen in ledgers[name]
-                if (seen.row.snapshot, seen.row.domain) == (record.id, row["domain"])
+        listed = _rows(store, layout, manifest, ids, contents, near_rows, work_dir)
+        rows += [(record, row) for row in listed]
+    ledgers = exposures_of(store, layout, {row["document"] for _, row in rows})
+    found: list[Sighting] = []
+    for record, row in rows:
+        learned = tuple(
+            Learned(update=seen.update, exposures=seen.row.exposures, tokens=seen.row.tokens)
+            for seen in ledgers[row["document"]]
+            if (seen.row.snapshot, seen.row.domain) == (record.id, row["domain"])
+        )
+        found.append(
+            Sighting(
+                snapshot=record.id,
+                state=record.state,
+                learned=learned,
+                versions=known.that_saw({one.update for one in learned}),
+                replay=_drawing_from(replays, record.id, row),
+                **row,
             )
-            found.append(
-                Sighting(
-                    snapshot=record.id,
-                    state=record.state,
-                    learned=learned,
-                    versions=known.that_saw({one.update for one in learned}),
-                    replay=_drawing_from(replays, record.id, row),
-                    **row,
-                )
-            )
+        )
     return found
 
 

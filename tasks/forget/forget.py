@@ -80,6 +80,8 @@ class Forecast:
     """Of the YAML, whose files quote a document."""
     machines: tuple[str, ...]
     """Others that may have local copies."""
+    unindexed: int
+    """Snapshots in which near copies were not looked for: they have no signatures yet."""
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -119,6 +121,7 @@ def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str])
         sightings=sightings,
         tasks=tasks_that_quote(store, layout, draft, head.suite) if head.suite else (),
         machines=tuple(other_machines(store, layout)),
+        unindexed=len(_unindexed(site)),
     )
 
 
@@ -174,7 +177,7 @@ def finish(
     """
     store, layout = site.store, site.layout
     lease.set_note(f"forget {takedown.id}", unfinished=lease.unfinished)
-    _index_earlier(site)
+    index_all(site)
     _remove_uncommitted(site)
     for snapshot in takedown.snapshots:
         rewrite_snapshot(store, layout, takedown, snapshot, site.work_dir)
@@ -268,13 +271,21 @@ def _check_no_update(site: Site, takedown: Takedown) -> None:
             )
 
 
-def _index_earlier(site: Site) -> None:
-    """Signatures of what was minted without: once its text is gone, none could be made."""
+def _unindexed(site: Site) -> list[str]:
+    """Snapshots that were minted without signatures."""
     if site.near is None:
-        return
-    slots = slots_of(read_head(site.store, site.layout))
+        return []
+    return unindexed(site.store, site.layout, slots_of(read_head(site.store, site.layout)))
+
+
+def index_all(site: Site) -> None:
+    """Make signatures of what was minted without: once its text is gone, none could be made.
+
+    Done before anything is looked for, near copies are found there as well. Safe to retry.
+    """
     cache = FileCache(site.work_dir / "snapshots")
-    for snapshot in unindexed(site.store, site.layout, slots):
+    for snapshot in _unindexed(site):
+        assert site.near is not None  # or nothing is looked at
         index_earlier(
             site.store,
             site.layout,

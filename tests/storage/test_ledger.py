@@ -53,8 +53,10 @@ def test_a_document_is_found_in_every_update_that_saw_it(tmp_path: Path) -> None
     write_ledger(store, LAYOUT, "u1", [first, LedgerRow("s1", "web", "d2", 1, 9)])
     write_ledger(store, LAYOUT, "u2", [LedgerRow("s1", "web", "d2", 1, 9)])
     write_ledger(store, LAYOUT, "u3", [again])
-    assert exposures_of(store, LAYOUT, "d1") == [Exposure("u1", first), Exposure("u3", again)]
-    assert exposures_of(store, LAYOUT, "d9") == []
+    assert exposures_of(store, LAYOUT, ["d1", "d9"]) == {
+        "d1": [Exposure("u1", first), Exposure("u3", again)],
+        "d9": [],
+    }
 
 
 def test_no_altered_byte_gives_other_rows(tmp_path: Path) -> None:

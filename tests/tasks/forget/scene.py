@@ -19,7 +19,7 @@ from storage.head import Head, read_head
 from storage.layout import Layout
 from storage.lease import Lease
 from storage.objects import ObjectStore
-from tasks.forget.forget import Done, Site, begin, finish, foresee
+from tasks.forget.forget import Done, Site, begin, finish, foresee, index_all
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.readers import FieldNames
 from tasks.refresh import refresh
@@ -92,6 +92,7 @@ class Scene:
 
     def forget(self, *ids: str, texts: tuple[str, ...] = ()) -> Done:
         with Lease.acquire(self.store, LAYOUT, "test") as lease:
+            index_all(self.site)
             forecast = foresee(self.site, self.head, ids=ids, texts=texts)
             takedown = begin(self.site, lease, forecast, by="test")
             return finish(self.site, lease, takedown, by="test")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from storage.suite import publish_suite, read_suite, suite_with_tasks
 from storage.takedowns import check_no_takedown
 from storage.transitions import refuse
 from tasks.evaluations.frozen import FrozenItem, freeze_items, read_items
+from tasks.forget.forget import foresee
 from tasks.forget.others import others_with
 from tasks.forget.passages import Passages
 from tasks.mix import ReplayConfig
@@ -169,6 +171,19 @@ def test_what_is_alike_and_what_was_made_of_it_goes_too(scene: Scene) -> None:
     }
     assert done.proof.places == ()
     assert {row["document"] for row in scene.table(second) if row["reason"] == ""} == {"web/apart"}
+
+
+def test_near_copies_from_before_the_section_go_too_and_stay_out(scene: Scene) -> None:
+    near, scene.near = scene.near, None
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)} | {"near": words(3, changed=2)})
+    scene.refresh()
+    scene.near = near
+    assert foresee(scene.site, scene.head, ids=["d3"], texts=[]).unindexed == 1
+    done = scene.forget("d3")
+    found = {(one.document, one.why) for one in done.takedown.documents}
+    assert found == {("web/d3", "asked"), ("web/near", "alike")}
+    scene.write("2.jsonl", {"again": words(3, changed=4), "new": words(99)})
+    assert scene.refresh().documents_dropped == {"near_duplicate": 1}
 
 
 def test_a_second_takedown_follows_the_first(scene: Scene) -> None:
@@ -328,3 +343,50 @@ def test_what_an_unfinished_update_learns_from_is_not_changed_under_it(scene: Sc
     with Lease.acquire(scene.store, LAYOUT, "test") as lease:
         lease.finish()
     assert scene.forget("d3").proof.places == ()
+
+
+# streaming.LocalDataset leaves its index file to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_of_many_shards_those_that_have_it_are_rewritten_and_other_readers_find_them(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.foreign.torchvision_operators import declare_missing_operators
+
+    declare_missing_operators()
+    from streaming import LocalDataset
+
+    monkeypatch.setattr("training.shard_writer.SHARD_BYTES", 3000)
+    texts = {f"d{n}": words(n) for n in range(40)}
+    scene.write("1.jsonl", texts)
+    first = scene.refresh().snapshot
+    assert first is not None
+    before = read_snapshot(scene.store, LAYOUT, first)
+    # So long that it begins in one shard and ends in another, with the holdout's beside it.
+    table = {row["document"].removeprefix("web/"): row for row in scene.table(first)}
+    shards = [file for file in before.files if file.name.startswith("web/train/shard")]
+    assert len(shards) > 5
+    gone = scene.split_of(first, "train")[10]
+    held = scene.split_of(first, "holdout")[0]
+    done = scene.forget(gone, held)
+    assert done.proof.places == ()
+    after = read_snapshot(scene.store, LAYOUT, first)
+    rows_a_shard = (shards[0].size - 200) // ((SEQ_LEN + 1) * 2)
+    touched = table[gone]["tokens"] // SEQ_LEN // rows_a_shard + 2
+    kept = {file.name for file in before.files} & {file.name for file in after.files}
+    changed = [file for file in after.files if file.name.startswith("web/train/shard-")]
+    assert 1 <= len(changed) <= touched
+    assert len([name for name in kept if name.startswith("web/train/")]) == len(shards) - len(
+        changed
+    )
+    ours = _train_rows(scene, first)
+    for split in ("train", "holdout"):
+        folder = scene.folder / "store" / LAYOUT.snapshot(first) / "web" / split
+        dataset: Any = LocalDataset(local=str(folder))
+        theirs = list(dataset)
+        if split == "train":
+            assert np.array_equal(np.stack([row["tokens"] for row in theirs]), ours)
+        else:
+            assert [row["document"] for row in theirs] == _held_out(scene, first)
+    needles = _needles(scene, texts, gone, held)
+    assert files_with(scene.folder / "store", needles) == []
