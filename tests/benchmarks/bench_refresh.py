@@ -6,6 +6,8 @@
 
 Reads, normalises, deduplicates, encodes, packs and mints into a local store, in turns, after one
 round that compiles what is compiled. What a stage costs is the difference to the row above it.
+With ``--datatrove-python`` of an environment of its own, datatrove's like pipeline takes its turn
+in each round, over a sample of the same texts.
 """
 # ruff: noqa: T201  a script that prints its table
 
@@ -13,7 +15,9 @@ import argparse
 import gzip
 import json
 import logging
+import random
 import statistics
+import subprocess
 import tempfile
 import time
 from dataclasses import replace
@@ -47,6 +51,8 @@ def main() -> None:
     parser.add_argument("--task", action="append", default=[], help="KIND:FILE")
     parser.add_argument("--megabytes", type=float, default=20.0, help="of each text, at most")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--datatrove-python", help="interpreter that has datatrove and spaCy")
+    parser.add_argument("--sample-megabytes", type=float, default=1.5, help="for datatrove")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,12 +61,17 @@ def main() -> None:
         train_tokenizer(texts, home / "tokenizer", vocab_size=_VOCABULARY)
         size = sum(len(text.encode()) for text in texts) / 1e6
         tasks = tuple(_task(given) for given in options.task)
+        sample = _sample(texts, home / "sample.jsonl", options.sample_megabytes)
+        peer_rates: list[float] = []
         times: dict[str, list[float]] = {}
         for number in range(options.rounds + 1):
             for place, (name, request) in enumerate(_requests(sources, home, tasks).items()):
                 seconds = _seconds(request, home / f"{number}-{place}")
                 # The first round compiles and certifies.
                 times.setdefault(name, []).extend([seconds] if number else [])
+            if number and options.datatrove_python:
+                spent = _datatrove_seconds(options.datatrove_python, home, f"datatrove-{number}")
+                peer_rates.append(sample / spent)
     print(f"{len(texts):,} documents, {size:.1f} MB\n")
     print("| stages | MB/s of a core | spread | seconds a 100 MB |\n| --- | ---: | --- | ---: |")
     for name, seconds in times.items():
@@ -68,6 +79,15 @@ def main() -> None:
         spread = f"{rates[0]:.1f} to {rates[-1]:.1f}"
         rate = statistics.median(rates)
         print(f"| {name} | {rate:.1f} | {spread} | {100 / rate:.1f} |")
+    if peer_rates:
+        *_, whole = times.values()
+        ratios = sorted(size / ours / peer for ours, peer in zip(whole, peer_rates, strict=True))
+        print(
+            f"| datatrove, of {sample:.1f} MB | {statistics.median(peer_rates):.2f} | "
+            f"{min(peer_rates):.2f} to {max(peer_rates):.2f} | "
+            f"{100 / statistics.median(peer_rates):.0f} |\n\nours with everything is "
+            f"{statistics.median(ratios):.0f} times as fast ({ratios[0]:.0f} to {ratios[-1]:.0f})"
+        )
 
 
 def _sources(given: list[str], home: Path, most: int) -> tuple[tuple[SourceConfig, ...], list[str]]:
@@ -87,6 +107,29 @@ def _sources(given: list[str], home: Path, most: int) -> tuple[tuple[SourceConfi
                 out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
         sources.append(SourceConfig(name=domain, uri=str(path), domain=domain))
     return tuple(sources), texts
+
+
+def _sample(texts: list[str], path: Path, megabytes: float) -> float:
+    """Write texts from everywhere to ``path``; returns their MB."""
+    order = random.Random(0).sample(range(len(texts)), len(texts))
+    size = 0
+    with path.open("w", encoding="utf-8") as out:
+        for place in order:
+            if size >= megabytes * 1e6:
+                break
+            size += len(texts[place].encode())
+            out.write(json.dumps({"text": texts[place]}) + "\n")
+    return size / 1e6
+
+
+def _datatrove_seconds(python: str, home: Path, name: str) -> float:
+    """Processor seconds of the peer over the sample."""
+    (home / name).mkdir()
+    peer = Path(__file__).with_name("peer_datatrove_refresh.py")
+    files = (home / "sample.jsonl", home / "tokenizer" / "tokenizer.json", home / name)
+    command = [python, str(peer), *map(str, files)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])["seconds"]
 
 
 def _task(given: str) -> TaskConfig:

@@ -164,7 +164,7 @@ def test_an_update_killed_again_and_again_ends_as_if_nothing_had_happened(
     """Same sources, another store: killed in training, before the verdict, before MLflow."""
     lineage, undisturbed = first_version
     for target, call in (
-        ("tasks.refresh.publish_suite", 1),
+        ("tasks.refresh_commit.publish_suite", 1),
         ("flows.update_steps.train_plan", 1),
         ("training.checkpoint.outbox.commit", 3),
         ("flows.update_judging.export_candidate", 1),

@@ -84,7 +84,7 @@ def test_an_archive_that_unpacks_to_too_much_is_stopped() -> None:
     place = Place(
         uri="a.warc.gz", fields=FieldNames(), max_document_bytes=10**6, max_unpacked_bytes=3000
     )
-    items = list(read_warc(io.BytesIO(b"".join(ARCHIVE)), place, "gz"))
+    items = [with_text(item) for item in read_warc(io.BytesIO(b"".join(ARCHIVE)), place, "gz")]
     assert topics(items)[:1] == GOOD[:1]
     assert topics(items)[-1][1] == "expansion"
     assert len(items) < 1 + len(GOOD)
