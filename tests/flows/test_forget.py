@@ -133,7 +133,7 @@ def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_by_the
         lineage.file,
         "--id",
         "prose-1-0",
-        prepare=kill_at("tasks.forget.forget.purge_snapshot"),
+        prepare=kill_at("tasks.forget.sweep.purge_snapshot"),
     )
     assert killed.code == -9
     for command in ("update", "refresh"):
