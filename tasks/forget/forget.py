@@ -29,7 +29,6 @@ from storage.manifest import FileDigest, digest_file
 from storage.near_duplicate_index import slots_of, unindexed
 from storage.near_duplicate_segment import write_segment
 from storage.objects import ObjectStore
-from storage.snapshots import read_snapshot_manifest
 from storage.takedowns import (
     SEGMENT_OWNER,
     Takedown,
@@ -40,13 +39,12 @@ from storage.takedowns import (
 from storage.taken_over import needed_updates
 from storage.taking_down import with_takedown
 from tasks.forget.find import Found, find
-from tasks.forget.local import clear_local, local_files, other_machines
-from tasks.forget.names import rename_in_ledgers
-from tasks.forget.pages import rewrite_pages
+from tasks.forget.local import local_files, other_machines
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Proof, added, search_files, search_store
-from tasks.forget.snapshot import SCRATCH, keys_to_rewrite, purge_snapshot, rewrite_snapshot
+from tasks.forget.snapshot import SCRATCH, keys_to_rewrite, rewrite_snapshot
 from tasks.forget.suite import item_files_about, keys_of_items, rewrite_suite, tasks_that_quote
+from tasks.forget.sweep import purge, remove_uncommitted
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.earlier import index_earlier
 from tasks.update_plan import is_saved, load_plan
@@ -178,12 +176,12 @@ def finish(
     store, layout = site.store, site.layout
     lease.set_note(f"forget {takedown.id}", unfinished=lease.unfinished)
     index_all(site)
-    _remove_uncommitted(site)
+    remove_uncommitted(store, layout)
     for snapshot in takedown.snapshots:
         rewrite_snapshot(store, layout, takedown, snapshot, site.work_dir)
     lease.check()
     head = _commit(site, takedown, by=by, lease_token=lease.token)
-    _purge(site, takedown)
+    purge(store, layout, takedown, site.work_dir)
     passages = Passages(takedown.windows)
     elsewhere = show(head, passages)
     proof = added(
@@ -296,20 +294,6 @@ def index_all(site: Site) -> None:
         )
 
 
-def _remove_uncommitted(site: Site) -> None:
-    """Remove what refreshes have left that were killed: nobody commits it any more.
-
-    A refresh that starts again reads the sources again, on another state of the lineage.
-    """
-    store, layout = site.store, site.layout
-    committed = {record.id for head in history(store, layout) for record in head.snapshots}
-    found = {version.key for version in store.list_versions(layout.snapshots)}
-    # Manifests go first, so that a half-removed snapshot never reads as whole.
-    for key in sorted(found, key=lambda key: (not key.endswith("/manifest.json"), key)):
-        if key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
-            store.purge(key)
-
-
 def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Head:
     documents = sum(one.split != "dropped" for one in takedown.documents)
     snapshots = {one.snapshot for one in takedown.documents}
@@ -336,21 +320,3 @@ def _commit(site: Site, takedown: Takedown, *, by: str, lease_token: int) -> Hea
         )
 
     return commit_change(site.store, site.layout, change)
-
-
-def _purge(site: Site, takedown: Takedown) -> None:
-    from tasks.reporting.refresh_report import write_refresh_report  # noqa: PLC0415  jinja2
-
-    store, layout = site.store, site.layout
-    for snapshot in takedown.snapshots:
-        purge_snapshot(store, layout, read_snapshot_manifest(store, layout, snapshot))
-        if store.exists(layout.refresh_report(snapshot)):
-            # It names places of documents, so that blanking what it quotes is not enough.
-            write_refresh_report(store, layout, snapshot, site.work_dir)
-            store.purge(layout.refresh_report(snapshot), keep_newest=True)
-    for key in keys_of_items(store, layout, item_files_about(store, layout, takedown)):
-        store.purge(key)
-    rename_in_ledgers(store, layout, takedown, site.work_dir)
-    rewrite_pages(store, layout, takedown)
-    store.abort_uploads(layout.root, older_than=datetime.now(UTC).timestamp())
-    clear_local(site.work_dir, Passages(takedown.windows))

@@ -162,10 +162,10 @@ def _found(read: Callable[[int, int], bytes], size: int, passages: Passages) -> 
     return found
 
 
-def _unpacked(body: bytes, head: bytes) -> Iterator[bytes]:
+def _unpacked(body: bytes, head: bytes) -> "Iterator[bytes | memoryview]":
     """What is packed in ``body``, in pieces; as much of a damaged one as can be read."""
     if head == _PARQUET:
-        yield from _parquet_texts(body)
+        yield from _parquet_columns(body)
         return
     opened: Any = (
         zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
@@ -185,18 +185,14 @@ def _unpacked(body: bytes, head: bytes) -> Iterator[bytes]:
             carried = piece[-4096:]
 
 
-def _parquet_texts(body: bytes) -> Iterator[bytes]:
+def _parquet_columns(body: bytes) -> Iterator[memoryview]:
+    """What the columns of a table hold, unpacked: the texts of a batch lie one behind the other."""
     import pyarrow as pa  # noqa: PLC0415  heavy, and the scheduler imports this module
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
-        file = pq.ParquetFile(io.BytesIO(body))
-        for batch in file.iter_batches():
+        for batch in pq.ParquetFile(io.BytesIO(body)).iter_batches():
             for column in batch.columns:
-                if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-                    yield from (
-                        value.encode() if isinstance(value, str) else value
-                        for value in column.drop_null().to_pylist()
-                    )
+                yield from (memoryview(part) for part in column.buffers() if part is not None)
     except (pa.ArrowException, OSError):
         return

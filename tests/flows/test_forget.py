@@ -89,7 +89,10 @@ def test_a_learned_document_is_forgotten_everywhere_and_its_versions_are_marked(
     assert (done.code, done.json["kind"]) == (0, "done"), done.err
     assert files_with(perennial.home, needles) == []
     (takedown,) = done.json["details"]["takedowns"]
+    assert done.json["warnings"] == []
     assert takedown["proof"]["objects"] > 50
+    # Among them what hangs on the runs of MLflow.
+    assert takedown["proof"]["local_files"] >= 2
     assert takedown["proof"]["windows"] > 20
     # Prefect's own folder lies elsewhere in these tests; MLflow's database and artifacts do not.
     assert files_with(perennial.home, names) == []
@@ -130,7 +133,7 @@ def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_by_the
         lineage.file,
         "--id",
         "prose-1-0",
-        prepare=kill_at("tasks.forget.forget.purge_snapshot"),
+        prepare=kill_at("tasks.forget.sweep.purge_snapshot"),
     )
     assert killed.code == -9
     for command in ("update", "refresh"):
