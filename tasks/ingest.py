@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -85,6 +86,8 @@ def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
             logger.warning("source %s: left out %r: %s", source.name, str(path), error)
             continue
         if not stat.S_ISREG(status.st_mode):
+            if problem := _not_read(path, status.st_mode):
+                logger.warning("source %s: left out %r: %s", source.name, str(path), problem)
             continue
         by_pattern, named = pattern != EVERYTHING, is_named(source, path)
         is_meant = is_claimed(source, path.name, is_named=named, by_pattern=by_pattern)
@@ -101,6 +104,17 @@ def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
             )
         )
     return listed, num_skipped
+
+
+def _not_read(path: Path, mode: int) -> str:
+    """Why something that is no file holds nothing for us; "" for a directory that was looked into.
+
+    Opening a named pipe would wait for its writer, and reading a device may never end.
+    """
+    if not stat.S_ISDIR(mode):
+        return "it is a named pipe, socket or device; only regular files are read"
+    # A glob passes over what it may not list without a word.
+    return "" if os.access(path, os.R_OK | os.X_OK) else "the directory may not be listed"
 
 
 def new_objects(listed: Iterable[SourceObject], marks: Mapping[str, str]) -> list[SourceObject]:

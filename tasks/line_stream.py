@@ -79,11 +79,17 @@ def decompress_parts(
 
 
 def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
-    """Lines without their LF; None for one of more than ``limit`` bytes, whose rest is skipped."""
+    """Lines without their end; None for one of more than ``limit`` bytes, whose rest is skipped.
+
+    Lines end with LF, and a CR before it is theirs. Where the first chunk that has the end of a
+    line has no LF, they end with CR alone, as on old Macs.
+    """
     pending: list[bytes] = []
     size = 0
+    end = b""
     for chunk in chunks:
-        for index, piece in enumerate(chunk.split(b"\n")):
+        end = end or _line_end(chunk)
+        for index, piece in enumerate(chunk.split(end or b"\n")):
             if index:
                 yield b"".join(pending) if size <= limit else None
                 pending, size = [], 0
@@ -94,6 +100,14 @@ def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
                 pending.clear()
     if size:
         yield b"".join(pending) if size <= limit else None
+
+
+def _line_end(chunk: bytes) -> bytes:
+    """What ends the lines of a file, "" where its chunk does not tell."""
+    if b"\n" in chunk:
+        return b"\n"
+    # The LF of a last CR may be the next chunk's first byte.
+    return b"\r" if b"\r" in chunk[:-1] else b""
 
 
 def _plain(file: Readable) -> Iterator[bytes]:

@@ -5,7 +5,8 @@ document never occurs inside one. The store keeps a tokenizer under the digest o
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from storage.manifest import (
     publish,
 )
 from storage.objects import ObjectStore
+
+_LONGEST_RUN = 1024
+"""Characters without white space, or of it, from which a tokenizer learns in one piece."""
+# Looking back first, so that the end of a run is not looked for from each of its characters.
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{_LONGEST_RUN},}}|(?<!\s)\s{{{_LONGEST_RUN},}}")
 
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here; its id is 0."""
@@ -91,7 +97,8 @@ def train_tokenizer(texts: Iterable[str], directory: Path, *, vocab_size: int) -
     """Train a byte-level BPE tokenizer on ``texts`` and write it to ``directory``.
 
     The same texts give the same files, in whatever order they come. Every text can be encoded and
-    comes back unchanged; few texts may give fewer than ``vocab_size`` tokens.
+    comes back unchanged; few texts may give fewer than ``vocab_size`` tokens. A run of letters or
+    of white space is learned from in pieces, for a merge takes time in the square of its length.
 
     Raises:
         ValueError: ``vocab_size`` does not hold the 256 bytes and the special token.
@@ -111,7 +118,7 @@ def train_tokenizer(texts: Iterable[str], directory: Path, *, vocab_size: int) -
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    encoder.train_from_iterator(texts, trainer)
+    encoder.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
     directory.mkdir(parents=True, exist_ok=True)
     encoder.save(str(directory / "tokenizer.json"))
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
@@ -123,6 +130,16 @@ def train_tokenizer(texts: Iterable[str], directory: Path, *, vocab_size: int) -
     _write_json(directory / "special_tokens_map.json", special)
     _write_json(directory / "tokenizer_config.json", config)
     return load_tokenizer(directory)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """``text`` without runs that are longer than any word; nearly always whole."""
+    start = 0
+    for run in _LONG_RUN.finditer(text):
+        for end in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+            yield text[start:end]
+            start = end
+    yield text[start:]
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

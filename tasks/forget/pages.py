@@ -1,13 +1,12 @@
 """Pages that quote a document: the quotation goes, the page stays."""
 
-import html
 import re
 from collections.abc import Collection
 
 from storage.layout import Layout
 from storage.objects import ObjectStore
 from storage.takedowns import FORGOTTEN, Takedown
-from tasks.forget.passages import Passages
+from tasks.forget.passages import Passages, escaped
 
 _TAG = re.compile(rb"(<[^>]*>)")
 
@@ -49,11 +48,11 @@ def blanked_page(page: bytes, names: Collection[str], passages: Passages) -> byt
 
     Text is what stands between two tags, and a tag with such an attribute is blanked as a whole.
     """
-    escaped = {html.escape(name).encode() for name in names}
+    named = {escaped(name).encode() for name in names}
     pieces = _TAG.split(page)
     blanked = [
         (b"<!-- forgotten -->" if piece.startswith(b"<") else FORGOTTEN.encode())
-        if piece.strip() in escaped or passages.found_in(piece)
+        if piece.strip() in named or passages.found_in(piece)
         else piece
         for piece in pieces
     ]

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import markupsafe
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,8 +42,14 @@ def windows_of(text: str) -> set[str]:
         json.dumps(text, ensure_ascii=False)[1:-1],
         json.dumps(printable(text, len(text)))[1:-1],
         html.escape(text),
+        escaped(text),
     }
     return {window for spelling in spelled for window in _cut(spelling.encode(), _WINDOW_BYTES)}
+
+
+def escaped(text: str) -> str:
+    """As the pages of a lineage spell it: their templates write other entities than ``html``."""
+    return str(markupsafe.escape(text))
 
 
 def token_windows_of(tokens: "NDArray[Any] | Sequence[int]") -> set[str]:

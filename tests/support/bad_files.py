@@ -138,6 +138,7 @@ def _csv_files() -> list[BadFile]:
     files = [BadFile(f"{name}.csv", _csv(row), good, told) for name, (row, told) in bad.items()]
     return [
         *files,
+        BadFile("old mac.csv", _csv(b"9,x").replace(b"\n", b"\r"), good, ("wrong_columns",)),
         BadFile("column.csv", b"id,body\n1,x\n", (), ("wrong_column",)),
         BadFile("header.csv", b"id,text\n", (), ("empty_file",)),
         BadFile("none.csv", b"", (), ("empty_file",)),
@@ -261,6 +262,12 @@ def bad_files() -> list[BadFile]:
         BadFile("joined with a mark.jsonl", marked, _names(0, 1, 9, 2, 3), ()),
         BadFile("no last line end.jsonl", jsonl()[:-1], _names(0, 1, 2, 3), ()),
         BadFile("windows.jsonl", jsonl().replace(b"\n", b"\r\n\r\n"), _names(0, 1, 2, 3), ()),
+        BadFile(
+            "old mac.jsonl",
+            jsonl(b"{").replace(b"\n", b"\r"),
+            _names(0, 1, 2, 3),
+            ("malformed_json",),
+        ),
         BadFile("none.jsonl", b"", (), ("empty_file",)),
         BadFile("lines.jsonl", b"\n \r\n", (), ("empty_file",)),
         *_packed(".gz", lambda body: gzip.compress(body, 1)),

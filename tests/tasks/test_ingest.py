@@ -279,6 +279,21 @@ def test_an_empty_source_is_no_error_and_is_reported(
     assert "source web: no file matches" in caplog.text
 
 
+def test_what_is_no_file_is_left_out_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "good.jsonl", lines("one"))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "endless.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    with caplog.at_level(logging.WARNING):
+        listed = list_source(source(tmp_path))
+    assert [Path(found.uri).name for found in listed] == ["good.jsonl"]
+    told = [name for name in ("endless", "folder", "loop", "pipe") if name in caplog.text]
+    assert told == ["endless", "loop", "pipe"]
+
+
 def test_files_without_any_text_are_listed_and_refuse_no_source(tmp_path: Path) -> None:
     names = ["a.jsonl", "b.jsonl.gz", "c.parquet", "d.txt", "e.csv.bz2", "f.arrow"]
     for name in names:

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import io
 import random
+import re
 import struct
 import tracemalloc
 
@@ -36,7 +37,7 @@ def drain(body: bytes, compression: Compression) -> bytes:
 
 
 @given(
-    st.lists(st.binary(max_size=8).map(lambda piece: piece.replace(b"\n", b"")), max_size=12),
+    st.lists(st.binary(max_size=8).map(lambda piece: re.sub(rb"[\r\n]", b"", piece)), max_size=12),
     st.integers(1, 9),
     st.integers(0, 10),
 )
@@ -52,6 +53,22 @@ def test_lines_do_not_depend_on_how_the_file_is_cut(
     assert list(split_lines(chunks, limit)) == [
         line if len(line) <= limit else None for line in expected
     ]
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"bc"]), min_size=1), st.integers(1, 9))
+def test_a_cr_before_an_lf_never_ends_a_line(lines: list[bytes], chunk: int) -> None:
+    body = b"".join(line + b"\r\n" for line in lines)
+    chunks = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    assert [(line or b"").rstrip(b"\r") for line in split_lines(chunks, 10)] == lines
+
+
+def test_cr_ends_the_lines_of_a_file_that_has_no_lf() -> None:
+    assert list(split_lines([b"one\rtwo\rth", b"ree\r", b"four"], 9)) == [
+        b"one", b"two", b"three", b"four"
+    ]  # fmt: skip
+    assert list(split_lines([b"no end yet ", b"one\rtwo\r"], 99)) == [b"no end yet one", b"two"]
+    # Between the tokens of a line's JSON it is white space.
+    assert list(split_lines([b'{"a":\r1}\n{}\n', b"\r{}"], 9)) == [b'{"a":\r1}', b"{}", b"\r{}"]
 
 
 @pytest.mark.parametrize("compression", ["", "gz", "zst", "bz2"])

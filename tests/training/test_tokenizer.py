@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from storage.local_objects import LocalObjects
 from training.tokenizer import (
     END_OF_TEXT,
     Tokenizer,
+    _parts,  # pyright: ignore[reportPrivateUsage]
     fetch_tokenizer,
     load_tokenizer,
     tokenizer_digest,
@@ -70,6 +72,21 @@ def test_the_same_texts_in_any_order_give_the_same_files(
 def test_a_trained_tokenizer_has_one_framing_token_with_id_0(trained: Tokenizer) -> None:
     assert (trained.start_id, trained.end_id, trained.vocab_size) == (0, 0, 290)
     assert trained.encoder.id_to_token(0) == END_OF_TEXT
+
+
+def test_a_text_of_one_character_takes_no_quadratic_time(tmp_path: Path) -> None:
+    # Minutes each, if a merge of one run took time in the square of its length.
+    hostile = ["a" * 1_000_000, "ab" * 300_000, "\n" * 500_000, "\u0301" * 100_000]
+    trained = train_tokenizer([*_texts(), *hostile], tmp_path, vocab_size=400)
+    assert trained.decode(trained.encode_batch([hostile[1]])[0]) == hostile[1]
+
+
+@given(st.text("a \n", max_size=4), st.integers(0, 3000), st.text("b\t", max_size=4))
+def test_no_text_is_lost_where_a_long_run_is_cut(before: str, length: int, after: str) -> None:
+    text = before + "x" * length + after + " " * length + before
+    parts = list(_parts(text))
+    assert "".join(parts) == text
+    assert all(len(run) <= 1024 for part in parts for run in re.findall(r"\S+|\s+", part))
 
 
 def test_a_vocabulary_that_does_not_hold_the_bytes_is_refused(tmp_path: Path) -> None:

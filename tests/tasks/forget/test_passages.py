@@ -3,22 +3,27 @@ import html
 import io
 import json
 
+import markupsafe
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.forget.pages import blanked_page
 from tasks.forget.passages import Passages, token_windows_of, windows_of
 from tasks.forget.proof import found_in_bytes
+from tasks.reporting.templates import environment
 from tests.tasks.forget.scene import words
 
 TEXT = f'{words(1)} "quoted" & <marked>\n\tünïcödé 文字 {words(2)}'
 PASSAGES = Passages(windows_of(TEXT))
 
 
+# The first search compiles.
+@settings(deadline=None)
 @given(start=st.integers(0, len(TEXT) - 110), before=st.binary(max_size=70))
 def test_any_passage_of_a_text_is_found_wherever_it_begins(start: int, before: bytes) -> None:
     # 110 characters have 95 bytes in a row of one spelling.
@@ -36,10 +41,24 @@ def test_every_window_is_found_in_every_spelling() -> None:
         json.dumps(TEXT).encode(),
         json.dumps({"detail": TEXT}, ensure_ascii=False).encode(),
         html.escape(TEXT).encode(),
+        str(markupsafe.escape(TEXT)).encode(),
     ]
     found = [PASSAGES.found_in(body) for body in spelled]
     assert all(len(windows) > 20 for windows in found)
     assert len(set.union(*found)) > max(map(len, found))
+
+
+def test_a_text_full_of_quotes_is_found_in_a_page() -> None:
+    code = " ".join(f"put('{word}', \"{word}\")" for word in words(4).split())
+    page = environment().from_string("<td>{{ text }}</td>").render(text=code[90:230]).encode()
+    assert Passages(windows_of(code)).found_in(page)
+    assert b"put" not in blanked_page(page, (), Passages(windows_of(code)))
+
+
+def test_a_page_loses_an_id_whatever_characters_it_has() -> None:
+    name = 'O\'Neil & "sons"'
+    page = environment().from_string("<b>{{ name }}</b><i>kept</i>").render(name=name).encode()
+    assert blanked_page(page, {name}, PASSAGES) == b"<b>forgotten</b><i>kept</i>"
 
 
 @pytest.mark.parametrize("width", ["<u2", "<u4"])
