@@ -5,9 +5,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.bounds import Bounds
 from tasks.curation.annotate import annotate, columns_of, judge, rules_of
@@ -105,6 +106,15 @@ class Curated:
     """Why it is dropped, such as ``too_short`` or ``gopher_quality:stop_words``; "" when kept."""
 
 
+AreKnown: TypeAlias = Callable[[NDArray[np.bytes_]], NDArray[np.bool_]]
+"""Given digests, ``S16[n]``; gives which of them are known, ``bool[n]``."""
+
+
+def none_known(digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """For who has no lineage."""
+    return np.zeros(len(digests), np.bool_)
+
+
 def content_digest(text: str) -> bytes:
     """Identity of a normalised text: the first 16 bytes of the SHA-256 of its UTF-8."""
     return hashlib.sha256(text.encode()).digest()[:_DIGEST_BYTES]
@@ -116,7 +126,7 @@ def _forget(documents: Sequence[Document], found: Sequence[Found]) -> None:
 
 def curate(
     documents: Iterable[Document],
-    is_known: Callable[[bytes], bool],
+    are_known: AreKnown,
     config: CurateConfig,
     keep_annotations: Callable[[Sequence[Document], Sequence[Found]], None] = _forget,
     learned: Learned = NOTHING_LEARNED,
@@ -127,12 +137,12 @@ def curate(
 
     Args:
         documents: In canonical order, which decides who is first.
-        is_known: Whether the lineage already has a document of this digest (16 bytes).
+        are_known: Which digests the lineage already has.
         config: Bounds of the length, and the rules of each domain.
         keep_annotations: Given each batch of documents and what was found of them.
         learned: What the rules need to have learned from the files that they name.
     """
-    duplicates = ExactDuplicates(is_known)
+    duplicates = ExactDuplicates(are_known)
     for batch in batches_of(documents):
         ruled, reasons, found = apply_rules(batch, config, learned)
         keep_annotations(ruled, found)
@@ -147,11 +157,11 @@ class ExactDuplicates:
     """Drops what equals an earlier document of the batch or of the lineage.
 
     Args:
-        is_known: Whether the lineage already has a document of this digest (16 bytes).
+        are_known: Which digests the lineage already has.
     """
 
-    def __init__(self, is_known: Callable[[bytes], bool]) -> None:
-        self._is_known = is_known
+    def __init__(self, are_known: AreKnown) -> None:
+        self._are_known = are_known
         self._seen = SortedDigests()
 
     def reasons(self, digests: Sequence[bytes], reasons: Sequence[str]) -> list[str]:
@@ -163,13 +173,14 @@ class ExactDuplicates:
         """
         found = list(reasons)
         was_seen = self._seen.has(digests)
+        was_known = self._are_known(np.frombuffer(b"".join(digests), f"S{_DIGEST_BYTES}"))
         new: set[bytes] = set()
         for place, digest in enumerate(digests):
             if found[place]:
                 continue
             if was_seen[place] or digest in new:
                 found[place] = "duplicate_in_batch"
-            elif self._is_known(digest):
+            elif was_known[place]:
                 found[place] = "duplicate"
             else:
                 new.add(digest)

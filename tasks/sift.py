@@ -53,7 +53,7 @@ class Sifter:
         kept_out: KeptOut = NOTHING_KEPT_OUT,
     ) -> None:
         self._unshown = Unshown(kept_out, near_duplicates, index)
-        self._duplicates = ExactDuplicates(known.has)
+        self._duplicates = ExactDuplicates(known.has_all)
         self._leaks = LeakRecord(sought) if sought is not None else None
         self._screen = (
             NearDuplicateScreen(near_duplicates, index, directory)

@@ -11,7 +11,7 @@ from storage.head import Head
 from storage.layout import Layout
 from storage.objects import ObjectStore
 from storage.suite import read_suite
-from tasks.curate import CurateConfig, curate
+from tasks.curate import CurateConfig, curate, none_known
 from tasks.documents import Reject
 from tasks.ingest import list_source, read_objects
 from tasks.judge.verdict import CheckConfig
@@ -105,7 +105,7 @@ def read_texts(sources: Sequence[SourceConfig]) -> tuple[list[GivenText], list[s
     for source in sources:
         rejects: list[Reject] = []
         documents = read_objects(source, list_source(source), rejects.append)
-        curated = list(curate(documents, lambda _: False, _ANY_LENGTH))
+        curated = list(curate(documents, none_known, _ANY_LENGTH))
         passages = tuple(
             Passage(
                 document=item.document.id, cluster=item.document.cluster, text=item.document.text

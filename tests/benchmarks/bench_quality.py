@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.curate import CurateConfig, apply_rules, curate
+from tasks.curate import CurateConfig, apply_rules, curate, none_known
 from tasks.curation.c4 import C4Rules
 from tasks.curation.config import DomainRules
 from tasks.curation.fineweb import FinewebRules
@@ -222,7 +222,7 @@ def _read_and_judge(path: Path) -> tuple[float, float]:
     started_at, processor = time.perf_counter(), time.process_time()
     source = SourceConfig(name="web", uri=str(path), domain="web", reject_limit=0)
     documents = read_objects(source, list_source(source), _refuse)
-    for _ in curate(documents, lambda _: False, _config("gopher c4")):
+    for _ in curate(documents, none_known, _config("gopher c4")):
         pass
     return time.perf_counter() - started_at, time.process_time() - processor
 
