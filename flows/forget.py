@@ -15,6 +15,7 @@ from flows.ground import Ground, head_of, open_ground, whoami
 from flows.mirror import MirrorError, show_head
 from flows.naming import run_name
 from flows.outcome import Outcome
+from flows.output import as_name
 from flows.schedule import WaitSeconds
 from flows.states import ended
 from flows.text_file import text_of
@@ -160,13 +161,14 @@ def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcom
         f"{len({one.snapshot for one in found.documents}):,} snapshots:"
     ]
     lines += [
-        f"  {one.document} in snapshot {one.snapshot}, {one.domain}: {one.split}, {one.why}"
+        f"  {as_name(one.document)} in snapshot {one.snapshot}, {one.domain}: {one.split}, "
+        f"{one.why}"
         for one in found.documents[:_MOST_NAMED]
     ]
     if len(found.documents) > _MOST_NAMED:
         lines.append(f"  and {len(found.documents) - _MOST_NAMED:,} more")
     lines += [
-        f"seen by {_listed(forecast.versions)}, which would be marked",
+        _seen_by(forecast.versions, ", which would be marked"),
         f"drawn from by {len(forecast.replay):,} versions of the replay, which hold no copies",
         f"would replace or remove {len(keys):,} objects:",
         *(f"  {key}" for key in keys[:_MOST_NAMED]),
@@ -244,7 +246,7 @@ def _lines(done: Done) -> list[str]:
         f"takedown {takedown.id}: {len(takedown.documents):,} documents in "
         f"{len({one.snapshot for one in takedown.documents}):,} snapshots are forgotten, copies "
         "stay out",
-        f"seen by {_listed(takedown.versions)}; marked as saw_forgotten",
+        _seen_by(takedown.versions, "; marked as saw_forgotten"),
         f"searched {proof.objects:,} objects in {proof.versions:,} versions and "
         f"{proof.local_files:,} files, {proof.num_bytes / 1e6:,.1f} MB, for {proof.windows:,} "
         f"passages of text and tokens: {len(proof.places):,} places have any",
@@ -260,13 +262,13 @@ def _left(done: Done, others: Sequence[str]) -> list[str]:
     if others:
         told.append(
             f"they are also what these documents say, which were not asked for: "
-            f"{', '.join(others[:_MOST_NAMED])}; forget them too if they should go"
+            f"{', '.join(map(as_name, others[:_MOST_NAMED]))}; forget them too if they should go"
         )
     return told
 
 
-def _listed(versions: Sequence[str]) -> str:
-    return f"versions {', '.join(versions)}" if versions else "no version"
+def _seen_by(versions: Sequence[str], marked: str) -> str:
+    return f"seen by versions {', '.join(versions)}{marked}" if versions else "seen by no version"
 
 
 def _too_short(texts: int) -> list[str]:

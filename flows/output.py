@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from infra.log import let_go
+from tasks.documents import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_NAME_LETTERS = 1000
 _WIDTH_WITHOUT_TERMINAL = 160
 """Wide enough for whole sentences."""
 
@@ -48,6 +50,11 @@ def as_printable(text: str) -> str:
     """``text`` with a question mark for what standard output has no character for."""
     encoding = sys.stdout.encoding or "ascii"
     return text.encode(encoding, errors="replace").decode(encoding)
+
+
+def as_name(text: str) -> str:
+    """An id or a path, which is other people's text: nothing in it steers a terminal."""
+    return printable(text, _NAME_LETTERS)
 
 
 def flush() -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.ground import open_ground
-from flows.output import as_printable, say
+from flows.output import as_name, as_printable, say
 from flows.text_file import text_of
 from storage.head import Head, history
 from tasks.who_saw import Sighting, who_saw
@@ -43,11 +43,12 @@ def print_who_saw(
 
 
 def _lines(sighting: Sighting, head: Head) -> list[str]:
-    place = f"{sighting.uri}:{sighting.position}" if sighting.position else sighting.uri
+    uri = as_name(sighting.uri)
+    place = f"{uri}:{sighting.position}" if sighting.position else uri
     dropped = f" ({sighting.reason})" if sighting.reason else ""
     alike = "" if sighting.likeness == 1 else f", about {sighting.likeness:.0%} of it in common"
     lines = [
-        f"{sighting.document} in snapshot {sighting.snapshot} ({sighting.state}), "
+        f"{as_name(sighting.document)} in snapshot {sighting.snapshot} ({sighting.state}), "
         f"{sighting.domain}: {sighting.split}{dropped}{alike}",
         f"  read from {place}",
     ]

@@ -133,6 +133,8 @@ def keys_to_replace(site: Site, forecast: Forecast) -> list[str]:
         for key in keys_to_rewrite(store, layout, draft, snapshot, site.work_dir)
     ]
     keys += keys_of_items(store, layout, item_files_about(store, layout, draft))
+    pages = [layout.refresh_report(snapshot) for snapshot in draft.snapshots]
+    keys += [page for page in pages if store.exists(page)]
     keys += [layout.ledger(seen.update) for one in forecast.sightings for seen in one.learned]
     return list(dict.fromkeys(keys))
 

@@ -79,6 +79,8 @@ def test_a_learned_document_is_forgotten_everywhere_and_its_versions_are_marked(
     }
     assert dry.json["details"]["versions"] == [second]
     assert len(dry.json["details"]["objects"]) >= 6
+    # The page of the refresh is made anew.
+    assert any("/reports/refresh-" in key for key in dry.json["details"]["objects"])
     assert before == {
         path: path.read_bytes() for path in (perennial.home / "store").rglob("*.json")
     }

@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from flows.who_saw import _lines  # pyright: ignore[reportPrivateUsage]
+from storage.head import Head
+from tasks.who_saw import Sighting
 from tests.support.commands import Commands
 from tests.support.tiny_lineage import TinyLineage
 
@@ -73,3 +76,26 @@ def test_a_question_without_a_document_or_with_an_unreadable_file_says_what_to_g
     ended = perennial.run("who-saw", lineage.file, "--text", damaged)
     assert ended.code == 1
     assert "byte 3 is no UTF-8" in ended.err
+
+
+def test_nothing_in_an_id_or_a_path_steers_the_terminal() -> None:
+    sighting = Sighting(
+        document="web/\x1b[31mred\u202e\nno update was trained on it",
+        source="web",
+        time="",
+        uri="/data/a\x9b\r\n.jsonl",
+        position=3,
+        snapshot="s",
+        domain="web",
+        split="train",
+        reason="",
+        state="pending",
+        likeness=1.0,
+        learned=(),
+        versions=(),
+        replay=(),
+    )
+    told = _lines(sighting, cast("Head", None))
+    assert all(line.isprintable() for line in told)
+    assert len(told) == 3
+    assert r"web/\x1b[31mred\u202e\nno update" in told[0]
