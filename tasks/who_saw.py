@@ -20,7 +20,7 @@ from storage.revised import original_name
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
-from tasks.curation.normalise import normalise
+from tasks.curation.normalise import as_given, normalise
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.find import find_near
 from tasks.update_plan import is_saved, load_plan
@@ -109,7 +109,7 @@ def who_saw(
         return []
     head = heads[-1]
     normal = [normalise(text) for text in texts]
-    contents = [content_digest(text) for text in normal]
+    contents = [content_digest(each) for text in texts for each in sorted(as_given(text))]
     alike: dict[str, dict[int, float]] = {}
     if near is not None and normal:
         cache = FileCache(work_dir / "snapshots")

@@ -23,6 +23,16 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def as_given(text: str) -> set[str]:
+    """What a text that a person gives in a file may be: an editor ends the last line or not.
+
+    All normalised, the text as it is among them.
+    """
+    normal = normalise(text)
+    body = normal.rstrip("\n")
+    return {normal, body, body + "\n"}
+
+
 def mend(text: str) -> str:
     """``normalise``, and lines that were decoded with the wrong encoding are decoded anew.
 

@@ -15,7 +15,7 @@ from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifes
 from storage.takedowns import FORGOTTEN, ForgottenDocument
 from tasks.curate import content_digest
 from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
-from tasks.curation.normalise import normalise
+from tasks.curation.normalise import as_given, normalise
 from tasks.forget.passages import Passages, token_windows_of, windows_of
 from tasks.forget.snapshot import quotes
 from tasks.forget.texts import tokens_of
@@ -80,7 +80,8 @@ def find(
     """
     normal = [normalise(text) for text in texts]
     hunt = _Hunt(store, layout, head, near, work_dir)
-    hunt.add_asked(ids, [content_digest(text) for text in normal])
+    given_contents = [content_digest(text) for text in sorted(set().union(*map(as_given, texts)))]
+    hunt.add_asked(ids, given_contents)
     spelled = hunt.texts()
     if near is not None:
         hunt.add_alike([*normal, *(text for text, _ in spelled.values())])
@@ -99,7 +100,7 @@ def find(
     all_texts = [*normal, *(text for text, _ in spelled.values())]
     documents = tuple(hunt.found[place] for place in sorted(hunt.found))
     contents = {document.content for document in documents}
-    contents |= {content_digest(text).hex() for text in normal}
+    contents |= {content.hex() for content in given_contents}
     named = [(document.snapshot, document.row) for document in documents]
     return Found(
         id=identity_of({"documents": named, "contents": sorted(contents)})[:12],

@@ -224,6 +224,18 @@ def test_a_text_that_nobody_has_stays_out_as_well(scene: Scene) -> None:
     assert scene.refresh().documents_dropped == {"duplicate": 1, "near_duplicate": 1}
 
 
+def test_the_line_end_of_a_file_is_no_part_of_the_text_that_is_asked_for(tmp_path: Path) -> None:
+    scene = Scene(LocalObjects(tmp_path / "store"), tmp_path, near=False)
+    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)} | {"e": words(20) + "\n"})
+    scene.refresh()
+    done = scene.forget(texts=(words(3) + "\n", words(20)))
+    assert {one.why for one in done.takedown.documents} == {"asked"}
+    assert len(done.takedown.documents) == 2
+    assert done.proof.places == ()
+    scene.write("2.jsonl", {"a": words(3), "b": words(3) + "\n", "new": words(100)})
+    assert scene.refresh().documents_dropped == {"duplicate": 2}
+
+
 def test_copies_of_what_a_refused_snapshot_had_stay_out(scene: Scene) -> None:
     scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
     first = scene.refresh().snapshot
