@@ -185,13 +185,15 @@ def read_and_split(
             told.add(prepared, stages.add(prepared))
         if isinstance(tokenizer, int):
             tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
-    stages.sifter.write(work_dir, inputs.identity[:12])
+    sifted = stages.sifter.finish(work_dir, inputs.identity[:12])
     documents = stages.spool.close(tokenizer.token_dtype)
+    # Settling takes memory, and what was seen is not needed any more.
+    del stages
     rules = SettleRules(inputs.curate, inputs.holdout, held_out, lineage)
     settled = settle(documents, known, rules, tokenizer)
-    dropped = stages.sifter.dropped_by_reason() + settled.dropped
+    dropped = sifted.dropped_by_reason + settled.dropped
     warnings = settled.warnings + _personal_data(work_dir)
-    warnings += _mostly_dropped(documents, stages.sifter.dropped)
+    warnings += _mostly_dropped(documents, sifted.dropped)
     for warning in warnings:
         logger.warning("%s", warning)
     return ReadDocuments(
@@ -203,7 +205,7 @@ def read_and_split(
         rejected=rejects.counts,
         warnings=tuple(warnings),
         first_reject=rejects.first,
-        checked_tasks=stages.sifter.checked(),
+        checked_tasks=sifted.checked,
     )
 
 

@@ -6,6 +6,7 @@ One process does it, batch after batch, so what is kept does not depend on who p
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,24 @@ EXAMPLES = "examples.jsonl"
 """Of what was dropped for each reason, a line each."""
 
 _EXAMPLES_A_REASON = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """What is left to tell once everything was sifted."""
+
+    dropped: Counter[tuple[str, str]]
+    """Documents by domain and reason."""
+    checked: tuple[CheckedTask, ...]
+    """The task items that were looked for."""
+
+    @property
+    def dropped_by_reason(self) -> Counter[str]:
+        """Documents of all domains."""
+        counts: Counter[str] = Counter()
+        for (_, reason), count in self.dropped.items():
+            counts[reason] += count
+        return counts
 
 
 class Sifter:
@@ -96,18 +115,7 @@ class Sifter:
         for place in prepared.looked_at[repeats].tolist():
             reasons[place] = PARAGRAPH_DUPLICATES
 
-    def checked(self) -> tuple[CheckedTask, ...]:
-        """The task items that were looked for."""
-        return self._leaks.checked() if self._leaks is not None else ()
-
-    def dropped_by_reason(self) -> Counter[str]:
-        """Documents of all domains."""
-        counts: Counter[str] = Counter()
-        for (_, reason), count in self.dropped.items():
-            counts[reason] += count
-        return counts
-
-    def write(self, directory: Path, snapshot: str) -> None:
+    def finish(self, directory: Path, snapshot: str) -> Sifted:
         """Write what was found, so far as it was looked for, once everything was sifted.
 
         Args:
@@ -121,6 +129,8 @@ class Sifter:
         if self._paragraphs is not None:
             self._paragraphs.write(directory / PARAGRAPHS)
         (directory / EXAMPLES).write_text("".join(self._lines), encoding="utf-8")
+        checked = self._leaks.checked() if self._leaks is not None else ()
+        return Sifted(self.dropped, checked)
 
     def _note(self, prepared: Prepared, reasons: Sequence[str]) -> None:
         for place, reason in enumerate(reasons):
