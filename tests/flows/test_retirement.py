@@ -13,7 +13,7 @@ from flows.lineage_yaml import load_lineage
 from flows.retirement import find_obsolete
 from tests.support.tiny_lineage import TinyLineage
 
-PER_LINEAGE = 8
+PER_LINEAGE = 9
 
 
 def serve_once(folder: Path, name: str) -> tuple[Path, set[UUID]]:
