@@ -133,13 +133,7 @@ class Preparer:
             leaks=self._leaks_in(kept, places),
             looked_at=np.array(places, np.int64),
             signatures=signatures_of(texts, scheme) if scheme is not None else None,
-            paragraphs=paragraphs_of(
-                texts,
-                [
-                    rules_of(self._preparation.curate.domains, item.domain).paragraphs
-                    for item in kept
-                ],
-            ),
+            paragraphs=paragraphs_of(texts, self._paragraph_rules(kept)),
             encoded=self._encoder.encode(legible) if self._encoder is not None else None,
             texts=tuple(texts) if self._encoder is None else (),
         )

@@ -84,8 +84,7 @@ class Sifter:
         self._num_documents = 0
         self._examples: Counter[str] = Counter()
         self._lines: list[str] = []
-        self.dropped: Counter[tuple[str, str]] = Counter()
-        """Documents by domain and reason."""
+        self._dropped: Counter[tuple[str, str]] = Counter()
 
     def reasons(self, prepared: Prepared) -> list[str]:
         """Why each document of the next batch is dropped, "" for what is kept."""
@@ -130,14 +129,14 @@ class Sifter:
             self._paragraphs.write(directory / PARAGRAPHS)
         (directory / EXAMPLES).write_text("".join(self._lines), encoding="utf-8")
         checked = self._leaks.checked() if self._leaks is not None else ()
-        return Sifted(self.dropped, checked)
+        return Sifted(self._dropped, checked)
 
     def _note(self, prepared: Prepared, reasons: Sequence[str]) -> None:
         for place, reason in enumerate(reasons):
             if not reason:
                 continue
             document = prepared.documents[place]
-            self.dropped[document.domain, reason] += 1
+            self._dropped[document.domain, reason] += 1
             if self._examples[reason] < _EXAMPLES_A_REASON:
                 self._examples[reason] += 1
                 shown = {
