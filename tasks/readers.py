@@ -30,6 +30,9 @@ _ATTRIBUTES = (
     "id", "time", "cluster", "licence", "language", "address", "provenance", "synthetic_of",
 )  # fmt: skip
 
+_MOST_DIGITS = 4000
+"""Of an integer that is read as one: above some more Python refuses to."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldNames:
@@ -202,7 +205,7 @@ def _parse_slowly(line: bytes, place: Place, position: int) -> Record | Reject:
     orjson has the last word on good lines only.
     """
     try:
-        value: object = json.loads(line.decode())
+        value: object = json.loads(line.decode(), parse_int=_integer)
     except UnicodeDecodeError as error:
         return place.reject(position, "bad_utf8", f"byte {error.start}: {error.reason}")
     except ValueError as error:
@@ -213,6 +216,11 @@ def _parse_slowly(line: bytes, place: Place, position: int) -> Record | Reject:
         found = type(value).__name__
         return place.reject(position, "not_an_object", f"expected an object a line, found {found}")
     return record_of(value, place, position)
+
+
+def _integer(digits: str) -> int | float:
+    """An integer, or infinity for one of more digits than Python reads: it is no id of anything."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def record_of(values: Mapping[str, object], place: Place, position: int) -> Record | Reject:
@@ -263,7 +271,10 @@ def _probability(value: object) -> float | None:
         return None
     if not isinstance(value, int | float | str):
         raise ValueError(f"expected a number from 0 to 1, found a {type(value).__name__}")  # noqa: TRY004  told as a reject
-    probability = float(value)
+    try:
+        probability = float(value)
+    except OverflowError as error:
+        raise ValueError("expected a number from 0 to 1, found a far larger integer") from error
     # Not "outside": NaN compares as neither.
     if not 0 <= probability <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {probability}")
