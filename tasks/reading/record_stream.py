@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 from tasks.line_stream import Compression, DamagedStreamError, Part, Readable, decompress_parts
 
-_START = re.compile(rb"\n(?=WARC/\d)")
+_HERE, _BELOW = re.compile(rb"WARC/\d"), re.compile(rb"\n(?=WARC/\d)")
+_FILLED = re.compile(rb"[^\r\n]")
+_END = b"\r\n\r\n"
+_LENIENT_END = re.compile(rb"[\r\n]+(?:W|\Z)|\Z")
+"""There are writers to whom a line ends with LF, and files that are cut in the middle of an end."""
 _TAIL_BYTES = 8
 """Of what was searched so much is looked at again: a start may lie across two chunks."""
 
@@ -33,9 +37,8 @@ class RecordBytes:
     def is_at_end(self) -> bool:
         """Whether nothing but line ends follows; passes over those."""
         while True:
-            stripped = self._buffer.lstrip(b"\r\n")
-            if stripped:
-                self._buffer = stripped
+            if match := _FILLED.search(self._buffer):
+                del self._buffer[: match.start()]
                 return False
             self._buffer.clear()
             if not self._fill():
@@ -54,10 +57,26 @@ class RecordBytes:
             raise GapError(f"expected a line of a record's head, found more than {limit} bytes")
         return self._take(end + 1)
 
-    def read(self, size: int) -> bytes:
-        """The next ``size`` bytes, less at the end."""
+    def peek(self, size: int) -> bytes:
+        """The next ``size`` bytes, less at the end; they stay the next ones."""
         while len(self._buffer) < size and self._fill():
             pass
+        return bytes(self._buffer[:size])
+
+    def block(self, size: int) -> bytes | None:
+        """The next ``size`` bytes, if an end of a record follows: line ends, or that of the file.
+
+        Nothing is taken where something else follows: the size may be wrong, and the next record
+        begin inside of these bytes.
+        """
+        while len(self._buffer) < size and self._fill():
+            pass
+        # No more than is needed: what follows may be missing, and this would be lost with it.
+        if len(self._buffer) == size:
+            self._fill()
+        behind = bytes(self._buffer[size : size + _TAIL_BYTES])
+        if len(self._buffer) < size or not (behind.startswith(_END) or _LENIENT_END.match(behind)):
+            return None
         return self._take(size)
 
     def give_back(self, body: bytes) -> None:
@@ -69,15 +88,22 @@ class RecordBytes:
 
         Passes over what is missing on the way.
         """
-        self.give_back(b"\n")
-        while True:
-            if match := _START.search(self._buffer):
-                self._take(match.end())
+        while len(self._buffer) < _TAIL_BYTES and self._fill_past_gaps():
+            pass
+        while not _HERE.match(self._buffer):
+            if match := _BELOW.search(self._buffer):
+                del self._buffer[: match.end()]
                 return True
             del self._buffer[:-_TAIL_BYTES]
-            with contextlib.suppress(GapError):
-                if not self._fill():
-                    return False
+            if not self._fill_past_gaps():
+                return False
+        return True
+
+    def _fill_past_gaps(self) -> bool:
+        """Read on, also over what is missing; False at the end."""
+        with contextlib.suppress(GapError):
+            return self._fill()
+        return True
 
     def _fill(self) -> bool:
         """Read on; False at the end."""

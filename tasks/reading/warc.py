@@ -8,25 +8,23 @@ are passed over. Read by the standard (ISO 28500); the answers in it with warcio
 
 import base64
 import hashlib
-import io
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from tasks.documents import Reject
 from tasks.line_stream import Compression, DamagedStreamError, Readable
 from tasks.readers import Place, Record, plain
 from tasks.reading.html import page
+from tasks.reading.http_answer import Answer, read_answer
 from tasks.reading.record_stream import GapError, RecordBytes
 
 _VERSION = re.compile(rb"WARC/\d+\.\d+\s*")
 _HEAD_BYTES = 1 << 16
-_END = b"\r\n\r\n"
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
-_PIECE_BYTES = 1 << 16
-_PROTOCOLS = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/2"]
+_PAGES = ("text/html", "application/xhtml+xml")
+_TEXTS = ("text/plain", *_PAGES)
 
 Head = Mapping[str, str]
 """Fields of a record's head, by their names in lower case."""
@@ -60,18 +58,15 @@ def _read_record(stream: RecordBytes, place: Place, position: int) -> Record | R
     """The next record's document, or None when it is not one."""
     head = _read_head(stream)
     size = int(head["content-length"])
+    kind = _kind_of(head)
     if size > place.max_document_bytes:
+        is_document = kind is not None and _may_be_document(kind, stream.peek(_HEAD_BYTES))
         # Not by its size, which may be the damage.
         stream.to_next_record()
-        is_document = _kind_of(head) is not None
         return place.oversized(position, f"a record of {size} bytes") if is_document else None
-    block = stream.read(size)
-    end = stream.read(len(_END))
-    if len(block) < size or end not in (_END, b""):
-        # The size may be wrong, and then a record may begin inside of what was taken for this one.
-        stream.give_back(block + end)
+    block = stream.block(size)
+    if block is None:
         raise GapError(f"the record does not end behind the {size} bytes that its head promises")
-    kind = _kind_of(head)
     if kind is None:
         return None
     if problem := _altered(head, block):
@@ -94,16 +89,22 @@ def _read_head(stream: RecordBytes) -> Head:
         raise GapError(f"expected a record that begins with WARC/1.0 or so, found {version[:40]!r}")
     head: dict[str, str] = {}
     size = 0
+    name = ""
     while (line := stream.line(_HEAD_BYTES)).strip():
         size += len(line)
-        name, found, value = line.decode(errors="replace").partition(":")
+        text = line.decode(errors="replace")
+        if name and text[0] in " \t" and size <= _HEAD_BYTES:
+            head[name] += f" {text.strip()}"
+            continue
+        name, found, value = text.partition(":")
         if not found or size > _HEAD_BYTES:
             # It may be the begin of the next record.
             stream.give_back(line)
             raise GapError(f"expected a field of the record's head, found {line[:40]!r}")
-        head[name.strip().lower()] = value.strip()
-    if not head.get("content-length", "").isdecimal():
-        raise GapError(f"expected a Content-Length, found {head.get('content-length')!r}")
+        name = name.strip().lower()
+        head[name] = value.strip()
+    if not _LENGTH.fullmatch(head.get("content-length", "")):
+        raise GapError(f"expected a Content-Length, found {head.get('content-length', '')[:40]!r}")
     return head
 
 
@@ -113,8 +114,21 @@ def _kind_of(head: Head) -> str | None:
     record = head.get("warc-type", "").lower()
     if record == "response":
         return "http" if media == "application/http" else None
-    is_text = media in ("text/plain", "text/html", "application/xhtml+xml")
-    return media if record in ("resource", "conversion") and is_text else None
+    return media if record in ("resource", "conversion") and media in _TEXTS else None
+
+
+def _may_be_document(kind: str, begin: bytes) -> bool:
+    """Whether a record is no film or picture, as far as its first bytes tell."""
+    if kind != "http":
+        return True
+    try:
+        return _has_text(read_answer(begin))
+    except ValueError:
+        return True
+
+
+def _has_text(answer: Answer) -> bool:
+    return answer.status == "200" and _media_type(answer.content_type) in _TEXTS
 
 
 def _document(kind: str, block: bytes, place: Place, position: int) -> Record | Reject | None:
@@ -123,46 +137,18 @@ def _document(kind: str, block: bytes, place: Place, position: int) -> Record | 
     if kind != "http":
         return page(block, place, position)
     try:
-        answer, body = _answer(block, place.max_document_bytes)
+        answer = read_answer(block)
+        if not _has_text(answer):
+            return None
+        body = answer.body(place.max_document_bytes)
     except ValueError as error:
         return place.reject(position, "damaged_record", str(error))
-    content = answer.get_header("content-type") or ""
-    if answer.get_statuscode() != "200":
-        return None
     if len(body) > place.max_document_bytes:
         return place.oversized(position, "the page unpacked has more bytes")
-    if _media_type(content) == "text/plain":
+    if _media_type(answer.content_type) == "text/plain":
         return plain(body, place, position)
-    if _media_type(content) not in ("text/html", "application/xhtml+xml"):
-        return None
-    charset = _CHARSET.search(content)
+    charset = _CHARSET.search(answer.content_type)
     return page(body, place, position, charset[1] if charset else "")
-
-
-def _answer(block: bytes, limit: int) -> tuple[Any, bytes]:
-    """Status and fields of a server's answer, and its unpacked body up to ``limit`` + 1 bytes.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-    import brotli  # noqa: PLC0415  only archives need these
-    from warcio.recordloader import ArcWarcRecord  # noqa: PLC0415
-    from warcio.statusandheaders import (  # noqa: PLC0415
-        StatusAndHeadersParser,
-        StatusAndHeadersParserException,
-    )
-
-    stream = io.BytesIO(block)
-    try:
-        answer = StatusAndHeadersParser(_PROTOCOLS).parse(stream)
-        record = ArcWarcRecord("warc", "response", None, stream, answer, "", len(block))
-        content, pieces, size = record.content_stream(), [], 0
-        while size <= limit and (piece := content.read(_PIECE_BYTES)):
-            pieces.append(piece)
-            size += len(piece)
-    except (StatusAndHeadersParserException, EOFError, zlib.error, brotli.error) as error:
-        raise ValueError(f"the server's answer cannot be read: {error}") from error
-    return answer, b"".join(pieces)
 
 
 def _altered(head: Head, block: bytes) -> str:

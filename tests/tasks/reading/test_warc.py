@@ -1,9 +1,12 @@
+import contextlib
 import gzip
 import io
 import re
 import struct
+import zlib
 from typing import Any
 
+import brotli
 import pytest
 import zstandard
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from tasks.documents import Reject
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames, Place, Record
+from tasks.reading.http_answer import read_answer
 from tasks.reading.warc import read_warc
 from tests.support.web import (
     DATE,
@@ -119,6 +123,13 @@ def test_what_is_no_page_is_passed_over() -> None:
             [("Transfer-Encoding", "chunked")],
             lambda body: b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
         ),
+        ([("Content-Encoding", "br")], brotli.compress),
+        ([("Content-Encoding", "zstd")], zstandard.compress),
+        ([("Content-Encoding", "deflate")], zlib.compress),
+        ([("Content-Encoding", "deflate")], lambda body: zlib.compress(body)[2:-4]),
+        ([("Content-Encoding", "gzip, br")], lambda body: brotli.compress(gzip.compress(body))),
+        # As some servers do, who say so of what they did not pack.
+        *[([("Content-Encoding", name)], bytes) for name in ("gzip", "deflate", "br", "zstd")],
     ],
 )
 def test_a_page_is_unpacked_as_it_was_served(fields: Any, pack: Any) -> None:
@@ -170,6 +181,8 @@ def test_what_only_begins_like_a_record_ends(body: bytes) -> None:
         (rb"Content-Length: \d+", b"Content-Length: 3000"),
         (rb"Content-Length: \d+", b"Content-Length: 99999999999"),
         (rb"Content-Length: \d+", b"Content-Length: many"),
+        (rb"Content-Length: \d+", b"Content-Length: " + b"9" * 5000),
+        (rb"Content-Length: \d+", "Content-Length: \u0663".encode()),
         (rb"WARC/1.0", b"WRAC/1.0"),
         (rb"About violins", b"About vi0lins"),
         (rb"HTTP/1.1 200", b"HTPT/1.1 200"),
@@ -203,6 +216,74 @@ def test_a_page_above_the_limit_is_one_reject() -> None:
         "big", body=gzip.compress(bytes(10_000_000)), fields=[("Content-Encoding", "gzip")]
     )
     assert topics(read(packed + answer("otters"))) == [(1, "oversized"), (2, "otters")]
+
+
+@pytest.mark.parametrize("name", ["gzip", "br", "zstd", "deflate"])
+def test_a_page_that_unpacks_to_too_much_or_is_damaged_is_one_reject(name: str) -> None:
+    pack = {
+        "gzip": gzip.compress,
+        "br": brotli.compress,
+        "zstd": zstandard.compress,
+        "deflate": zlib.compress,
+    }[name]
+    fields = [("Content-Encoding", name)]
+    bomb = answer("big", body=pack(bytes(30_000_000)), fields=fields)
+    assert topics(read(bomb + answer("otters"))) == [(1, "oversized"), (2, "otters")]
+    damaged = bytearray(pack(html("big").encode()))
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 9] = bytes(9)
+    (reject,) = read(answer("big", body=bytes(damaged), fields=fields))
+    assert reject.reason in ("damaged_record", "bad_encoding", "nul_bytes")
+
+
+def test_a_page_that_was_cut_off_while_it_was_packed_is_what_there_is_of_it() -> None:
+    body = gzip.compress(html("otters").encode())[:-8]
+    assert topics(read(answer("x", body=body, fields=[("Content-Encoding", "gzip")]))) == [
+        (1, "otters")
+    ]
+
+
+def test_a_film_of_any_size_is_no_document_and_no_reject() -> None:
+    film = answer("film", content_type="video/mp4", body=bytes(200_000))
+    lost = answer("lost", status="404 Not Found", body=b"<p>" + b"word " * 30_000)
+    assert topics(read(film + lost + answer("otters"))) == [(3, "otters")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        (rb"(?s)^.*?\r\n\r\n", lambda head: head[0].replace(b"\r\n", b"\n")),
+        (rb"\r\n\r\n$", b"\n\n"),
+        (rb"\r\n\r\n$", b"\n"),
+        (rb"WARC-Date: ", b"X-Note: one\r\n\ttwo\r\n three\r\nWARC-Date: "),
+    ],
+)
+def test_what_other_writers_make_of_line_ends_is_read(pattern: bytes, instead: Any) -> None:
+    plain = [re.sub(pattern, instead, unpacked(record)) for record in ARCHIVE]
+    assert topics(read(b"".join(plain), "")) == GOOD
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_record_whose_end_alone_is_cut_off_is_whole(cut: int) -> None:
+    assert topics(read(unpacked(b"".join(ARCHIVE))[:-cut], "")) == GOOD
+
+
+def test_records_that_promise_more_than_they_have_take_no_time_for_it() -> None:
+    false = unpacked(answer("x", body=b"y"))
+    false = re.sub(rb"Content-Length: \d+", b"Content-Length: 9000000", false, count=1)
+    archive = false * 30_000 + unpacked(answer("otters"))
+    # 13 MB that are read once, not 30,000 times 9 MB.
+    assert topics(read(archive, "", 10_000_000))[-1] == (30_001, "otters")
+
+
+@settings(max_examples=200)
+@given(
+    st.binary(max_size=120)
+    | st.text(alphabet="HTP/1.0 2\r\n:;=-aContentEcdigzipbr5", max_size=120).map(str.encode)
+)
+def test_any_bytes_are_an_answer_or_none(block: bytes) -> None:
+    for begin in (b"", b"HTTP/1.1 200 OK\r\nContent-Encoding: "):
+        with contextlib.suppress(ValueError):
+            assert len(read_answer(begin + block).body(10)) <= max(11, len(block))
 
 
 @settings(max_examples=60)
