@@ -4,6 +4,7 @@ Reading a page and taking its main text are two steps: the second takes a hundre
 is done by those who prepare documents.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator
@@ -12,16 +13,24 @@ from dataclasses import replace
 from tasks.documents import Document, Reject
 from tasks.line_stream import Readable
 from tasks.readers import BOM, Place, Record, read_whole
+from tasks.reading.web_encodings import codec_of
 
 _DECLARED = re.compile(
-    rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE
+    rb"""<(?:meta[^>]{0,200}?charset|\?xml[^>]{0,100}?encoding)\s*=\s*["']?\s*([\w.:-]{1,40})""",
+    re.IGNORECASE,
 )
 _LANGUAGE = re.compile(r"""<html[^>]{0,500}?\blang\s*=\s*["']?([A-Za-z]{2,3})\b""", re.IGNORECASE)
 _HEAD_BYTES = 4096
 """Where a page declares its encoding and language."""
-# What the web means by these names (WHATWG, Encoding Standard).
-_WEB_NAMES = {"ascii": "cp1252", "us-ascii": "cp1252", "iso-8859-1": "cp1252", "latin1": "cp1252"}
+_TOLD_BY = 50
+"""Characters of a page in which trafilatura looks for ``html``."""
+_UTF16 = ("utf-16-le", "utf-16-be")
 _MARKS = ((BOM, "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_ELEMENT = re.compile(r"\s*<[a-z!]", re.IGNORECASE)
+_BLOCK = re.compile(r"<(?=(?:p|div|li|d[dt]|t[dhr]|h[1-6]|section|article)\b)", re.IGNORECASE)
+_MOST_TAGS, _MOST_TAGS_OF_A_BLOCK = 200_000, 10_000
+"""Of a page, and of a paragraph of it. The extraction takes time in the square of either, some
+seconds for a paragraph of so many and half a minute for a page."""
 
 
 def read_html(file: Readable, place: Place) -> Iterator[Record | Reject]:
@@ -56,13 +65,12 @@ def with_main_text(document: Document) -> Document | Reject:
     """The document with the main text of its page; one that is no page as it is."""
     if not document.is_page:
         return document
-    main = _main_text(document.text)
-    if main and not main.isspace():
+    reason, detail = "no_main_text", "nothing but menus, or no web page"
+    if problem := _too_many_tags(document.text):
+        reason, detail = "too_many_tags", problem
+    elif (main := _main_text(document.text)) and not main.isspace():
         return replace(document, text=main, is_page=False)
-    detail = "nothing but menus, or no web page"
-    return Reject(
-        uri=document.uri, position=document.position, reason="no_main_text", detail=detail
-    )
+    return Reject(uri=document.uri, position=document.position, reason=reason, detail=detail)
 
 
 def decode_page(body: bytes, charset: str = "") -> str:
@@ -79,15 +87,28 @@ def decode_page(body: bytes, charset: str = "") -> str:
         if body.startswith(mark):
             return body[len(mark) :].decode(encoding)
     declared = _DECLARED.search(body[:_HEAD_BYTES])
-    name = (charset or (declared[1].decode("ascii", "replace") if declared else "utf-8")).lower()
-    # Encodings that switch by escape sequences (ISO-2022-JP) are UTF-8 too, and mean other text.
-    if b"\x1b" not in body:
-        try:
+    name = charset or (declared[1].decode("ascii", "replace") if declared else "utf-8")
+    # By these, bytes that are valid UTF-8 too may mean other text: ISO-2022-JP switches by escape
+    # sequences, and English in UTF-16 has a NUL for every letter.
+    if b"\x1b" not in body and not (charset and b"\0" in body):
+        with contextlib.suppress(UnicodeDecodeError):
             return body.decode()
-        except UnicodeDecodeError:
-            if name in ("utf-8", "utf8"):
-                raise
-    return body.decode(_WEB_NAMES.get(name, name))
+    codec = codec_of(name)
+    # That it is UTF-16 a page cannot declare in single bytes.
+    return body.decode("utf-8" if codec in _UTF16 and not charset else codec)
+
+
+def _too_many_tags(text: str) -> str:
+    """How many too many tags a page has, "" when it can be read in good time."""
+    num_tags = text.count("<")
+    if num_tags <= _MOST_TAGS_OF_A_BLOCK:
+        return ""
+    if num_tags > _MOST_TAGS:
+        return f"the page has {num_tags:,} tags, at most {_MOST_TAGS:,} are read"
+    most = max(block.count("<") for block in _BLOCK.split(text))
+    if most > _MOST_TAGS_OF_A_BLOCK:
+        return f"a paragraph has {most:,} tags, at most {_MOST_TAGS_OF_A_BLOCK:,} are read"
+    return ""
 
 
 def _main_text(text: str) -> str | None:
@@ -96,6 +117,9 @@ def _main_text(text: str) -> str | None:
 
     # Each page without a text would be an ERROR in the log; they are among the rejects.
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    # It takes what begins with an element, but never says html, for a piece of a page or none.
+    if "html" not in text[:_TOLD_BY].lower() and _ELEMENT.match(text):
+        text = f"<html>{text}"
     # fast: without comparing with two other extractors. The text of a page must not depend on the
     # pages before it, which deduplicate would bring.
     return extract(text, fast=True, include_comments=False, deduplicate=False)
