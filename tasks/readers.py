@@ -7,6 +7,7 @@ gives exactly one item.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -240,6 +241,9 @@ def record_of(values: Mapping[str, object], place: Place, position: int) -> Reco
         value = values.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
+        # Seconds since 1970; NaN is how some write that there is none.
+        if isinstance(value, float) and kind == "time":
+            value = str(value) if math.isfinite(value) else None
         if value is not None and not isinstance(value, str):
             found = type(value).__name__
             return place.reject(position, f"{kind}_not_string", f"{name!r} holds a {found}")

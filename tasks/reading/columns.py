@@ -10,7 +10,8 @@ from tasks.documents import Reject
 from tasks.readers import Place, Record, record_of
 
 _ROWS_AT_ONCE = 256
-_ARROW_FILE = b"ARROW1"
+_ARROW_FILE, _ARROW_FILE_HEAD_BYTES = b"ARROW1", 8
+_OLD_FEATHER = b"FEA1"
 
 
 def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
@@ -66,26 +67,51 @@ def read_arrow(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
     import pyarrow as pa  # noqa: PLC0415  only tables need it
 
     position = 0
+    problem = ""
     try:
         head = file.read(len(_ARROW_FILE))
         file.seek(0)
         if not head:
             yield place.reject(0, "empty_file", "the file has no bytes")
             return
-        is_file = head == _ARROW_FILE
-        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-        if problem := _wrong_column(reader.schema, place):
-            yield place.reject(0, "wrong_column", problem)
+        if head.startswith(_OLD_FEATHER):
+            detail = "expected Arrow or Feather version 2, found Feather version 1; write it anew"
+            yield place.reject(0, "damaged_file", detail)
             return
-        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        schema, batches, problem = _open_arrow(file, head == _ARROW_FILE)
+        if wrong := _wrong_column(schema, place):
+            yield place.reject(0, "wrong_column", wrong)
+            return
         for batch in batches:
             for row in _rows(batch, place):
                 position += 1
                 yield _parse_row(row, place, position)
     # A damaged length can ask for any amount of memory, and a damaged name be no text.
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        problem = str(error)
+    if problem:
         where = position + 1 if position else 0
-        yield place.reject(where, "damaged_file", str(error))
+        yield place.reject(where, "damaged_file", problem)
+
+
+def _open_arrow(file: IO[bytes], is_file: bool) -> tuple[Any, Iterator[Any], str]:
+    """Schema and batches, and what is wrong with the end of the file.
+
+    A file is a stream between its first bytes and a table of contents at its end. Of one that was
+    cut off before that the batches are there all the same.
+    """
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    if not is_file:
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, iter(stream), ""
+    try:
+        reader = pa.ipc.open_file(file)
+    except (pa.ArrowException, OSError) as error:
+        file.seek(_ARROW_FILE_HEAD_BYTES)
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, iter(stream), str(error)
+    return reader.schema, map(reader.get_batch, range(reader.num_record_batches)), ""
 
 
 def _rows(batch: Any, place: Place) -> Iterator[dict[str, Any]]:
@@ -121,16 +147,22 @@ def _wrong_column(schema: Any, place: Place) -> str:
         if types.is_dictionary(kind):
             kind = kind.value_type
         is_scalar = types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind)
-        is_number = types.is_floating(kind) and name == place.fields.language_probability
-        if not _is_string(kind) and (name == place.fields.text or not (is_scalar or is_number)):
+        numbers = (place.fields.language_probability, place.fields.time)
+        is_number = types.is_floating(kind) and name in numbers
+        # What has no value in any row of a file has no type in it.
+        is_other = is_scalar or is_number or types.is_null(kind)
+        if not _is_string(kind) and (name == place.fields.text or not is_other):
             return f"expected strings in column {name!r}, found {kind}"
     return ""
 
 
 def _is_string(kind: Any) -> bool:
+    """Also bytes: many writers say no more of their strings, and every row is checked."""
     from pyarrow import types  # noqa: PLC0415  only tables need it
 
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    return is_bytes or is_text
 
 
 def _column_values(column: Any) -> list[bytes | None]:
@@ -152,9 +184,22 @@ def _as_binary(column: Any) -> Any:
 
     if not _is_string(column.type):
         column.validate(full=True)
-        column = column.cast(pa.string())
+        column = _as_string(column)
     wide = {pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
-    # The bytes stay where they are, so that nothing was looked at before validate.
-    column = column.cast(wide.get(column.type, pa.binary()))
+    if column.type in (pa.string(), *wide):
+        # The bytes stay where they are, so that nothing was looked at before validate.
+        column = column.cast(wide.get(column.type, pa.binary()))
     column.validate(full=True)
     return column
+
+
+def _as_string(column: Any) -> Any:
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(column.type) or column.type.tz is None:
+            raise
+        # A time zone that this machine does not know; inside, all are in UTC.
+        return column.cast(pa.timestamp(column.type.unit)).cast(pa.string())

@@ -127,6 +127,16 @@ def test_all_fields_are_read_and_numbers_become_strings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("time", "expected"), [("1700000000.25", "1700000000.25"), ("NaN", ""), ("1e999", "")]
+)
+def test_seconds_with_a_fraction_are_a_time_and_what_is_no_number_is_none(
+    time: str, expected: str
+) -> None:
+    [record] = jsonl(b'{"text": "x", "t": %s}' % time.encode(), place(FieldNames(time="t")))
+    assert record.time == expected
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"text": "x", "cluster": "c"}, "missing_id"),
@@ -134,7 +144,8 @@ def test_all_fields_are_read_and_numbers_become_strings() -> None:
         ({"text": "x", "id": "1"}, "missing_cluster"),
         ({"text": "x", "id": True, "cluster": "c"}, "id_not_string"),
         ({"text": "x", "id": "1", "cluster": ["c"]}, "cluster_not_string"),
-        ({"text": "x", "id": "1", "cluster": "c", "time": 1.5}, "time_not_string"),
+        ({"text": "x", "id": "1", "cluster": "c", "time": [1.5]}, "time_not_string"),
+        ({"text": "x", "id": 1.5, "cluster": "c"}, "id_not_string"),
         ({"text": "x", "id": "\ud800", "cluster": "c"}, "lone_surrogate"),
     ],
 )

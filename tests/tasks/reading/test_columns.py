@@ -45,7 +45,11 @@ def as_feather(table: pa.Table) -> bytes:
 
 
 WRITERS = {"file": as_file, "stream": as_stream, "feather": as_feather}
-KINDS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary("int32", "string")]
+BYTES = [pa.binary(), pa.large_binary(), pa.binary_view()]
+KINDS = [
+    *(pa.string(), pa.large_string(), pa.string_view(), pa.dictionary("int32", "string")),
+    *BYTES,
+]
 
 
 def arrow(body: bytes, fields: FieldNames | None = None) -> list[Any]:
@@ -85,7 +89,46 @@ def test_an_arrow_file_without_the_column_is_one_reject(columns: dict[str, Any])
     assert summary(arrow(as_file(pa.table(columns)))) == [(0, "wrong_column")]
 
 
-@pytest.mark.parametrize("write", [as_stream], ids=["stream"])
+@pytest.mark.parametrize("kind", BYTES, ids=str)
+def test_bytes_of_a_text_are_checked_row_by_row(kind: pa.DataType) -> None:
+    table = pa.table({"text": pa.array([b"one", b"caf\xe9", "zwölf".encode()], kind)})
+    expected = [(1, "one"), (2, "bad_utf8"), (3, "zwölf")]
+    assert summary(arrow(as_file(table))) == expected
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    assert summary(list(read_parquet(sink, place()))) == expected
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (pa.nulls(2), ["", ""]),
+        (pa.array([1_700_000_000.5, None]), ["1700000000.5", ""]),
+        (
+            pa.array([10**15, None], pa.timestamp("us", "Nowhere/Land")),
+            ["2001-09-09 01:46:40.000000", ""],
+        ),
+    ],
+)
+def test_a_time_without_values_or_in_seconds_or_of_an_unknown_zone_costs_no_row(
+    times: pa.Array, expected: list[str]
+) -> None:
+    fields = FieldNames(time="time")
+    table = pa.table({"text": ["one", "two"], "time": times})
+    assert [item.time for item in arrow(as_file(table), fields)] == expected
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    found = read_parquet(sink, place(fields))
+    assert [item.time if isinstance(item, Record) else item for item in found] == expected
+
+
+def test_a_feather_file_of_the_first_version_is_one_reject_that_says_so() -> None:
+    [reject] = arrow(b"FEA1" + bytes(100))
+    assert (reject.position, reject.reason) == (0, "damaged_file")
+    assert "Feather version 1" in reject.detail
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=list(WRITERS))
 def test_a_truncated_stream_gives_the_batches_before_the_damage(
     write: Callable[[pa.Table], bytes],
 ) -> None:
