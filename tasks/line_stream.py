@@ -89,15 +89,18 @@ def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
     end = b""
     for chunk in chunks:
         end = end or _line_end(chunk)
-        for index, piece in enumerate(chunk.split(end or b"\n")):
-            if index:
-                yield b"".join(pending) if size <= limit else None
-                pending, size = [], 0
-            size += len(piece)
-            if size <= limit:
-                pending.append(piece)
-            else:
-                pending.clear()
+        first, *others = chunk.split(end or b"\n")
+        size += len(first)
+        if size <= limit:
+            pending.append(first)
+        else:
+            pending.clear()
+        if others:
+            last = others.pop()
+            yield b"".join(pending) if size <= limit else None
+            for line in others:
+                yield line if len(line) <= limit else None
+            pending, size = [last][: len(last) <= limit], len(last)
     if size:
         yield b"".join(pending) if size <= limit else None
 

@@ -169,6 +169,24 @@ def read_jsonl(
     a document's bytes counts the whole line, as it is written. ``lines_before`` are those of the
     file that come before the first that is read.
     """
+    for position, line in numbered_lines(file, place, compression, lines_before=lines_before):
+        if isinstance(line, Reject):
+            yield line
+        elif line is None:
+            yield place.oversized(position, "the line has more bytes")
+        elif line and not line.isspace():
+            yield _parse_line(line, place, position)
+
+
+def numbered_lines(
+    file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
+) -> Iterator[tuple[int, bytes | Reject | None]]:
+    """Lines with their numbers; None for one above the limit, a reject for what is damaged.
+
+    A line that damage has cut is not among them. After damage to a packed file goes on what begins
+    anew behind it (``decompress_parts``); how many lines were lost is not known, and they count as
+    one.
+    """
     position = lines_before
     parts = decompress_parts(file, compression, max_bytes=place.max_unpacked_bytes)
     is_damaged = True
@@ -177,13 +195,10 @@ def read_jsonl(
         lines = split_lines(until_damage(parts), place.max_document_bytes)
         try:
             for position, line in enumerate(lines, start=first):
-                if line is None:
-                    yield place.oversized(position, "the line has more bytes")
-                elif line and not line.isspace():
-                    yield _parse_line(line, place, position)
+                yield position, line
         except (EOFError, DamagedStreamError, OSError) as error:
             position += 1
-            yield place.stopped(position, error)
+            yield position, place.stopped(position, error)
             # Also of a stream that has ended with it: there is nothing more then.
             is_damaged = isinstance(error, DamagedStreamError)
 

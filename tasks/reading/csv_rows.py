@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tasks.documents import Reject
-from tasks.line_stream import Compression, DamagedStreamError, Readable, decompress, split_lines
-from tasks.readers import BOM, Place, Record, record_of
+from tasks.line_stream import Compression, Readable
+from tasks.readers import BOM, Place, Record, numbered_lines, record_of
 
 Fields = list[str]
 
@@ -38,26 +38,24 @@ def read_csv(
     lines = _Lines(file, place, compression)
     first = next((line for line in lines if line.body is None or line.body.strip()), None)
     if first is not None:
-        header, delimiter = _header((first.body or b"").removeprefix(BOM), place, delimiters)
+        header, delimiter = _header(first, lines, place, delimiters)
         if problem := _wrong_column(header, place):
             yield place.reject(0, "wrong_column", problem)
             return
         for line in lines:
+            yield from lines.told()
             if line.body is None or line.body.strip():
                 yield from _row(line, lines, place, header, delimiter)
-    if lines.stopped:
-        yield lines.stopped
+    yield from lines.told()
 
 
 class _Lines:
     """The lines of a file, of which some can be given back."""
 
     def __init__(self, file: Readable, place: Place, compression: Compression) -> None:
-        self.stopped: Reject | None = None
-        """Why the file could not be read to its end."""
-        self._place = place
+        self._damage: list[Reject] = []
         self._again: deque[_Line] = deque()
-        self._rest = self._read(file, compression)
+        self._rest = self._read(file, place, compression)
 
     def __iter__(self) -> Iterator[_Line]:
         return self
@@ -69,15 +67,17 @@ class _Lines:
         """Make ``lines`` the next ones."""
         self._again.extendleft(reversed(lines))
 
-    def _read(self, file: Readable, compression: Compression) -> Iterator[_Line]:
-        position = 0
-        chunks = decompress(file, compression, max_bytes=self._place.max_unpacked_bytes)
-        lines = split_lines(chunks, self._place.max_document_bytes)
-        try:
-            for position, body in enumerate(lines, start=1):
+    def told(self) -> list[Reject]:
+        """What of the file could not be read since this was asked last."""
+        damage, self._damage = self._damage, []
+        return damage
+
+    def _read(self, file: Readable, place: Place, compression: Compression) -> Iterator[_Line]:
+        for position, body in numbered_lines(file, place, compression):
+            if isinstance(body, Reject):
+                self._damage.append(body)
+            else:
                 yield _Line(position, body)
-        except (EOFError, DamagedStreamError, OSError) as error:
-            self.stopped = self._place.stopped(position + 1, error)
 
 
 def _row(
@@ -155,16 +155,17 @@ def _skip_quoted(lines: _Lines) -> None:
             return
 
 
-def _header(line: bytes, place: Place, delimiters: str) -> tuple[Fields, str]:
+def _header(first: _Line, lines: _Lines, place: Place, delimiters: str) -> tuple[Fields, str]:
+    """The names of the columns, also where a line ends inside of one, and what is between them."""
+    first = first._replace(body=(first.body or b"").removeprefix(BOM))
     found: list[tuple[Fields, str]] = []
     for delimiter in delimiters:
-        try:
-            fields = next(csv.reader([_text(line)], delimiter=delimiter, strict=True))
-        except csv.Error:
-            continue
-        if not _wrong_column(fields, place):
+        fields, problem, taken = _quoted(first, lines, place.max_document_bytes, delimiter)
+        if not problem and not _wrong_column(fields, place):
             return fields, delimiter
-        found.append((fields, delimiter))
+        lines.give_back(taken[1:])
+        if not problem:
+            found.append((fields, delimiter))
     return found[0] if found else ([], delimiters[0])
 
 

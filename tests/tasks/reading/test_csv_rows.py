@@ -1,9 +1,12 @@
 import bz2
 import csv
+import gzip
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +120,28 @@ def test_a_truncated_file_gives_the_rows_before_the_damage() -> None:
     assert all(isinstance(item, Record) for item in good)
     assert (last.position, last.reason) == (len(good) + 2, "truncated_file")
     assert len(good) > 40_000
+
+
+@pytest.mark.parametrize(
+    ("pack", "compression"), [(gzip.compress, "gz"), (zstandard.compress, "zst")]
+)
+def test_rows_behind_a_damaged_part_of_a_packed_file_are_read(
+    pack: Callable[[bytes], bytes], compression: Compression
+) -> None:
+    many = b"".join(b'%d,"one %d"\n' % (number, number * 7919) for number in range(99))
+    parts = [pack(b"id,text\n0,zero\n"), pack(many), pack(b"2,two\n3,three\n")]
+    damaged = parts[1][:9] + bytes(9) + parts[1][18:]
+    items = rows(parts[0] + damaged + parts[2], compression=compression)
+    texts = [item.text for item in items if isinstance(item, Record)]
+    assert (texts[0], texts[-2:]) == ("zero", ["two", "three"])
+    assert [item.reason for item in items if isinstance(item, Reject)] == ["damaged_file"]
+    assert [item.position for item in items] == sorted({item.position for item in items})
+
+
+def test_the_name_of_a_column_may_have_lines() -> None:
+    assert summary(rows('id,"a long\nname",text\n1,x,one\n')) == [(3, "one")]
+    # A sign for inches opens nothing, and an open quote takes no rows.
+    assert summary(rows('5" disk,text\n1,one "a\n2,two\n')) == [(2, 'one "a'), (3, "two")]
 
 
 def test_a_tab_goes_before_a_comma_where_the_name_says_so() -> None:
