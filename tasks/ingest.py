@@ -55,25 +55,27 @@ def list_source(source: SourceConfig) -> list[SourceObject]:
     out. Both are logged. Of a bucket it raises AccessError and UnavailableError.
     """
     in_bucket = is_in_bucket(source.uri)
-    listed, num_skipped = list_bucket(source) if in_bucket else _list_local(source)
-    if num_skipped:
+    listed, skipped = list_bucket(source) if in_bucket else _list_local(source)
+    if skipped:
+        names = ", ".join(map(printable, skipped[:_NUM_EXAMPLES]))
         logger.warning(
             "source %s: left out %d files whose name is not UTF-8 or whose suffix format %r does "
-            "not read; name a format or suffixes to read them",
+            "not read (%s); name a format or suffixes to read them",
             source.name,
-            num_skipped,
+            len(skipped),
             source.format,
+            names + (", ..." if len(skipped) > _NUM_EXAMPLES else ""),
         )
     if not listed:
         logger.warning("source %s: no file matches %s", source.name, source.uri)
     return sorted(listed, key=lambda found: found.uri)
 
 
-def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
-    """The files that are read, and how many more no format claims."""
+def _list_local(source: SourceConfig) -> tuple[list[SourceObject], list[str]]:
+    """The files that are read, and the names of those that no format claims."""
     root, pattern = root_and_pattern(source)
     listed: list[SourceObject] = []
-    num_skipped = 0
+    skipped: list[str] = []
     licences = LicenceFiles(root)
     for path in root.glob(pattern):
         relative = path.relative_to(root)
@@ -92,7 +94,7 @@ def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
         by_pattern, named = pattern != EVERYTHING, is_named(source, path)
         is_meant = is_claimed(source, path.name, is_named=named, by_pattern=by_pattern)
         if not is_meant or not _is_utf8(path):
-            num_skipped += 1
+            skipped.append(path.name)
             continue
         is_document = format_of(source, path.name) in ("html", "text", "code")
         listed.append(
@@ -103,7 +105,7 @@ def _list_local(source: SourceConfig) -> tuple[list[SourceObject], int]:
                 licence=licences.nearest(path.parent) if is_document else "",
             )
         )
-    return listed, num_skipped
+    return listed, skipped
 
 
 def _not_read(path: Path, mode: int) -> str:
@@ -113,7 +115,9 @@ def _not_read(path: Path, mode: int) -> str:
     """
     if not stat.S_ISDIR(mode):
         return "it is a named pipe, socket or device; only regular files are read"
-    # A glob passes over what it may not list without a word.
+    # A glob passes over what it may not list, and over links to directories, without a word.
+    if path.is_symlink():
+        return "a link to a directory is not followed; name it in the uri to read what is there"
     return "" if os.access(path, os.R_OK | os.X_OK) else "the directory may not be listed"
 
 

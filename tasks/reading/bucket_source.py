@@ -30,8 +30,8 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], int]:
-    """The objects that are meant by the source's URI, and how many more no format claims.
+def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], list[str]]:
+    """The objects that are meant by the source's URI, and the names of those no format claims.
 
     Listed is what begins like the fixed part of the URI; the bucket is never listed as a whole
     unless the URI says so. In a tree of text, code or HTML the licence files below it are read.
@@ -42,7 +42,7 @@ def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], int]:
     is_pattern = fixed != pattern
     listed: list[RemoteObject] = []
     licence_files: list[RemoteObject] = []
-    num_skipped = 0
+    skipped: list[str] = []
     for found in list_remote(bucket, fixed):
         uri = f"{_SCHEME}{bucket}/{found.key}"
         name = found.key.rpartition("/")[2]
@@ -54,7 +54,7 @@ def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], int]:
         if is_claimed(source, name, is_named=is_named, by_pattern=is_pattern or is_named):
             listed.append(found)
         else:
-            num_skipped += 1
+            skipped.append(name)
     is_document = [format_of(source, found.key) in ("html", "text", "code") for found in listed]
     licences = _licences(bucket, fixed, licence_files if any(is_document) else [])
     objects = [
@@ -66,7 +66,7 @@ def list_bucket(source: SourceConfig) -> tuple[list[SourceObject], int]:
         )
         for found, is_text in zip(listed, is_document, strict=True)
     ]
-    return objects, num_skipped
+    return objects, skipped
 
 
 def _licences(bucket: str, fixed: str, files: Sequence[RemoteObject]) -> LicenceFiles:
