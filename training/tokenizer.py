@@ -35,6 +35,9 @@ _LONG_RUN = re.compile(rf"(?<!\S)\S{{{_LONGEST_RUN},}}|(?<!\s)\s{{{_LONGEST_RUN}
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here; its id is 0."""
 
+_AROUND = ("{0}", "a{0}", " {0}", "\n{0}", "a {0} a", ".{0}.", "{0}{0}", "1{0}1", "\u65e5{0}\u65e5")
+"""Places of a text in which a framing token is tried."""
+
 TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -243,11 +246,15 @@ def _guarded(directory: Path, encoder: Encoder, start_id: int, end_id: int) -> T
     """A Tokenizer, once it is known that no text can spell its framing tokens."""
     for token_id in {start_id, end_id}:
         spelled = encoder.id_to_token(token_id)
-        if token_id in encoder.encode(spelled, add_special_tokens=False).ids:
+        # Alone it may be taken apart where next to other letters it is not.
+        texts = [around.format(spelled) for around in _AROUND]
+        encodings = encoder.encode_batch(texts, add_special_tokens=False)
+        if any(token_id in encoding.ids for encoding in encodings):
             raise ValueError(
                 f"text that spells {spelled!r} is encoded as token {token_id}, which frames the "
                 f'documents; mark it as "special": true among the added_tokens of '
-                f"{directory / 'tokenizer.json'}"
+                f"{directory / 'tokenizer.json'}, or name another bos_token or eos_token in "
+                "tokenizer_config.json where it is and the model itself makes it of letters"
             )
     vocab_size = max(encoder.get_vocab(with_added_tokens=True).values()) + 1
     return Tokenizer(directory, vocab_size, start_id, end_id, encoder)

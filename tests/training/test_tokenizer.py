@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, pre_tokenizers
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from storage.errors import CorruptError, NotFoundError
@@ -166,6 +166,25 @@ def test_a_framing_token_that_text_can_spell_is_refused(tmp_path: Path) -> None:
     directory = _write_imported(tmp_path / "t", files=files, special=False)
     with pytest.raises(ValueError, match="text that spells '</s>' is encoded as token 257"):
         load_tokenizer(directory)
+
+
+def test_a_framing_token_that_text_can_spell_next_to_other_letters_is_refused(
+    tmp_path: Path,
+) -> None:
+    # Alone, the sign for a space takes the first letter away; behind another letter it does not.
+    pieces = ["</s>", "_", "<", "/", "s", ">", "a", "_<", "</", "</s"]
+    merges = [("_", "<"), ("<", "/"), ("</", "s"), ("</s", ">")]
+    model = models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    encoder = Encoder(model)
+    encoder.normalizer = normalizers.Prepend("_")
+    encoder.add_special_tokens(["</s>"])
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    encoder.encode_special_tokens = True
+    assert 0 not in encoder.encode("</s>").ids
+    assert 0 in encoder.encode("a</s>").ids
+    with pytest.raises(ValueError, match=r"text that spells '</s>' .* makes it of letters"):
+        load_tokenizer(tmp_path)
 
 
 def test_a_directory_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
