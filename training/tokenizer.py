@@ -35,6 +35,9 @@ _LONG_RUN = re.compile(rf"(?<!\S)\S{{{_LONGEST_RUN},}}|(?<!\s)\s{{{_LONGEST_RUN}
 END_OF_TEXT = "<|endoftext|>"
 """The one special token of a tokenizer that is trained here; its id is 0."""
 
+_UNIGRAM = re.compile(r'"type"\s*:\s*"Unigram"')
+_APART = "\0"
+"""Put before the names of special tokens that the model would find in text: no document has it."""
 _AROUND = ("{0}", "a{0}", " {0}", "\n{0}", "a {0} a", ".{0}.", "{0}{0}", "1{0}1", "\u65e5{0}\u65e5")
 """Places of a text in which a framing token is tried."""
 
@@ -235,17 +238,37 @@ def _open(directory: Path) -> Encoder:
             f"expected a tokenizer.json in {directory}, found none; save the tokenizer with "
             "transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...), which writes it"
         )
-    encoder = Encoder.from_file(str(path))
+    encoder = Encoder.from_str(_kept_apart(path.read_text("utf-8")))
     encoder.encode_special_tokens = True
     encoder.no_truncation()
     encoder.no_padding()
     return encoder
 
 
+def _kept_apart(body: str) -> str:
+    """A tokenizer.json in which no special token is a piece that a unigram model finds in text.
+
+    SentencePiece never finds them there (its control symbols); ``tokenizers`` keeps them among the
+    pieces, with the best of all scores. All ids and scores stay.
+    """
+    if not _UNIGRAM.search(body):
+        return body
+    value = json.loads(body)
+    special = {token["content"] for token in value["added_tokens"] if token["special"]}
+    for piece in value["model"]["vocab"]:
+        if piece[0] in special:
+            piece[0] = _APART + piece[0]
+    pieces = {piece[0] for piece in value["model"]["vocab"]}
+    for token in value["added_tokens"]:
+        if _APART + token["content"] in pieces:
+            token["content"] = _APART + token["content"]
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _guarded(directory: Path, encoder: Encoder, start_id: int, end_id: int) -> Tokenizer:
     """A Tokenizer, once it is known that no text can spell its framing tokens."""
     for token_id in {start_id, end_id}:
-        spelled = encoder.id_to_token(token_id)
+        spelled = encoder.id_to_token(token_id).removeprefix(_APART)
         # Alone it may be taken apart where next to other letters it is not.
         texts = [around.format(spelled) for around in _AROUND]
         encodings = encoder.encode_batch(texts, add_special_tokens=False)
@@ -292,6 +315,8 @@ def _token_id(value: Any, encoder: Encoder, path: Path) -> int | None:
     if content is None:
         return None
     token_id = encoder.token_to_id(content)
+    if token_id is None:
+        token_id = encoder.token_to_id(_APART + content)
     if token_id is None:
         raise ValueError(
             f"{path} names the special token {content!r}, which tokenizer.json does not hold; "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Encoder
 
 from storage.errors import CorruptError, NotFoundError
@@ -185,6 +185,26 @@ def test_a_framing_token_that_text_can_spell_next_to_other_letters_is_refused(
     assert 0 in encoder.encode("a</s>").ids
     with pytest.raises(ValueError, match=r"text that spells '</s>' .* makes it of letters"):
         load_tokenizer(tmp_path)
+
+
+def test_a_unigram_model_finds_no_special_token_in_text(tmp_path: Path) -> None:
+    special = ["<unk>", "<s>", "</s>"]
+    letters = [("_", -2.0), *((letter, -3.0) for letter in "<s>/ab"), ("ab", -4.5)]
+    encoder = Encoder(models.Unigram([*((name, 0.0) for name in special), *letters], unk_id=0))
+    encoder.pre_tokenizer = pre_tokenizers.Metaspace("_")
+    encoder.decoder = decoders.Metaspace("_")
+    encoder.add_special_tokens(special)
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.start_id, tokenizer.end_id, tokenizer.vocab_size) == (1, 2, 11)
+    for text in ("ab", "ab a", "bba 北 ab"):
+        assert tokenizer.encode_batch([text])[0].tolist() == encoder.encode(text).ids
+    (tokens,) = tokenizer.encode_batch(["a<s>b</s><s> <unk>"])
+    assert not {1, 2} & set(tokens.tolist())
+    assert len(tokens) == 17
+    assert tokenizer.decode([1, *tokens, 2]).startswith("a<s>b</s><s> <")
 
 
 def test_a_directory_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
