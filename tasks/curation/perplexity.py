@@ -39,7 +39,7 @@ class PerplexityRules:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
 
-    tokens: Annotated[int, Bounds(ge=1, le=1_000_000, unit="tokens")] = 512
+    tokens: Annotated[int, Bounds(ge=1, le=1_000_000, unit="tokens")] = 256
     """Of a document that are scored, its first ones; fewer where the champion's window is shorter.
     The time is in proportion to them."""
     min_nats_per_byte: Annotated[float | None, Bounds(ge=0, unit="nats per byte")] = None

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,12 @@ from tasks.curation.config import DomainRules
 from tasks.curation.perplexity import PER_BYTE, TOKENS, PerplexityRules
 from tasks.refresh import refresh
 from tasks.refresh_request import ImportedTokenizer, RefreshRequest, RefreshResult
+from tasks.reporting.refresh_report import write_refresh_report
 from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
+from tasks.staff import Workers
 from tests.support.lineages import LAYOUT, hub_directory, import_champion
+from training.cluster.pool import Pool
 
 _WORDS = ["stone", "river", "lamp", "carpet", "hill", "lake", "\N{SNOWMAN}", "qqq"]
 _SCORED = PerplexityRules(tokens=30)
@@ -71,6 +75,12 @@ def _file(store: LocalObjects, result: RefreshResult, name: str = ANNOTATIONS) -
     return path
 
 
+def _page(store: LocalObjects, result: RefreshResult, work_dir: Path) -> str:
+    return store.get(
+        write_refresh_report(store, LAYOUT, _manifest(store, result).id, work_dir)
+    ).decode()
+
+
 def test_a_lineage_without_a_champion_drops_nothing_for_its_perplexity_and_says_so(
     store: LocalObjects, model: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +92,7 @@ def test_a_lineage_without_a_champion_drops_nothing_for_its_perplexity_and_says_
     table = pq.read_table(_file(store, result))
     assert table[PER_BYTE].null_count == len(table) == 40
     assert SCORED_BY.encode() not in (table.schema.metadata or {})
+    assert "nothing was scored: the lineage had no champion yet" in _page(store, result, tmp_path)
 
 
 def test_the_champion_of_the_day_scores_what_is_new_and_the_table_names_it(
@@ -97,6 +108,18 @@ def test_the_champion_of_the_day_scores_what_is_new_and_the_table_names_it(
     told = json.loads(table.schema.metadata[SCORED_BY.encode()])
     assert told["version"] == head.champion
     assert f"{head.champion} has read 1,200 tokens of 40 documents in " in caplog.text
+    # The page says between which values thresholds may lie.
+    nats = sorted(table[PER_BYTE].to_pylist())
+    told = re.search(
+        rf"web: 40 documents scored by {head.champion}; 5% of them below ([0-9.]+), half below "
+        r"([0-9.]+), 5% above ([0-9.]+) nats a byte",
+        _page(store, result, tmp_path),
+    )
+    assert told is not None
+    for value, quantile in zip(
+        map(float, told.groups()), (nats[1], nats[19], nats[37]), strict=True
+    ):
+        assert quantile < value <= quantile + 0.0101
 
 
 def test_a_threshold_drops_with_its_reason_and_another_needs_neither_text_nor_model(
@@ -162,3 +185,11 @@ def test_without_the_champions_model_a_refresh_ends_and_changes_nothing(
         _refresh(store, model, data)
     assert not list((tmp_path / "store").rglob("documents.parquet"))
     assert _refresh(store, model, data, None).snapshot is not None
+
+
+def test_workers_are_employed_sooner_where_a_model_reads() -> None:
+    pool = Pool(what="refreshing", num_workers=2, address=None, max_failures=0, wait_seconds=1)
+    workers = Workers(pool)
+    assert workers.for_bytes(5_000_000, are_scored=False).is_here
+    assert not workers.for_bytes(5_000_000, are_scored=True).is_here
+    assert workers.for_bytes(500_000, are_scored=True).is_here

@@ -171,7 +171,7 @@ def test_annotations_do_not_depend_on_how_documents_are_put_into_batches(
 def test_numbers_are_by_token_and_by_byte_of_what_the_window_holds(champion: Champion) -> None:
     _, numbers = found_in(documents([_SHORT, "lake " * 400]), config(), champion)
     short, long = champion.score([_SHORT, "lake " * 400], 48)
-    # The window of the model is shorter than the 512 tokens that are asked for.
+    # The window of the model is shorter than the 256 tokens that are asked for.
     assert numbers[TOKENS].tolist() == [short[1], MODEL.max_position_embeddings]
     assert numbers[PER_TOKEN].tolist() == [round(n / t, 4) for n, t, _ in (short, long)]
     assert numbers[PER_BYTE].tolist() == [round(n / b, 4) for n, _, b in (short, long)]
