@@ -81,8 +81,8 @@ class Prepared:
     signatures: Signatures | None
     paragraphs: Paragraphs | None
     encoded: Encoded | None
-    texts: tuple[str, ...] = ()
-    """Where there is no tokenizer yet."""
+    legible: tuple[Legible, ...] = ()
+    """The texts, where there is no tokenizer yet."""
     scoring_seconds: float = 0.0
     """Of processors, that the champion took."""
 
@@ -122,10 +122,10 @@ class Preparer:
         kept = [ruled[place] for place in places]
         scheme = self._preparation.scheme
         texts = [document.text for document in kept]
-        legible = [
+        legible = tuple(
             Legible(document.text, digests[place], document.id, document.uri)
             for place, document in zip(places, kept, strict=True)
-        ]
+        )
         return Prepared(
             rejects=rejects,
             documents=tuple(replace(document, text="") for document in ruled),
@@ -139,7 +139,7 @@ class Preparer:
             signatures=signatures_of(texts, scheme) if scheme is not None else None,
             paragraphs=paragraphs_of(texts, self._paragraph_rules(kept)),
             encoded=self._encoder.encode(legible) if self._encoder is not None else None,
-            texts=tuple(texts) if self._encoder is None else (),
+            legible=legible if self._encoder is None else (),
             scoring_seconds=champion.seconds - scored_before if champion is not None else 0.0,
         )
 

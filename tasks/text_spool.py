@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,10 @@ class TextSpool:
             first_row: Row of its first document in the table of all.
         """
         kept = [not reasons[place] for place in prepared.looked_at]
-        places = prepared.looked_at[kept]
-        texts = [text for text, is_kept in zip(prepared.texts, kept, strict=True) if is_kept]
-        legible = [
-            Legible(
-                text, prepared.digests[at], prepared.documents[at].id, prepared.documents[at].uri
-            )
-            for text, at in zip(texts, places.tolist(), strict=True)
-        ]
+        rows = prepared.looked_at[kept] + first_row
+        legible = list(compress(prepared.legible, kept))
         with self._path.open("ab") as file:
-            pickle.dump((places + first_row, legible), file, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((rows, legible), file, pickle.HIGHEST_PROTOCOL)
 
     def texts(self) -> Iterator[str]:
         """All texts in order."""

@@ -34,6 +34,16 @@ class BadFile:
     """Whether more documents than the good ones may come out."""
 
 
+def filled_lines(body: bytes) -> list[int]:
+    """Numbers, from 1, of the lines that are not blank, as a file of JSON lines has them.
+
+    LF ends them; CR does where there is no LF and something follows a CR.
+    """
+    end = b"\r" if b"\n" not in body and b"\r" in body[:-1] else b"\n"
+    numbered = enumerate(body.split(end), start=1)
+    return [number for number, line in numbered if line and not line.isspace()]
+
+
 def _words(number: int) -> str:
     return f"document-{number} " + " ".join(random.Random(number).choices("abcdefgh", k=30))
 

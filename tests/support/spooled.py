@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.documents import Document, Reject
-from tasks.encode import Encoded
+from tasks.encode import Encoded, Legible
 from tasks.prepare import Prepared
 from tasks.split import rank_of
 from tasks.spool import DocumentSpool, SpooledDocuments
@@ -36,10 +36,12 @@ def prepared(
     """A batch of documents that the rules keep; without tokens, one with texts."""
     lengths = np.array([len(own) for own in tokens or ()], np.int64)
     joined = np.array([token for own in tokens or () for token in own], np.uint16)
+    digests = tuple(item.id.encode().ljust(16, b".")[:16] for item in documents)
+    legible = tuple(map(_legible, documents, digests))
     return Prepared(
         rejects=tuple(rejects),
         documents=tuple(replace(item, text="") for item in documents),
-        digests=tuple(item.id.encode().ljust(16, b".")[:16] for item in documents),
+        digests=digests,
         reasons=("",) * len(documents),
         found=(),
         excerpts=tuple(item.text[:300] for item in documents),
@@ -49,8 +51,12 @@ def prepared(
         signatures=None,
         paragraphs=None,
         encoded=Encoded(joined, lengths) if tokens is not None else None,
-        texts=() if tokens is not None else tuple(item.text for item in documents),
+        legible=() if tokens is not None else legible,
     )
+
+
+def _legible(document: Document, digest: bytes) -> Legible:
+    return Legible(document.text, digest, document.id, document.uri)
 
 
 def spooled(

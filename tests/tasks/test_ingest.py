@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tasks.documents import Document, Reject, SourceObject, SourceRefusedError
 from tasks.ingest import SourceConfig, list_source, new_objects, next_marks, read_objects
 from tasks.readers import FieldNames
+from tests.support.bad_files import filled_lines
 from tests.support.web import answer, html, info
 
 
@@ -193,9 +194,7 @@ def test_any_bytes_in_any_file_are_documents_or_rejects(
     places = sorted([item.position for item in [*documents, *rejects]])
     assert len(places) == len(set(places))
     if name == "a.jsonl":
-        numbered = enumerate(body.split(b"\n"), start=1)
-        lines = [number for number, line in numbered if line and not line.isspace()]
-        assert places == (lines or [0])
+        assert places == (filled_lines(body) or [0])
     else:
         assert len(places) == 1
 

@@ -16,6 +16,7 @@ from tasks.documents import Reject
 from tasks.line_stream import Compression
 from tasks.readers import FieldNames, Place, Record, read_jsonl, read_text
 from tasks.reading.columns import read_parquet
+from tests.support.bad_files import filled_lines
 
 GOOD = b'{"text": "a good line"}'
 ALL_FIELDS = FieldNames(id="id", time="time", cluster="cluster", licence="licence")
@@ -254,10 +255,9 @@ def test_a_truncated_parquet_file_is_one_reject() -> None:
 )
 @example(b"\n")
 @example(b"\r\n\xef\xbb\xbf")
+@example(b"\r{\r")
 def test_any_bytes_give_one_item_for_every_line_that_is_not_blank(body: bytes) -> None:
-    numbered = enumerate(body.split(b"\n"), start=1)
-    expected = [number for number, line in numbered if line and not line.isspace()]
-    assert [item.position for item in jsonl(body)] == expected
+    assert [item.position for item in jsonl(body)] == filled_lines(body)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["gz", "zst", "bz2"]))
