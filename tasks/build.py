@@ -20,6 +20,7 @@ from storage.snapshots import DOCUMENTS, PARAGRAPHS, UNIGRAM, CheckedTask
 from storage.takedowns import NOTHING_KEPT_OUT, KeptOut
 from tasks.curate import CurateConfig
 from tasks.curation.annotation_table import ANNOTATIONS, AnnotationWriter, read_annotations
+from tasks.curation.champion import Scoring
 from tasks.curation.learned import NOTHING_LEARNED, Learned
 from tasks.curation.pii import PREFIX as PII_COLUMNS
 from tasks.curation.pii import describe_found
@@ -164,6 +165,8 @@ def read_and_split(
     spooled = work_dir / "spool"
     spooled.mkdir()
     reading = SourceReading(inputs.sources, spooled)
+    champion = inputs.learned.champion
+    scoring = Scoring(champion, inputs.curate.scored_domains)
     stages = _Stages(
         sifter=Sifter(known, inputs.sought, inputs.near_duplicates, index, spooled, kept_out),
         spool=DocumentSpool(spooled, partial(rank_of, lineage)),
@@ -172,19 +175,25 @@ def read_and_split(
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
         AnnotationWriter(
-            work_dir / ANNOTATIONS, inputs.curate.annotation_columns, inputs.learned.digests
+            work_dir / ANNOTATIONS,
+            inputs.curate.annotation_columns,
+            inputs.learned.digests,
+            scoring.identity,
         ) as annotations,
     ):
         told = Told(progress, reading, rejects)
-        preparing = _Preparing(inputs, certificates, workers.for_bytes(reading.bytes_total))
+        staff = workers.for_bytes(reading.bytes_total, are_scored=champion is not None)
+        preparing = _Preparing(inputs, certificates, staff)
         given = None if isinstance(tokenizer, int) else tokenizer
         for prepared in preparing.prepared(reading.batches(), given):
             for reject in prepared.rejects:
                 rejects.add(reject)
             annotations.add(prepared.documents, prepared.found)
+            scoring.add(prepared.found, prepared.scoring_seconds)
             told.add(prepared, stages.add(prepared))
         if isinstance(tokenizer, int):
             tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
+    scoring.log()
     sifted = stages.sifter.finish(work_dir, inputs.identity[:12])
     documents = stages.spool.close(tokenizer.token_dtype)
     # Settling takes memory, and what was seen is not needed any more.
@@ -194,6 +203,7 @@ def read_and_split(
     dropped = sifted.dropped_by_reason + settled.dropped
     warnings = settled.warnings + _personal_data(work_dir)
     warnings += _mostly_dropped(documents, sifted.dropped)
+    warnings += scoring.warnings
     for warning in warnings:
         logger.warning("%s", warning)
     return ReadDocuments(

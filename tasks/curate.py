@@ -58,6 +58,11 @@ class CurateConfig:
         """Names and Arrow types of what is found of documents."""
         return columns_of(self.domains.values())
 
+    @property
+    def scored_domains(self) -> list[str]:
+        """Those whose rules ask for the champion."""
+        return sorted(name for name, rules in self.domains.items() if rules.perplexity)
+
 
 def check_rules_are_used(config: CurateConfig, sources: Sequence[SourceConfig]) -> None:
     """Refuse rules for what no source has: they would silently never be applied.
@@ -206,23 +211,25 @@ def apply_rules(
         spell = mend if rules.mend_encoding else normalise
         normal = [spell(documents[place].text) for place in inside]
         names = [documents[place].uri for place in inside]
-        annotated = annotate(normal, names, rules, learned)
+        early = [
+            licence_reason(
+                documents[place].licence, licences_of(config.licences, documents[place].source)
+            )
+            or _length_reason(text, config)
+            for place, text in zip(inside, normal, strict=True)
+        ]
+        is_kept = np.array([not reason for reason in early], np.bool_)
+        annotated = annotate(normal, names, rules, learned, is_kept)
         judged = judge(annotated.numbers, [domain] * len(inside), config.domains)
         numbers = annotated.numbers
         if config.domains:
             delivered = [content_digest(normalise(documents[place].text)) for place in inside]
             numbers |= {DELIVERED: np.array(delivered, object)}
         found.append((inside, numbers))
-        for place, before, after, reason in zip(
-            inside, normal, annotated.texts, judged, strict=True
+        for place, before, after, first, reason in zip(
+            inside, normal, annotated.texts, early, judged, strict=True
         ):
-            document = documents[place]
-            reasons[place] = (
-                licence_reason(document.licence, licences_of(config.licences, document.source))
-                or _length_reason(before, config)
-                or reason
-                or _length_reason(after, config)
-            )
+            reasons[place] = first or reason or _length_reason(after, config)
             # Of a dropped document all is kept that a look at the rules would want to see.
             texts[place] = before if reasons[place] else after
     ruled = [

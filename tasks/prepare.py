@@ -83,6 +83,8 @@ class Prepared:
     encoded: Encoded | None
     legible: tuple[Legible, ...] = ()
     """The texts, where there is no tokenizer yet."""
+    scoring_seconds: float = 0.0
+    """Of processors, that the champion took."""
 
 
 class Preparer:
@@ -107,6 +109,8 @@ class Preparer:
         Raises:
             EncodingMismatchError: The fast path of the tokenizer is wrong.
         """
+        champion = self._preparation.learned.champion
+        scored_before = champion.seconds if champion is not None else 0.0
         items = [with_main_text(item) if isinstance(item, Document) else item for item in batch]
         rejects = tuple(item for item in items if isinstance(item, Reject))
         read = [item for item in items if isinstance(item, Document)]
@@ -136,6 +140,7 @@ class Preparer:
             paragraphs=paragraphs_of(texts, self._paragraph_rules(kept)),
             encoded=self._encoder.encode(legible) if self._encoder is not None else None,
             legible=legible if self._encoder is None else (),
+            scoring_seconds=champion.seconds - scored_before if champion is not None else 0.0,
         )
 
     def _paragraph_rules(self, kept: Sequence[Document]) -> list[ParagraphRules | None]:

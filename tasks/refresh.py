@@ -109,7 +109,7 @@ def refresh(
             files_listed=files_listed,
             warnings=listing.without_files,
         )
-    inputs = inputs_of(store, layout, request, head, listing.new)
+    inputs = inputs_of(store, layout, request, head, listing.new, work_dir)
     files_new = sum(len(objects) for _, objects in listing.new)
     with TemporaryDirectory(dir=work_dir, prefix="refresh-") as scratch:
         work = _Refresh(

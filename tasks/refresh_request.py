@@ -1,7 +1,7 @@
 """What a refresh is asked to do, what it answers, and the identity of its result."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -14,6 +14,7 @@ from storage.objects import ObjectStore
 from storage.snapshots import read_snapshot
 from tasks.build import RESERVED_NAMES, BuildInputs
 from tasks.curate import CurateConfig
+from tasks.curation.champion import champion_of
 from tasks.curation.learn import learn_from
 from tasks.decontamination.screen import read_sought
 from tasks.documents import SourceObject
@@ -150,8 +151,12 @@ def inputs_of(
     request: RefreshRequest,
     head: Head | None,
     sources: SourceFiles,
+    work_dir: Path,
 ) -> BuildInputs:
-    """What is built, and its identity: hash of all that can change a byte of it."""
+    """What is built, and its identity: hash of all that can change a byte of it.
+
+    ``work_dir`` is for copies of the champion, where rules ask for it.
+    """
     _check_domains(request)
     _check_seq_len(store, layout, request, head)
     determining: dict[str, Any] = {
@@ -176,6 +181,10 @@ def inputs_of(
     learned = learn_from(request.curate.domains.values())
     if learned.digests:
         determining["learned"] = learned.digests
+    if request.curate.scored_domains:
+        learned = replace(learned, champion=champion_of(store, layout, head, work_dir))
+    if learned.champion is not None:
+        determining["champion"] = learned.champion.identity
     return BuildInputs(
         identity=identity_of(determining),
         sources=sources,

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 LITTLE_BYTES = 64_000_000
 """Of source files, which this process reads in the time that Ray takes to start."""
+LITTLE_SCORED_BYTES = 1_000_000
+"""Of those of which a model reads the beginnings, which takes a hundred times as long."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +58,7 @@ class Workers:
 
     pool: "Pool | None" = None
 
-    def for_bytes(self, num_bytes: int) -> Staff:
-        """Those who prepare so many bytes of source files."""
-        return Staff(self.pool if num_bytes > LITTLE_BYTES else None)
+    def for_bytes(self, num_bytes: int, *, are_scored: bool) -> Staff:
+        """Those who prepare so many bytes of source files, and score them by a model or do not."""
+        little = LITTLE_SCORED_BYTES if are_scored else LITTLE_BYTES
+        return Staff(self.pool if num_bytes > little else None)

@@ -19,6 +19,7 @@ from tasks.curation import (
     gopher,
     importance,
     language,
+    perplexity,
     pii,
     quality,
     text_statistics,
@@ -39,6 +40,7 @@ SCORERS: tuple[Scorer, ...] = (
     importance.SCORER,
     alignment.SCORER,
     pii.SCORER,
+    perplexity.SCORER,
 )
 """In the order in which they see texts and judge them."""
 
@@ -81,6 +83,7 @@ def annotate(
     names: Sequence[str],
     rules: DomainRules,
     learned: Learned = NOTHING_LEARNED,
+    is_kept: NDArray[np.bool_] | None = None,
 ) -> Annotated:
     """What the rules need to know of normalised texts, and what they leave of them. Pure.
 
@@ -89,12 +92,18 @@ def annotate(
         names: Of their files, which tell the language of code.
         rules: Of the domain.
         learned: From the files that the rules name; of rules that name none nothing is needed.
+        is_kept: ``bool[texts]``, False for what is dropped whatever the rules say; dear scorers
+            leave that out. None: all may be kept.
     """
     numbers: dict[str, NDArray[Any]] = {}
+    kept = np.ones(len(texts), np.bool_) if is_kept is None else is_kept
     for scorer, section in asked(rules):
-        batch = Batch(texts, names, learned.of(section) if scorer.learn else None)
+        own = learned.of(section) if scorer.learn else None
+        batch = Batch(texts, names, kept, own, learned.champion)
         texts, found = scorer.score(batch, section)
         numbers |= found
+        for _, drops in scorer.verdicts(numbers, section):
+            kept = kept & ~drops
     return Annotated(list(texts), numbers)
 
 

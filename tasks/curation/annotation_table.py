@@ -1,7 +1,7 @@
 """``annotations.parquet``: what was found of each document, kept or dropped, in canonical order.
 
 Written only where a domain has rules. A number is null where the rules of the document's domain do
-not ask for it.
+not ask for it, and where it was too dear to be found for what other rules drop.
 """
 
 import json
@@ -31,6 +31,9 @@ ANNOTATIONS = "annotations.parquet"
 LEARNED_FROM = "learned_from"
 """Key of the table's metadata: JSON, digests of texts by their URI."""
 
+SCORED_BY = "scored_by"
+"""Key of the table's metadata: JSON, version and weights of the champion that scored documents."""
+
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -41,7 +44,11 @@ class AnnotationWriter:
     """
 
     def __init__(
-        self, path: Path, columns: Mapping[str, str], learned_from: Mapping[str, str] = _NOTHING
+        self,
+        path: Path,
+        columns: Mapping[str, str],
+        learned_from: Mapping[str, str] = _NOTHING,
+        scored_by: Mapping[str, str] = _NOTHING,
     ) -> None:
         """A writer that has written nothing yet.
 
@@ -49,10 +56,14 @@ class AnnotationWriter:
             path: Where to.
             columns: Names and Arrow types of the numbers (``columns_of``).
             learned_from: Digests of the texts that scorers learned from, by URI; the table says so.
+            scored_by: The champion that scored documents; the table says so.
         """
         self._path = path
         self._columns = columns
-        self._learned_from = learned_from
+        told = {LEARNED_FROM: learned_from, SCORED_BY: scored_by}
+        self._metadata = {
+            key: json.dumps(dict(value), sort_keys=True) for key, value in told.items() if value
+        }
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
@@ -83,11 +94,11 @@ class AnnotationWriter:
             for places, numbers in found:
                 if name in numbers:
                     cells[places] = numbers[name]
-            columns[name] = pa.array(cells.tolist(), kind)
+            # Not a number is null too: nothing was found.
+            columns[name] = pa.array(cells.tolist(), kind, from_pandas=True)
         table = pa.table(columns)
-        if self._learned_from:
-            told = json.dumps(dict(self._learned_from), sort_keys=True)
-            table = table.replace_schema_metadata({LEARNED_FROM: told})
+        if self._metadata:
+            table = table.replace_schema_metadata(self._metadata)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
         self._writer.write_table(table)

@@ -10,6 +10,7 @@ from tasks.curation.fineweb import FinewebRules
 from tasks.curation.gopher import GopherRules
 from tasks.curation.importance import ImportanceRules
 from tasks.curation.language import LanguageRules
+from tasks.curation.perplexity import PerplexityRules
 from tasks.curation.pii import PiiRules
 from tasks.curation.quality import QualityRules
 from tasks.curation.text_statistics import StatisticsRules
@@ -52,6 +53,8 @@ class DomainRules:
     """Likeness to a target by compression (ZIP-FIT)."""
     pii: PiiRules | None = None
     """Personal data and secrets: counted, masked, or a reason to drop the document."""
+    perplexity: PerplexityRules | None = None
+    """How probable the lineage's model in use holds a document."""
     paragraphs: ParagraphRules | None = None
     """Drop what is mostly made of paragraphs of earlier documents; after all other stages."""
 

@@ -8,17 +8,25 @@ import hashlib
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.curation.champion import Champion
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Can be pickled, and holds arrays and short samples of text: a few megabytes a section."""
+    """Can be pickled, and holds arrays and short samples of text: a few megabytes a section.
+
+    Of the champion it has the place, not the weights.
+    """
 
     models: Mapping[Any, Any] = field(default_factory=dict[Any, Any])
     """By the section of the rules that it was learned for."""
     digests: Mapping[str, str] = field(default_factory=dict[str, str])
     """SHA-256 of the texts, by the URI that names them."""
+    champion: "Champion | None" = None
+    """What documents are scored by, if a rule asks for it and the lineage has one."""
 
     def of(self, section: Any) -> Any:
         """What was learned for a section."""

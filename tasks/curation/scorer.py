@@ -6,10 +6,13 @@ To add one: a module with its section of the rules and a ``SCORER``, a field of 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tasks.curation.champion import Champion
 
 Numbers: TypeAlias = Mapping[str, NDArray[Any]]
 """Annotations of a batch: a column a name, an entry a document."""
@@ -21,15 +24,19 @@ Read: TypeAlias = Callable[[str], Iterator[str]]
 """The normalised texts of a URI."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What a scorer sees: texts of one domain, as the scorers before it left them."""
 
     texts: Sequence[str]
     names: Sequence[str]
     """Of their files, which tell the language of code."""
+    is_kept: NDArray[np.bool_]
+    """Which of them no rule before this one drops, for scorers that are too dear for the others."""
     learned: Any = None
     """What ``Scorer.learn`` made of the section's files."""
+    champion: "Champion | None" = None
+    """The lineage's model in use; None: it has none yet."""
 
 
 class Scorer(NamedTuple):

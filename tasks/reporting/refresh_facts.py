@@ -16,6 +16,8 @@ from storage.errors import CorruptError
 from storage.snapshots import DOCUMENTS
 from tasks.curation import gopher, pii
 from tasks.curation.annotation_table import ANNOTATIONS
+from tasks.curation.perplexity import PER_BYTE
+from tasks.reporting.refresh_perplexity import PerplexityFacts, perplexity_facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,6 +83,8 @@ class DocumentFacts:
     """The first few documents of each reason."""
     personal: Counter[str] = field(default_factory=Counter[str])
     """Finds of each kind of personal data."""
+    perplexity: PerplexityFacts | None = None
+    """None where no rule asks for it."""
 
     @property
     def by_domain(self) -> dict[str, Counter[str]]:
@@ -101,7 +105,7 @@ def read_documents(documents: Path, annotations: Path | None) -> DocumentFacts:
     Raises:
         CorruptError: The tables are not of the same documents.
     """
-    facts = DocumentFacts()
+    facts = DocumentFacts(perplexity=perplexity_facts(annotations))
     groups: Counter[tuple[str, ...]] = Counter()
     tokens: Counter[tuple[str, ...]] = Counter()
     beside = _annotations(annotations)
@@ -139,7 +143,13 @@ def _annotations(path: Path | None) -> Iterator["pa.Table"]:
         return iter(())
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    wanted = {"document", _LANGUAGE, _CHARACTERS, *(pii.PREFIX + kind for kind in pii.COLUMNS)}
+    wanted = {
+        "document",
+        _LANGUAGE,
+        _CHARACTERS,
+        PER_BYTE,
+        *(pii.PREFIX + kind for kind in pii.COLUMNS),
+    }
     return _batches(path, [name for name in pq.read_schema(path).names if name in wanted])
 
 
@@ -204,6 +214,8 @@ def _count_annotations(
         if _CHARACTERS in annotations.column_names:
             characters = _numpy(annotations[_CHARACTERS].fill_null(0))
             _count_lengths(facts.characters, characters, is_kept)
+        if facts.perplexity is not None:
+            facts.perplexity.add(table["domain"], annotations)
         for kind in pii.COLUMNS:
             if pii.PREFIX + kind in annotations.column_names:
                 finds = annotations[pii.PREFIX + kind].fill_null(0)

@@ -119,7 +119,11 @@ def _card(page: RefreshPage, whole: FunnelRow, rejected: int) -> list[CardLine]:
         ("Task items", _checked(manifest)),
         ("Snapshot", f"{manifest.id}, {stored / 1e6:,.1f} MB in {len(manifest.files):,} files"),
     ]
-    return [CardLine(title=title, texts=(text,)) for title, text in lines]
+    card = [CardLine(title=title, texts=(text,)) for title, text in lines]
+    perplexity = page.facts.perplexity
+    if perplexity is not None:
+        card.append(CardLine(title="Perplexity", texts=perplexity.told()))
+    return card
 
 
 def _personal(facts: DocumentFacts) -> str:

@@ -20,6 +20,7 @@ from storage.objects import open_store
 from storage.snapshots import SnapshotManifest, read_snapshot
 from tasks.curate import CurateConfig
 from tasks.curation.config import DomainRules
+from tasks.curation.perplexity import PerplexityRules
 from tasks.curation.pii import PiiRules
 from tasks.documents import SourceRefusedError
 from tasks.near_duplicates.config import NearDuplicateConfig
@@ -31,6 +32,7 @@ from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.staff import Workers
 from tests.integration.servers.nodes import NodeCluster
+from tests.support.lineages import hub_directory, import_champion
 from tests.support.web import html
 from training.cluster.pool import Pool
 from training.errors import TrainingError
@@ -115,6 +117,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> RefreshRequest:
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.staff.LITTLE_BYTES", 0)
+    monkeypatch.setattr("tasks.staff.LITTLE_SCORED_BYTES", 0)
     monkeypatch.setattr("tasks.source_reading._BATCH_ITEMS", 20)
 
 
@@ -123,9 +126,12 @@ def _snapshot(
     home: Path,
     pool: Pool | None,
     progress: UnseenProgress | None = None,
+    champion: Path | None = None,
 ) -> SnapshotManifest:
     store = LocalObjects(home / "store")
     (home / "work").mkdir(parents=True)
+    if champion is not None:
+        import_champion(store, champion, home / "work")
     result = refresh(
         store,
         _LAYOUT,
@@ -199,6 +205,32 @@ def test_a_tokenizer_of_its_own_is_trained_and_used_on_all_workers(
     request_ = replace(request_, tokenizer=TrainedTokenizer(400))
     here = _snapshot(request_, tmp_path / "here", None)
     assert _snapshot(request_, tmp_path / "there", _POOL) == here
+
+
+@pytest.fixture(scope="module")
+def scored(request_: RefreshRequest, tmp_path_factory: pytest.TempPathFactory) -> RefreshRequest:
+    """The same sources for a lineage whose champion scores them; what is in the middle is kept."""
+    model = hub_directory(tmp_path_factory.mktemp("champion"))
+    rules = PerplexityRules(tokens=40, min_nats_per_byte=5.05, max_nats_per_byte=5.25)
+    return replace(
+        request_,
+        tokenizer=ImportedTokenizer(model),
+        curate=CurateConfig(domains={"*": DomainRules(pii=PiiRules(), perplexity=rules)}),
+    )
+
+
+def test_the_champion_scores_the_same_with_any_number_of_workers(
+    scored: RefreshRequest, tmp_path: Path
+) -> None:
+    assert isinstance(scored.tokenizer, ImportedTokenizer)
+    model = scored.tokenizer.directory
+    here = _snapshot(scored, tmp_path / "0", None, champion=model)
+    assert {"perplexity:too_low", "perplexity:too_high"} <= set(here.documents_dropped)
+    for num_workers in (1, 2, 4):
+        pool = replace(_POOL, num_workers=num_workers)
+        there = _snapshot(scored, tmp_path / str(num_workers), pool, champion=model)
+        # To the byte, annotations too.
+        assert there == here
 
 
 def test_what_this_process_finds_wrong_ends_the_workers_too(

@@ -17,7 +17,9 @@ from storage.manifest import content_hash
 from storage.objects import ObjectStore
 from storage.snapshots import DomainSlice, SnapshotManifest, mint
 from storage.transitions import with_snapshot
+from tasks.import_base import import_base
 from tasks.judge.verdict import CheckConfig, DomainRow, Health, Outcome, VerdictReport
+from tasks.publish import replay_extender
 from training.config import ModelConfig
 
 LAYOUT = Layout("demo")
@@ -177,3 +179,17 @@ def hub_directory(directory: Path, *, seed: int = 3) -> Path:
         end_id=tokenizer.end_id,
     )
     return directory
+
+
+def import_champion(store: ObjectStore, directory: Path, work_dir: Path) -> Head:
+    """The model of a directory as version 1; returns the head that made it champion."""
+    return import_base(
+        store,
+        LAYOUT,
+        directory,
+        references=(),
+        extend_replay=replay_extender(store, LAYOUT, budget_tokens=1600, seq_len=SEQ_LEN),
+        by="test",
+        reason="our start",
+        work_dir=work_dir,
+    )

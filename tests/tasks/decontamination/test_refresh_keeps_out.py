@@ -89,5 +89,5 @@ def test_other_items_or_another_share_make_another_snapshot(tmp_path: Path) -> N
             kept_out=(kept.task(),),
             leak_share=share,
         )
-        ids.add(inputs_of(kept.store, LAYOUT, request, None, ()).identity)
+        ids.add(inputs_of(kept.store, LAYOUT, request, None, (), tmp_path).identity)
     assert len(ids) == 3
