@@ -1,18 +1,20 @@
 """What of task items is looked for in text, and how much of an item a text has.
 
-Whole items of a few words, and 13-grams of long ones, whatever case, punctuation and line breaks
-(the n-gram rule of Brown et al. 2020, arXiv:2005.14165, section 4), but that one shared 13-gram is
-no evidence: templates, licences and quotations share many. An item is there when half of the
-n-grams that are its own stand in the text. Of an item between the two, n is half of its words, so
-that three quarters of it suffice. Chinese and Japanese have no spaces between words: there
-a character counts as a word.
+Whole items of a few words, and 13-grams of long ones, whatever case, punctuation, line breaks, tags
+and characters that nobody sees (the n-gram rule of Brown et al. 2020, arXiv:2005.14165, section 4),
+but that one shared 13-gram is no evidence: templates, licences and quotations share many. An item
+is there when half of the n-grams that are its own stand in the text. Of an item between the two, n
+is half of its words, so that three quarters of it suffice. Chinese and Japanese have no spaces
+between words: there a character counts as a word.
 
 What this does not see: paraphrases, translations, and items of fewer than five words.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import takewhile
 
 import numpy as np
@@ -34,7 +36,20 @@ _TEMPLATE_ITEMS = 8
 """Fewer items may begin alike by chance, and nothing is taken for a template."""
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Kana and ideographs (Unicode 16, blocks of scripts Hiragana, Katakana and Han)."""
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
+_TAG = re.compile(r"<[A-Za-z/][!-;=?-~]*>")
+"""Without white space, so that what opens none hides no text."""
+UNSEEN = (
+    # Apostrophes, which some texts leave out.
+    "'\u2018\u2019\u02bc\uff07"
+    # Soft hyphen, joiners, marks of direction, variation selectors: they do not part a word.
+    "\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufe00-\ufe0f\ufeff\U000e0000-\U000e01ef"
+)
+"""Characters that count for nothing."""
+_UNSEEN = re.compile(f"[{UNSEEN}]+")
+_COMPATIBLE = ((0x2070, 0x209C), (0xFF01, 0xFF9D), (0x1D400, 0x1D7FF))
+"""Raised and lowered, full and half width, mathematical letters: each counts as the plain one."""
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 BASE = np.uint64(0x9E3779B97F4A7C15)
 """Of the polynomial that hashes words in a row."""
@@ -48,7 +63,18 @@ Place = tuple[str, str]
 
 def words_of(text: str) -> list[str]:
     """The words of ``text``, folded to lower case; ideographs and kana one by one."""
-    return _WORD.findall(text.lower())
+    return _WORD.findall(_UNSEEN.sub("", _TAG.sub(" ", text).translate(compatible())).lower())
+
+
+@cache
+def compatible() -> dict[int, str]:
+    """What characters that are other forms of one letter or digit count as."""
+    forms = {
+        code: unicodedata.normalize("NFKC", chr(code))
+        for first, last in _COMPATIBLE
+        for code in range(first, last + 1)
+    }
+    return {code: form for code, form in forms.items() if len(form) == 1 and form != chr(code)}
 
 
 class ItemGrams:
@@ -132,7 +158,7 @@ def _grams_of(
     """
     from tasks.evaluations.item_search import hash_runs  # noqa: PLC0415  imports numba
 
-    words = {item.item.id: words_of(item.text) for item in items}
+    words = {item.item.id: words_of(unicodedata.normalize("NFC", item.text)) for item in items}
     template = len(_common_start(list(words.values()))) if len(words) >= _TEMPLATE_ITEMS else 0
     own = {name: every[template:] for name, every in words.items()}
     own = {name: every for name, every in own.items() if _is_long_enough(every)}
