@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tasks.evaluations.frozen import FrozenItem
 from tasks.evaluations.item_grams import UNSPACED, ItemGrams, Place, words_of
 from tasks.evaluations.item_search import lexicon_of
+from tasks.evaluations.trained_on import covered
 from training.items.item import Item
 
 # Capitals that grow or depend on what follows, ligatures, full-width forms, marks, digits of other
@@ -65,6 +66,48 @@ def test_an_item_is_found_however_it_is_spelled(spelling: str) -> None:
     grams = ItemGrams({"quiz": [item("only", text)]})
     assert grams.shares_in(f"said: {spelled} (so)") == {("quiz", "only"): 1.0}
     assert ItemGrams({"quiz": [item("only", spelled)]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+def question(name: str, query: str, *choices: str) -> FrozenItem:
+    return FrozenItem(
+        item=Item(id=name, cluster=name, kind="multiple_choice", context=query, choices=choices)
+    )
+
+
+QUERY = "Which old ferryman never rowed his boat across the river"
+
+
+def test_a_question_is_found_without_its_answers_and_a_part_of_it_is_not() -> None:
+    choices = ("Charon", "Jonah", "Noah", "Old Rip van Winkle of the mountains")
+    lettered = "\nChoices:\n" + "\n".join(f"{n}. {choice}" for n, choice in enumerate(choices))
+    for asked in (question("only", QUERY, *choices), question("only", QUERY + lettered, "0", "1")):
+        grams = ItemGrams({"quiz": [asked]})
+        for told in (f"Q: {QUERY}\nA: nobody knows", f"{QUERY.upper()} (d) Noah (a) Charon"):
+            assert grams.shares_in(told) == {("quiz", "only"): 1.0}
+            assert covered({"quiz": [asked]}, ["so", told]) == {"quiz": {"only": 1.0}}
+        assert not any(share >= 0.5 for share in grams.shares_in(QUERY[:-6]).values())
+        assert covered({"quiz": [asked]}, [QUERY[:-6]]) == {"quiz": {}}
+
+
+def test_a_long_question_is_found_only_as_a_whole() -> None:
+    rng = random.Random(5)
+    words = [f"w{rng.getrandbits(20)}" for _ in range(60)]
+    grams = ItemGrams({"quiz": [question("only", " ".join(words[:30]), " ".join(words[30:]))]})
+    assert grams.shares_in(" ".join(words[:30])) == {("quiz", "only"): 1.0}
+    assert grams.shares_in(" ".join(words[:29]))["quiz", "only"] < 0.5
+
+
+def test_a_question_that_many_items_ask_is_no_evidence() -> None:
+    asked = "Which of these sentences is the right one here?"
+    items = [question(f"i{n}", f"{asked}\nA. x{n} y{n} z{n} v{n} w{n}", "A", "B") for n in range(9)]
+    grams = ItemGrams({"quiz": items})
+    assert grams.shares_in(asked) == {}
+    assert grams.shares_in(items[3].text) == {("quiz", "i3"): 1.0}
+
+
+def test_a_line_of_a_passage_is_no_question() -> None:
+    passage = item("only", f"{QUERY}\n" + " ".join(f"w{n}" for n in range(60)))
+    assert ItemGrams({"read": [passage]}).questions == {}
 
 
 def test_an_item_in_decomposed_letters_is_found_in_composed_ones() -> None:
