@@ -45,10 +45,11 @@ class PythonSearch:
             for one in hashes.tolist():
                 counts.update(self._holders[n, one])
         shares: dict[Place, float] = {}
-        for (is_question, *place), count in sorted(counts.items()):
-            share = count / len(self._parts[is_question, *place][1])
+        for part, count in sorted(counts.items()):
+            is_question, task, item = part
+            share = count / len(self._parts[part][1])
             if share == 1 or not is_question:
-                shares[place[0], place[1]] = share
+                shares[task, item] = share
         return shares
 
     def _found_in(self, text: str) -> Iterator[tuple[int, _Hashes]]:
