@@ -131,7 +131,7 @@ def test_what_a_refresh_shows_of_near_copies_goes_as_well(scene: Scene) -> None:
 
 
 def test_a_near_copy_of_a_long_text_that_begins_otherwise_is_shown_no_more(scene: Scene) -> None:
-    long = words(50, num_words=3000)
+    long = words(50, num_words=12_000)
     scene.write("1.jsonl", {f"d{n}": words(n) for n in range(11)} | {"long": long})
     scene.refresh()
     scene.write("2.jsonl", {"near": f"another beginning {long[64:]}", "new": words(99)})
