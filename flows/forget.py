@@ -30,12 +30,14 @@ from tasks.forget.forget import (
     finish,
     foresee,
     index_all,
+    is_new,
     keys_to_replace,
     unfinished,
 )
 from tasks.forget.others import others_with
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Proof, search_files
+from tasks.forget.sweep import purge_older
 from tasks.near_duplicates.config import NearDuplicateConfig
 
 logger = logging.getLogger(__name__)
@@ -93,16 +95,17 @@ def _forget(
     for takedown in unfinished(site):
         logger.info(f"finishing takedown {takedown.id}, which was begun by {takedown.by}")
         dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
-    if not dones or ids or texts:
-        _check_asked(ids, texts)
+    if ids or texts:
         index_all(site)
         forecast = foresee(site, head_of(ground), ids=ids, texts=texts)
-        if not forecast.found.documents and not texts:
-            head = read_head(ground.store, ground.layout)
-            reason = "no snapshot has such a document, or it was forgotten before"
-            return steps.outcome(ground, head, "nothing to do", reason)
-        takedown = begin(site, lease, forecast, by=whoami())
-        dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
+        if is_new(site, forecast):
+            takedown = begin(site, lease, forecast, by=whoami())
+            dones.append(finish(site, lease, takedown, by=whoami(), show=mirror.show))
+    if not dones:
+        _check_asked(ids, texts)
+        head = read_head(ground.store, ground.layout)
+        reason = "no snapshot has such a document, or it was forgotten before"
+        return steps.outcome(ground, head, "nothing to do", reason)
     return _told(ground, site, dones, mirror.warnings)
 
 
@@ -132,18 +135,11 @@ class _Mirror:
         self.warnings: list[str] = []
 
     def show(self, head: Head, passages: Passages) -> Sequence[Proof]:
-        from storage.run_artifacts import fetch_artifacts  # noqa: PLC0415  imports MLflow
-
         if not head.versions:
             return ()
-        settings = self._ground.settings
         try:
             show_head(self._ground, head, repair=True)
-            with tempfile.TemporaryDirectory(dir=self._ground.work_dir, prefix="forget-") as folder:
-                fetched = fetch_artifacts(
-                    settings.tracking_uri, lineage=head.lineage, directory=Path(folder)
-                )
-                return (search_files(fetched, passages),)
+            return (self._searched(head.lineage, passages),)
         except MirrorError as error:
             self.warnings.append(str(error))
         except Exception as error:  # whatever MLflow and its artifact store raise
@@ -152,6 +148,22 @@ class _Mirror:
                 "mend it and run the same command again"
             )
         return ()
+
+    def _searched(self, lineage: str, passages: Passages) -> Proof:
+        """Of a bucket every version; through MLflow what can be read."""
+        from storage.run_artifacts import (  # noqa: PLC0415  imports MLflow
+            bucket_of_artifacts,
+            fetch_artifacts,
+        )
+
+        uri = self._ground.settings.tracking_uri
+        destination = self._ground.settings.sent_artifacts
+        found = bucket_of_artifacts(uri, lineage=lineage, destination=destination)
+        if found is not None:
+            return purge_older(*found, passages)
+        with tempfile.TemporaryDirectory(dir=self._ground.work_dir, prefix="forget-") as folder:
+            fetched = fetch_artifacts(uri, lineage=lineage, directory=Path(folder))
+            return search_files(fetched, passages)
 
 
 def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcome:

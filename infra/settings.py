@@ -25,6 +25,8 @@ _QUIET = {
     # MLflow would set its loggers up itself, over what infra.log has set.
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_ENABLE_PROXY_MLFLOW_TELEMETRY": "false",
+    # A bar for each artifact, of which a takedown fetches all.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # Models and tokenizers are read from the store; nothing is looked up on a hub at run time.
     "HF_HUB_OFFLINE": "1",
@@ -88,6 +90,13 @@ class Settings(BaseSettings):
             "file mlflow/mlflow.db in home."
         ),
     )
+    mlflow_artifacts_uri: str = Field(
+        default="",
+        description=(
+            "s3://bucket/prefix below which an MLflow server of yours keeps artifacts, so that "
+            "'perennial forget' reaches their old versions; empty: that of 'perennial up'."
+        ),
+    )
     prefect_api_url: str = Field(
         default="",
         description=(
@@ -144,6 +153,18 @@ class Settings(BaseSettings):
         if self.stack is not None and not self.is_local_store:
             return self.stack.mlflow_url
         return self.mlflow_database_uri
+
+    @cached_property
+    def stack_artifacts(self) -> str:
+        """URI below which the MLflow server of ``perennial up`` keeps what clients send it."""
+        if self.is_local_store:
+            return (self.home_path / "mlflow" / "artifacts").as_uri()
+        return f"{self.store_uri.rstrip('/')}/mlflow"
+
+    @cached_property
+    def sent_artifacts(self) -> str:
+        """The same of the server that ``tracking_uri`` is, if it is one; empty: not known."""
+        return self.mlflow_artifacts_uri or ("" if self.mlflow_uri else self.stack_artifacts)
 
     @cached_property
     def mlflow_pages(self) -> str:

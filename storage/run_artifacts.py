@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from storage.mlflow_client import mlflow_client
+from storage.objects import ObjectStore, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,3 +49,26 @@ def _names(client: "MlflowClient", run: str, folder: str | None) -> Iterator[str
             yield from _names(client, run, found.path)
         else:
             yield found.path
+
+
+def bucket_of_artifacts(
+    tracking_uri: str, *, lineage: str, destination: str
+) -> tuple[ObjectStore, str] | None:
+    """The bucket in which the artifacts of the lineage lie, and below which prefix.
+
+    None where they lie in no bucket, in one that is not known, or where there are none yet.
+
+    Args:
+        tracking_uri: MLflow's tracking server.
+        lineage: Name of the experiment.
+        destination: URI below which a server keeps what is sent through it; empty: not known.
+    """
+    experiment = mlflow_client(tracking_uri).get_experiment_by_name(lineage)
+    if experiment is None:
+        return None
+    location = str(experiment.artifact_location)
+    parts = urlsplit(location)
+    if parts.scheme == "mlflow-artifacts":
+        location = f"{destination.rstrip('/')}/{parts.path.strip('/')}"
+    root, _, folder = location.rstrip("/").rpartition("/")
+    return (open_store(root), folder) if location.startswith("s3://") else None

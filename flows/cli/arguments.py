@@ -1,5 +1,9 @@
 """Arguments and options that several commands have, and what they refuse."""
 
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +36,24 @@ def told(reason: str) -> str:
     return reason
 
 
+@contextmanager
+def readable(files: Sequence[Path]) -> Generator[tuple[Path, ...]]:
+    """``files`` as paths that can be read from anywhere in this process; - is standard input.
+
+    What comes by standard input lies in memory alone: killed in the middle, nothing is left of it.
+    """
+    with ExitStack() as opened:
+        paths: list[Path] = []
+        for file in files:
+            if file == _STANDARD_INPUT:
+                held = opened.enter_context(os.fdopen(os.memfd_create("text"), "wb", 0))
+                held.write(sys.stdin.buffer.read())
+                paths.append(Path(f"/proc/self/fd/{held.fileno()}"))
+            else:
+                paths.append(file.absolute())
+        yield tuple(paths)
+
+
 LineageFile = Annotated[
     Path,
     typer.Argument(
@@ -44,4 +66,16 @@ Reason = Annotated[
 ]
 Version = Annotated[str, typer.Argument(help="Model version: its number, or its full name.")]
 
+DocumentIds = Annotated[
+    list[str] | None,
+    typer.Option("--id", metavar="ID", help="Id of a document, as its source gives it."),
+]
+TextFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text", metavar="FILE", help="File that holds a document's text; - is standard input."
+    ),
+]
+
+_STANDARD_INPUT = Path("-")
 DEFAULT_FILE = Path("lineage.yaml")

@@ -1,32 +1,24 @@
 """The command that takes documents down: forget."""
 
-import sys
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.arguments import DEFAULT_FILE, AsJson, LineageFile
+from flows.cli.arguments import (
+    DEFAULT_FILE,
+    AsJson,
+    DocumentIds,
+    LineageFile,
+    TextFiles,
+    readable,
+)
 from flows.cli.running import finish, run
-
-_STANDARD_INPUT = Path("-")
 
 
 def forget(
     lineage: LineageFile = DEFAULT_FILE,
-    ids: Annotated[
-        list[str] | None,
-        typer.Option("--id", metavar="ID", help="Id of a document, as its source gives it."),
-    ] = None,
-    texts: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--text",
-            metavar="FILE",
-            help="File that holds a document's text; - is standard input.",
-        ),
-    ] = None,
+    ids: DocumentIds = None,
+    texts: TextFiles = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -52,24 +44,14 @@ def forget(
     from flows.forget import forget_documents
 
     # A text is no parameter: Prefect would keep it.
-    with tempfile.TemporaryDirectory() as scratch:
-        files = [_file_of(file, Path(scratch)) for file in texts or ()]
+    with readable(texts or ()) as files:
         outcome = run(
             forget_documents,
             lineage_file=lineage,
             ids=tuple(ids or ()),
-            text_files=tuple(files),
+            text_files=files,
             threshold=threshold,
             dry_run=dry_run,
             wait_seconds=wait_seconds,
         )
     finish(outcome, as_json=as_json)
-
-
-def _file_of(file: Path, scratch: Path) -> Path:
-    if file != _STANDARD_INPUT:
-        return file.absolute()
-    path = scratch / "standard-input"
-    path.touch(mode=0o600)
-    path.write_bytes(sys.stdin.buffer.read())
-    return path

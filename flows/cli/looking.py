@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.arguments import DEFAULT_FILE, AsJson, LineageFile, checked
+from flows.cli.arguments import (
+    DEFAULT_FILE,
+    AsJson,
+    DocumentIds,
+    LineageFile,
+    TextFiles,
+    checked,
+    readable,
+)
 
 
 def history(
@@ -44,20 +52,15 @@ def status(
 
 def who_saw(
     lineage: LineageFile = DEFAULT_FILE,
-    ids: Annotated[
-        list[str] | None,
-        typer.Option("--id", metavar="ID", help="Id of a document, as its source gives it."),
-    ] = None,
-    texts: Annotated[
-        list[Path] | None,
-        typer.Option("--text", metavar="FILE", help="File that holds a document's text."),
-    ] = None,
+    ids: DocumentIds = None,
+    texts: TextFiles = None,
     as_json: AsJson = False,
 ) -> None:
     """Where a document lies, which updates learned from it, and which versions know it."""
     from flows.who_saw import print_who_saw
 
-    print_who_saw(lineage, ids=ids or (), files=texts or (), as_json=as_json)
+    with readable(texts or ()) as files:
+        print_who_saw(lineage, ids=ids or (), files=files, as_json=as_json)
 
 
 def gc(

@@ -181,7 +181,7 @@ def _mlflow(settings: "Settings", state: StackState, credentials: Credentials) -
         "MLFLOW_BACKEND_STORE_URI": (
             with_driver(database, "psycopg2") if database else settings.mlflow_database_uri
         ),
-        "MLFLOW_ARTIFACTS_DESTINATION": _artifacts(settings),
+        "MLFLOW_ARTIFACTS_DESTINATION": settings.stack_artifacts,
         "MLFLOW_AUTH_CONFIG_PATH": str(StackFolder(home).mlflow_auth_config),
         "MLFLOW_AUTH_ADMIN_USERNAME": credentials.mlflow_username,
         "MLFLOW_AUTH_ADMIN_PASSWORD": credentials.mlflow_password,
@@ -207,13 +207,6 @@ def _mlflow(settings: "Settings", state: StackState, credentials: Credentials) -
             basic(f"{credentials.mlflow_username}:{credentials.mlflow_password}"),
         ),
     )
-
-
-def _artifacts(settings: "Settings") -> str:
-    """Below which the server reads and writes what clients send through it."""
-    if settings.is_local_store:
-        return (settings.home_path / "mlflow" / "artifacts").as_uri()
-    return f"{settings.store_uri.rstrip('/')}/mlflow"
 
 
 def _ray_head(settings: "Settings", state: StackState, credentials: Credentials) -> Part:

@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.compiled import compiled, compiled_inner
-from tasks.evaluations.item_grams import BASE, UNSPACED
+from tasks.evaluations.item_grams import BASE, UNSEEN, UNSPACED, compatible
 
 _NUM_CODES = 0x110000
 _IN_WORD = np.uint32(1 << 31)
 _ALONE = np.uint32(1 << 30)
 """A character that is a word by itself."""
-_CODE = np.uint32(_ALONE - 1)
+_IS_UNSEEN = np.uint32(1 << 29)
+_CODE = np.uint32(_IS_UNSEEN - 1)
 _ASCII_END, _TWO_BYTES_END, _THREE_BYTES_END = 0x80, 0xE0, 0xF0
 _WORD_START = np.uint64(0xCBF29CE484222325)
 _WORD_STEP = np.uint64(0x100000001B3)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
+_OPENS, _CLOSES, _SLASH = (ord(one) for one in "<>/")
 _HALF = np.uint64(32)
 _LOWER_HALF = np.uint64(0xFFFFFFFF)
 _SIEVE_BITS_A_HEAD = 16
@@ -40,7 +42,7 @@ class Lexicon(NamedTuple):
     """The words that items have, as arrays for compiled code. Their numbers start at 1."""
 
     folded: Codes
-    """``uint32[0x110000]``: each character in lower case with what it is; 0 parts words."""
+    """``uint32[0x110000]``: what each character counts as, with what it is; 0 parts words."""
     slots: Hashes
     """Open addressing: upper half of a word's hash and its number, 0 is an empty slot."""
     codes: Codes
@@ -169,9 +171,14 @@ def _fold_table() -> Codes:
     every = "".join(map(chr, range(_NUM_CODES)))
     for one in _LOWERED_BY_PLACE:
         every = every.replace(one, "\0")
-    lowered = np.frombuffer(_encoded(every.lower(), "utf-32-le"), np.uint32)
+    folded = every.translate(compatible()).lower()
+    lowered = np.frombuffer(_encoded(folded, "utf-32-le"), np.uint32)
     kinds = np.zeros(_NUM_CODES, np.uint32)
-    for kind, pattern in ((_IN_WORD, rf"[^\W{UNSPACED}]+"), (_ALONE, f"[{UNSPACED}]+")):
+    for kind, pattern in (
+        (_IN_WORD, rf"[^\W_{UNSPACED}]+"),
+        (_ALONE, f"[{UNSPACED}]+"),
+        (_IS_UNSEEN, f"[{UNSEEN}]+"),
+    ):
         for match in re.finditer(pattern, every):
             kinds[match.start() : match.end()] = kind
     kinds = kinds[lowered]
@@ -248,6 +255,20 @@ def _decoded(text: NDArray[np.uint8], place: int) -> tuple[int, int]:
 
 
 @compiled_inner
+def _after_tag(text: NDArray[np.uint8], place: int, end: int) -> int:
+    """The place behind the tag whose ``<`` stands before ``place``; ``place`` if none does."""
+    first = text[place] if place < end else 0
+    if not (first == _SLASH or ord("a") <= first | 0x20 <= ord("z")):
+        return place
+    after = place
+    while after < end and ord("!") <= text[after] <= ord("~") and text[after] != _OPENS:
+        if text[after] == _CLOSES:
+            return after + 1
+        after += 1
+    return place
+
+
+@compiled_inner
 def _number_text(
     text: NDArray[np.uint8], start: int, end: int, lexicon: Lexicon, word: Codes, numbers: Hashes
 ) -> int:
@@ -272,12 +293,16 @@ def _number_text(
             word[min(length, longest)] = letter
             length += 1
             continue
+        if kind & _IS_UNSEEN:
+            continue
         if length:
             is_short = length <= longest
             numbers[count] = _number_of(word, length, _mixed(hashed), lexicon) if is_short else 0
             count += 1
             length = 0
             hashed = _WORD_START
+        if code == _OPENS:
+            place = _after_tag(text, place, end)
         if kind:
             word[0] = kind & _CODE
             alone = _mixed((_WORD_START ^ np.uint64(word[0])) * _WORD_STEP)

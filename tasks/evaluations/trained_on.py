@@ -116,10 +116,11 @@ def covered(
             seen[n].append(hashes)
     known = {n: np.unique(np.concatenate(parts)) for n, parts in seen.items()}
     shares: dict[str, dict[str, float]] = {name: {} for name in tasks}
-    for (task, item), (n, hashes) in grams.own.items():
-        share = float(np.isin(hashes, known[n]).mean()) if n in known else 0.0
-        if share >= COVERED:
-            shares[task][item] = share
+    for sought, least in ((grams.own, COVERED), (grams.questions, 1.0)):
+        for (task, item), (n, hashes) in sought.items():
+            share = float(np.isin(hashes, known[n]).mean()) if n in known else 0.0
+            if share >= least:
+                shares[task][item] = share
     return shares
 
 

@@ -35,6 +35,7 @@ from storage.takedowns import (
     begin_takedown,
     begun_takedowns,
     end_takedown,
+    kept_out,
 )
 from storage.taken_over import needed_updates
 from storage.taking_down import with_takedown
@@ -121,6 +122,14 @@ def foresee(site: Site, head: Head, *, ids: Sequence[str], texts: Sequence[str])
         machines=tuple(other_machines(store, layout)),
         unindexed=len(_unindexed(site)),
     )
+
+
+def is_new(site: Site, forecast: Forecast) -> bool:
+    """Whether there is anything to be forgotten that was not forgotten before."""
+    found = forecast.found
+    head = read_head(site.store, site.layout)
+    known = kept_out(site.store, site.layout, head.takedowns if head else ()).contents
+    return bool(found.documents) or not {*map(bytes.fromhex, found.contents)} <= known
 
 
 def keys_to_replace(site: Site, forecast: Forecast) -> list[str]:

@@ -3,8 +3,9 @@
 What two documents say alike stays where the other one stays. To name it lets a person decide.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storage.file_cache import FileCache
 from storage.layout import Layout
@@ -14,6 +15,9 @@ from storage.revised import file_named
 from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
 from tasks.forget.passages import Passages
 from tasks.forget.proof import Place
+
+if TYPE_CHECKING:
+    from training.data.shards import MdsReader
 
 
 def others_with(
@@ -35,62 +39,59 @@ def others_with(
     Raises:
         CorruptError: A shard or a table is damaged.
     """
+    from training.data.shards import MdsReader  # noqa: PLC0415  numpy
+
     found: dict[str, None] = {}
     folders = dict.fromkeys(
         tuple(place.where.removeprefix(f"{layout.snapshots}/").split("/")[:3])
         for place in places
         if place.where.startswith(f"{layout.snapshots}/") and place.where.endswith(".mds")
     )
+    cache = FileCache(work_dir / "snapshots")
     for snapshot, domain, split in folders:
         manifest = read_snapshot_manifest(store, layout, snapshot)
         prefix = layout.snapshot(snapshot)
-        look = _held_out if split == "holdout" else _trained_on
-        found |= dict.fromkeys(look(store, prefix, manifest, domain, passages, work_dir))
+        reader = MdsReader(store, prefix, f"{domain}/{split}", manifest.files, cache)
+        if split == "holdout":
+            names = _held_out(reader, manifest, passages)
+        else:
+            file = file_named(manifest.files, DOCUMENTS, f"snapshot {snapshot}")
+            table = work_dir / "documents" / f"{snapshot}.parquet"
+            starts = _starts(fetch_verified(store, prefix, file, table), domain)
+            names = _trained_on(reader, manifest, starts, passages)
+        found |= dict.fromkeys(names)
     return tuple(found)
 
 
-def _held_out(
-    store: ObjectStore,
-    prefix: str,
-    manifest: SnapshotManifest,
-    domain: str,
-    passages: Passages,
-    work_dir: Path,
-) -> Iterable[str]:
-    from training.data.shards import MdsReader, read_holdout  # noqa: PLC0415  numpy
+def _held_out(reader: "MdsReader", manifest: SnapshotManifest, passages: Passages) -> Iterator[str]:
+    from training.data.shards import read_holdout  # noqa: PLC0415  numpy
 
-    cache = FileCache(work_dir / "snapshots")
-    reader = MdsReader(store, prefix, f"{domain}/holdout", manifest.files, cache)
     for row in read_holdout(reader, token_dtype=manifest.token_dtype):
         if passages.found_in(row.tokens.tobytes()):
             yield row.document
 
 
-def _trained_on(
-    store: ObjectStore,
-    prefix: str,
-    manifest: SnapshotManifest,
-    domain: str,
-    passages: Passages,
-    work_dir: Path,
-) -> Iterable[str]:
+def _starts(table: Path, domain: str) -> list[tuple[int, str]]:
+    """Where the documents of a domain that are trained on begin, in order."""
     import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
 
-    from training.data.shards import MdsReader, TrainShards  # noqa: PLC0415  numpy
-
-    cache = FileCache(work_dir / "snapshots")
-    reader = MdsReader(store, prefix, f"{domain}/train", manifest.files, cache)
-    shards = TrainShards(reader, seq_len=manifest.seq_len)
-    file = file_named(manifest.files, DOCUMENTS, f"snapshot {manifest.id}")
-    path = work_dir / "documents" / f"{manifest.id}.parquet"
-    table = pq.read_table(
-        fetch_verified(store, prefix, file, path),
+    rows = pq.read_table(
+        table,
         columns=["document", "first_token"],
         filters=[("domain", "=", domain), ("split", "=", "train")],
     )
-    starts = sorted(
-        zip(table["first_token"].to_pylist(), table["document"].to_pylist(), strict=True)
-    )
+    return sorted(zip(rows["first_token"].to_pylist(), rows["document"].to_pylist(), strict=True))
+
+
+def _trained_on(
+    reader: "MdsReader",
+    manifest: SnapshotManifest,
+    starts: Sequence[tuple[int, str]],
+    passages: Passages,
+) -> Iterator[str]:
+    from training.data.shards import TrainShards  # noqa: PLC0415  numpy
+
+    shards = TrainShards(reader, seq_len=manifest.seq_len)
     ends = [*starts[1:], (len(shards) * manifest.seq_len + 1, "")]
     for row in range(len(shards)):
         tokens, first = shards.row(row), row * manifest.seq_len

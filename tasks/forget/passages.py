@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _WINDOW_BYTES = 64
 _WINDOW_TOKENS = 16
-_MOST_WINDOWS = 256
+_MOST_WINDOWS = 4096
 """Of one spelling; those of a longer one lie further apart."""
 _LEAST_BYTES = 24
 """What is shorter is said too often by others to tell anything."""

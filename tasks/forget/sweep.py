@@ -12,6 +12,7 @@ from tasks.forget.local import clear_local
 from tasks.forget.names import rename_in_ledgers
 from tasks.forget.pages import rewrite_pages
 from tasks.forget.passages import Passages
+from tasks.forget.proof import Proof, search_store
 from tasks.forget.snapshot import purge_snapshot
 from tasks.forget.suite import item_files_about, keys_of_items
 
@@ -27,6 +28,19 @@ def remove_uncommitted(store: ObjectStore, layout: Layout) -> None:
     for key in sorted(found, key=lambda key: (not key.endswith("/manifest.json"), key)):
         if key.removeprefix(f"{layout.snapshots}/").split("/")[0] not in committed:
             store.purge(key)
+
+
+def purge_older(store: ObjectStore, prefix: str, passages: Passages) -> Proof:
+    """Remove what objects were before where any version of them has passages, and search the rest.
+
+    Safe to retry. What can be read under a key stays.
+    """
+    proof = search_store(store, prefix, passages)
+    if not proof.places:
+        return proof
+    for key in {place.where for place in proof.places}:
+        store.purge(key, keep_newest=True)
+    return search_store(store, prefix, passages)
 
 
 def purge(store: ObjectStore, layout: Layout, takedown: Takedown, work_dir: Path) -> None:

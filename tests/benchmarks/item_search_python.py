@@ -11,6 +11,8 @@ from tasks.evaluations.item_grams import BASE, ItemGrams, Place, words_of
 _SIEVE_BITS = 20
 _SIEVE_SHIFT = np.uint64(64 - _SIEVE_BITS)
 _Hashes = NDArray[np.uint64]
+_Part = tuple[bool, str, str]
+"""Whether it is a question, task and item."""
 
 
 class PythonSearch:
@@ -21,25 +23,34 @@ class PythonSearch:
         spans = zip(lexicon.ends[:-1], lexicon.ends[1:], strict=True)
         words = [lexicon.codes[start:end].tobytes().decode("utf-32-le") for start, end in spans]
         self._vocabulary = {word: number for number, word in enumerate(words, 1)}
-        self._own = grams.own
-        lengths = sorted({n for n, _ in grams.own.values()})
+        self._parts = {(False, *place): own for place, own in grams.own.items()}
+        self._parts |= {(True, *place): own for place, own in grams.questions.items()}
+        lengths = sorted({n for n, _ in self._parts.values()})
         self._wanted = {
-            length: np.unique(np.concatenate([own for n, own in grams.own.values() if n == length]))
+            length: np.unique(
+                np.concatenate([own for n, own in self._parts.values() if n == length])
+            )
             for length in lengths
         }
         self._sieves = {length: _sieve(wanted) for length, wanted in self._wanted.items()}
-        self._holders: dict[tuple[int, int], list[Place]] = {}
-        for place, (n, hashes) in grams.own.items():
+        self._holders: dict[tuple[int, int], list[_Part]] = {}
+        for part, (n, hashes) in self._parts.items():
             for one in hashes.tolist():
-                self._holders.setdefault((n, one), []).append(place)
+                self._holders.setdefault((n, one), []).append(part)
 
     def shares_in(self, text: str) -> dict[Place, float]:
         """As ``ItemGrams.shares_in``."""
-        counts: Counter[Place] = Counter()
+        counts: Counter[_Part] = Counter()
         for n, hashes in self._found_in(text):
             for one in hashes.tolist():
                 counts.update(self._holders[n, one])
-        return {place: count / len(self._own[place][1]) for place, count in counts.items()}
+        shares: dict[Place, float] = {}
+        for part, count in sorted(counts.items()):
+            is_question, task, item = part
+            share = count / len(self._parts[part][1])
+            if share == 1 or not is_question:
+                shares[task, item] = share
+        return shares
 
     def _found_in(self, text: str) -> Iterator[tuple[int, _Hashes]]:
         get = self._vocabulary.get

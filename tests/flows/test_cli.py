@@ -1,5 +1,6 @@
 """The command line in clumsy, unlucky and hostile hands: one sentence, the right exit code."""
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli.arguments import readable
 from tests.support.commands import Commands, Ended, limit_file_size
 from tests.support.lineages import hub_directory
 from tests.support.tiny_lineage import TinyLineage, source
@@ -339,3 +341,15 @@ def test_what_an_update_cannot_be_asked_for_ends_with_usage(
     ended = empty_home.run("update", lineage.file, *arguments)
     assert ended.code == 2
     assert sentence in " ".join(ended.err.split())
+
+
+def test_a_text_of_standard_input_lies_in_no_file_that_a_kill_could_leave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a letter")))
+    other = tmp_path / "other"
+    with readable([Path("-"), other]) as (given, second):
+        assert [given.read_bytes(), given.read_bytes()] == [b"a letter"] * 2
+        assert given.stat().st_nlink == 0
+        assert second == other

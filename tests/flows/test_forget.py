@@ -5,6 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from storage.head import read_head
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
@@ -126,8 +128,9 @@ def marks(perennial: Commands) -> dict[str, str]:
     }
 
 
-def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_by_the_bare_command(
-    lineage: TinyLineage, perennial: Commands
+@pytest.mark.parametrize("again", [(), ("--id", "prose-1-0")])
+def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_and_told(
+    lineage: TinyLineage, perennial: Commands, again: tuple[str, ...]
 ) -> None:
     held = Layout("tiny")
     killed = perennial.run(
@@ -145,12 +148,14 @@ def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_by_the
         assert "run 'perennial forget' with the lineage's YAML alone" in ended.error
     store = LocalObjects(perennial.home / "store")
     assert len(list(store.list(held.begun_takedowns))) == 1
-    ended = perennial.run("forget", lineage.file, "--json")
+    ended = perennial.run("forget", lineage.file, *again, "--json")
     # Four sentences of a small grammar: others say the like.
     assert ended.json["kind"] in ("done", "left over")
+    (told,) = ended.json["details"]["takedowns"]
+    assert told["proof"]["objects"] > 10
     assert list(store.list(held.begun_takedowns)) == []
-    again = perennial.run("forget", lineage.file, "--id", "prose-1-0")
-    assert (again.code, "forgotten before" in again.out) == (0, True)
+    ended = perennial.run("forget", lineage.file, "--id", "prose-1-0")
+    assert (ended.code, "forgotten before" in ended.out) == (0, True)
     assert perennial.run("update", lineage.file).code == 0
     history = perennial.run("history", lineage.file)
     assert "forget" in history.out

@@ -135,3 +135,18 @@ def test_a_home_that_is_made_is_for_its_owner_only_and_one_that_is_there_stays(
     for name, mode in (("made", 0o700), ("there", 0o750)):
         Settings(home=tmp_path / name).export()
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "file:///h/mlflow/artifacts"),
+        ({"storage_root": "s3://b/p/"}, "s3://b/p/mlflow"),
+        ({"storage_root": "s3://b/p", "mlflow_uri": "http://m:5000"}, ""),
+        ({"mlflow_uri": "http://m:5000", "mlflow_artifacts_uri": "s3://b/m"}, "s3://b/m"),
+    ],
+)
+def test_where_artifacts_lie_that_go_through_a_server_is_known_of_our_own_and_else_told(
+    values: dict[str, str], expected: str
+) -> None:
+    assert Settings(home=Path("/h"), **values).sent_artifacts == expected  # pyright: ignore[reportArgumentType]

@@ -7,8 +7,13 @@ from typing import Any, cast
 import pytest
 
 from storage.errors import AlreadyExistsError, ConflictError
+from storage.mlflow_client import mlflow_client
 from storage.objects import ObjectStore, open_store
+from storage.run_artifacts import bucket_of_artifacts
+from tasks.forget.passages import Passages, windows_of
+from tasks.forget.sweep import purge_older
 from tests.integration.servers.gateway import Gateway
+from tests.integration.servers.mlflow_server import MlflowServer
 from tests.tasks.forget.scene import LAYOUT, Scene, spellings, words
 
 pytestmark = pytest.mark.integration
@@ -114,3 +119,47 @@ def test_in_a_bucket_without_versions_nothing_is_left_either(
     # What this machine had fetched is gone as well.
     files = [path for path in scene.work.rglob("*") if path.is_file()]
     assert not [path for path in files if any(part in path.read_bytes() for part in needles)]
+
+
+@pytest.fixture
+def mlflow(
+    gateway: Gateway, s3_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MlflowServer]:
+    """A server whose artifacts lie in the bucket; clients reach them through it alone."""
+    server = MlflowServer(
+        folder=tmp_path / "mlflow",
+        artifacts_uri=f"{s3_root}/mlflow",
+        environment=gateway.environment(),
+    )
+    for name, value in server.client_environment().items():
+        monkeypatch.setenv(name, value)
+    yield server.start()
+    server.stop()
+
+
+def test_what_artifacts_of_mlflow_were_before_goes_as_well(
+    gateway: Gateway, s3_root: str, mlflow: MlflowServer
+) -> None:
+    bucket = Bucket(gateway, s3_root)
+    bucket.keep_versions()
+    text = words(7)
+    needles = [text[:60].encode(), text[-60:].encode()]
+    client = mlflow_client(mlflow.uri)
+    runs = [client.create_run(client.create_experiment(name)) for name in ("demo", "demo-2")]
+    for run in runs:
+        for body in (f"<p>{text}</p>", "<p>kept</p>"):
+            client.log_text(run.info.run_id, body, "report.html")
+    assert len(bucket.with_any(needles)) == 2
+    assert bucket_of_artifacts(mlflow.uri, lineage="demo", destination="") is None
+    found = bucket_of_artifacts(mlflow.uri, lineage="demo", destination=f"{s3_root}/mlflow")
+    assert found is not None
+    passages = Passages(windows_of(text))
+    assert purge_older(*found, passages).places == ()
+    # Those of another lineage are its own.
+    assert [runs[1].info.run_id in key for key in bucket.with_any(needles)] == [True]
+    path = client.download_artifacts(runs[0].info.run_id, "report.html")
+    assert Path(path).read_text() == "<p>kept</p>"
+    # What can be read is told, and stays.
+    client.log_text(runs[0].info.run_id, text, "other.txt")
+    (place,) = purge_older(*found, passages).places
+    assert place.where.endswith("other.txt")

@@ -2,17 +2,20 @@
 
 import random
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluations.frozen import FrozenItem
 from tasks.evaluations.item_grams import UNSPACED, ItemGrams, Place, words_of
 from tasks.evaluations.item_search import lexicon_of
+from tasks.evaluations.trained_on import covered
 from training.items.item import Item
 
 # Capitals that grow or depend on what follows, ligatures, full-width forms, marks, digits of other
@@ -20,7 +23,7 @@ from training.items.item import Item
 CHARACTERS = (
     "aB\u00e9_7\u00df\u0130\u03a3\u03c3\u03c2\u01c5\ufb01\u216b\uff21\uff41"
     "\u0663\u0301\u093c\u0939\u0e01\ud55c\u3042\u30a2\u6f22\u3400\uf900"
-    "\U00020000\U0001d49c\U0001f600\u00ad\u200d\ud800'-. \n\0"
+    "\U00020000\U0001d49c\U0001f600\u00ad\u200d\ufeff\u2019\ud800'-. \n\0</>!"
 )
 WORDS = [
     "the",
@@ -36,6 +39,93 @@ WORDS = [
     "e\u0301",
     "\ud83d",
 ]
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "in capitals, a word a line": lambda text: text.upper().replace(" ", "\n"),
+    "with soft hyphens": lambda text: "\u00ad".join(text),
+    "with characters without width": lambda text: "\u200b".join(text),
+    "with joiners and marks of byte order": lambda text: "\u2060\ufeff".join(text),
+    "in full width": lambda text: "".join(
+        chr(ord(one) + 0xFEE0) if "!" <= one <= "~" else one for one in text
+    ),
+    "in mathematical letters": lambda text: "".join(
+        chr(ord(one) + 0x1D41A - ord("a")) if "a" <= one <= "z" else one for one in text
+    ),
+    "without apostrophes": lambda text: text.replace("'", ""),
+    "with curly apostrophes": lambda text: text.replace("'", "\u2019"),
+    "emphasised": lambda text: " ".join(f"_{word}_" for word in text.split()),
+    "tagged": lambda text: " ".join(f"<b>{word}</b><br/>" for word in text.split()),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_item_is_found_however_it_is_spelled(spelling: str) -> None:
+    text = "why doesn't the old ferryman's boat of oak ever sink in the cold river below"
+    spelled = SPELLINGS[spelling](text)
+    grams = ItemGrams({"quiz": [item("only", text)]})
+    assert grams.shares_in(f"said: {spelled} (so)") == {("quiz", "only"): 1.0}
+    assert ItemGrams({"quiz": [item("only", spelled)]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+def question(name: str, query: str, *choices: str) -> FrozenItem:
+    return FrozenItem(
+        item=Item(id=name, cluster=name, kind="multiple_choice", context=query, choices=choices)
+    )
+
+
+QUERY = "Which old ferryman never rowed his boat across the river"
+
+
+def test_a_question_is_found_without_its_answers_and_a_part_of_it_is_not() -> None:
+    choices = ("Charon", "Jonah", "Noah", "Old Rip van Winkle of the mountains")
+    lettered = "\nChoices:\n" + "\n".join(f"{n}. {choice}" for n, choice in enumerate(choices))
+    for asked in (question("only", QUERY, *choices), question("only", QUERY + lettered, "0", "1")):
+        grams = ItemGrams({"quiz": [asked]})
+        for told in (f"Q: {QUERY}\nA: nobody knows", f"{QUERY.upper()} (d) Noah (a) Charon"):
+            assert grams.shares_in(told) == {("quiz", "only"): 1.0}
+            assert covered({"quiz": [asked]}, ["so", told]) == {"quiz": {"only": 1.0}}
+        assert not any(share >= 0.5 for share in grams.shares_in(QUERY[:-6]).values())
+        assert covered({"quiz": [asked]}, [QUERY[:-6]]) == {"quiz": {}}
+
+
+def test_a_long_question_is_found_only_as_a_whole() -> None:
+    rng = random.Random(5)
+    words = [f"w{rng.getrandbits(20)}" for _ in range(60)]
+    grams = ItemGrams({"quiz": [question("only", " ".join(words[:30]), " ".join(words[30:]))]})
+    assert grams.shares_in(" ".join(words[:30])) == {("quiz", "only"): 1.0}
+    assert grams.shares_in(" ".join(words[:29]))["quiz", "only"] < 0.5
+
+
+def test_a_question_that_many_items_ask_is_no_evidence() -> None:
+    asked = "Which of these sentences is the right one here?"
+    items = [question(f"i{n}", f"{asked}\nA. x{n} y{n} z{n} v{n} w{n}", "A", "B") for n in range(9)]
+    grams = ItemGrams({"quiz": items})
+    assert grams.shares_in(asked) == {}
+    assert grams.shares_in(items[3].text) == {("quiz", "i3"): 1.0}
+
+
+def test_a_line_of_a_passage_is_no_question() -> None:
+    passage = item("only", f"{QUERY}\n" + " ".join(f"w{n}" for n in range(60)))
+    assert ItemGrams({"read": [passage]}).questions == {}
+
+
+def test_an_item_in_decomposed_letters_is_found_in_composed_ones() -> None:
+    text = "f\u00fcnf gr\u00fcne \u00c4pfel h\u00e4ngen \u00fcber dem T\u00fcrb\u00f6gen"
+    decomposed = item("only", unicodedata.normalize("NFD", text))
+    assert ItemGrams({"quiz": [decomposed]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+@pytest.mark.parametrize("opened", ["<", "<b", "</", "<b <i", "<\u00e9>", "<b\u00a0", "2 <3> <"])
+def test_what_looks_like_a_tag_hides_no_item(opened: str) -> None:
+    text = "one two three four five six"
+    grams = ItemGrams({"quiz": [item("only", text)]})
+    assert grams.shares_in(f"{opened} {text} > and so on") == {("quiz", "only"): 1.0}
+
+
+def composed(text: str) -> str:
+    """As every document is before anything is looked for."""
+    return unicodedata.normalize("NFC", text)
 
 
 def item(name: str, text: str, cluster: str = "") -> FrozenItem:
@@ -62,7 +152,7 @@ def shares_by_the_rule(tasks: Mapping[str, Sequence[FrozenItem]], text: str) -> 
 def own_by_the_rule(
     items: Sequence[FrozenItem],
 ) -> dict[str, tuple[int, set[tuple[str, ...]]]]:
-    words = {each.item.id: words_of(each.text) for each in items}
+    words = {each.item.id: words_of(composed(each.text)) for each in items}
     start = 0
     if len(words) >= 8:
         same = takewhile(lambda column: len(set(column)) == 1, zip(*words.values(), strict=False))
@@ -102,6 +192,7 @@ def test_shares_are_those_of_the_rule_whatever_the_script(
     }
     pieces = st.one_of(st.sampled_from(texts), sentences, st.text(CHARACTERS, max_size=8))
     joined = data.draw(st.lists(st.lists(pieces, max_size=6).map(" ".join), max_size=5))
+    joined = [composed(text) for text in joined]
     joined += [joined[0].upper(), ""] if joined else []
     expected = [shares_by_the_rule(tasks, text) for text in joined]
     grams = ItemGrams(tasks)
@@ -114,21 +205,25 @@ def test_shares_are_those_of_the_rule_whatever_the_script(
 def test_an_item_is_found_whatever_characters_it_has(text: str) -> None:
     only = item("only", f"{text} one two three four five six seven eight nine ten")
     grams = ItemGrams({"quiz": [only]})
-    assert grams.shares_in(f"before {only.text} after") == {("quiz", "only"): 1.0}
-    nearly = f"{text} . one two three four five six seven eight nine"
+    assert grams.shares_in(composed(f"before {only.text} after")) == {("quiz", "only"): 1.0}
+    nearly = composed(f"{text} . one two three four five six seven eight nine")
     assert grams.shares_in(nearly) == shares_by_the_rule({"quiz": [only]}, nearly)
 
 
 def test_every_character_is_cut_and_folded_as_by_the_pattern() -> None:
     table = lexicon_of([]).folded
     for code in range(0x110000):
-        lowered = chr(code).lower()
         if code in (0x130, 0x3A3):
             continue  # whole texts with these are lowered before
-        found = words_of(lowered)
-        kind = (2 if re.match(f"[{UNSPACED}]", lowered) else 1) if found else 0
-        assert (int(table[code]) >> 31, int(table[code]) >> 30 & 1) == (kind == 1, kind == 2)
-        assert not found or int(table[code]) & ((1 << 30) - 1) == ord(lowered)
+        found = words_of(chr(code))
+        kind = (2 if re.match(f"[{UNSPACED}]", found[0]) else 1) if found else 0
+        is_unseen = words_of(f"a{chr(code)}b") == ["ab"]
+        assert [int(table[code]) >> bit & 1 for bit in (31, 30, 29)] == [
+            kind == 1,
+            kind == 2,
+            is_unseen,
+        ]
+        assert not found or int(table[code]) & ((1 << 29) - 1) == ord(found[0])
 
 
 def test_the_ngrams_of_a_text_come_by_length_each_once() -> None:

@@ -90,6 +90,10 @@ class Scene:
         assert self.head.tokenizer is not None
         return fetch_tokenizer(self.store, self.head.tokenizer, self.folder / "tokenizer")
 
+    def needles(self, texts: Mapping[str, str], *names: str) -> list[bytes]:
+        """``spellings`` of some of ``texts``."""
+        return [piece for name in names for piece in spellings(texts[name], self.tokenizer)]
+
     def forget(self, *ids: str, texts: tuple[str, ...] = ()) -> Done:
         with Lease.acquire(self.store, LAYOUT, "test") as lease:
             index_all(self.site)

@@ -15,25 +15,15 @@ from storage.local_objects import LocalObjects
 from storage.snapshots import read_snapshot
 from storage.suite import publish_suite, read_suite, suite_with_tasks
 from storage.takedowns import check_no_takedown
-from storage.transitions import refuse
 from tasks.evaluations.frozen import FrozenItem, freeze_items, read_items
-from tasks.forget.forget import foresee
-from tasks.forget.others import others_with
-from tasks.forget.passages import Passages
 from tasks.mix import ReplayConfig
 from tasks.plan import PlanRequest, make_plan
-from tasks.reporting.refresh_report import write_refresh_report
 from tasks.update_plan import BudgetConfig, UpdatePlan, save_plan
 from tests.support.lineages import MODEL
-from tests.tasks.forget.scene import LAYOUT, SEQ_LEN, Scene, files_with, spellings, words
+from tests.tasks.forget.scene import LAYOUT, SEQ_LEN, Scene, files_with, words
 from training.config import Recipe
 from training.data.shards import MdsReader, TrainShards, read_holdout
 from training.items.item import Item
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(LocalObjects(tmp_path / "store"), tmp_path)
 
 
 def _train_rows(scene: Scene, snapshot: str) -> np.ndarray:
@@ -51,10 +41,6 @@ def _held_out(scene: Scene, snapshot: str) -> list[str]:
     return [row.document for row in read_holdout(reader, token_dtype=manifest.token_dtype)]
 
 
-def _needles(scene: Scene, texts: dict[str, str], *names: str) -> list[bytes]:
-    return [piece for name in names for piece in spellings(texts[name], scene.tokenizer)]
-
-
 @pytest.mark.parametrize("near", [True, False])
 def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
     tmp_path: Path, near: bool
@@ -64,7 +50,7 @@ def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
     scene.write("1.jsonl", texts)
     first = scene.refresh().snapshot
     trained, held = scene.split_of(first, "train")[3], scene.split_of(first, "holdout")[1]
-    needles = _needles(scene, texts, trained, held)
+    needles = scene.needles(texts, trained, held)
     assert len(files_with(tmp_path / "store", needles)) >= 2
     done = scene.forget(trained, held)
     assert files_with(tmp_path / "store", needles) == []
@@ -81,7 +67,7 @@ def test_nothing_of_a_document_is_left_and_no_copy_comes_in_again(
         assert second.documents_dropped == {"duplicate": 1, "near_duplicate": 1}
     else:
         assert second.documents_dropped == {"duplicate": 1}
-        needles = _needles(scene, texts, trained)
+        needles = scene.needles(texts, trained)
     assert files_with(tmp_path / "store", needles) == []
     shown = _examples(scene, second.snapshot)
     assert shown["web/copy"] == "forgotten"
@@ -151,41 +137,6 @@ def _named(files: object, stem: str) -> str:
     return name
 
 
-def test_what_is_alike_and_what_was_made_of_it_goes_too(scene: Scene) -> None:
-    texts = {f"d{n}": words(n) for n in range(20)}
-    scene.write("1.jsonl", texts)
-    first = scene.refresh().snapshot
-    seed = scene.split_of(first, "train")[0]
-    number = int(seed[1:])
-    made = {"retold": words(500), "retold-again": words(501), "apart": words(502)}
-    of = {"retold": f"web/{seed}", "retold-again": "retold"}
-    scene.write("2.jsonl", made, of=of)
-    second = scene.refresh().snapshot
-    # By a text that nobody has, but that is like one that is there.
-    done = scene.forget(texts=(words(number, changed=3),))
-    found = {(one.document, one.why) for one in done.takedown.documents}
-    assert found == {
-        (f"web/{seed}", "alike"),
-        ("web/retold", "derived"),
-        ("web/retold-again", "derived"),
-    }
-    assert done.proof.places == ()
-    assert {row["document"] for row in scene.table(second) if row["reason"] == ""} == {"web/apart"}
-
-
-def test_near_copies_from_before_the_section_go_too_and_stay_out(scene: Scene) -> None:
-    near, scene.near = scene.near, None
-    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)} | {"near": words(3, changed=2)})
-    scene.refresh()
-    scene.near = near
-    assert foresee(scene.site, scene.head, ids=["d3"], texts=[]).unindexed == 1
-    done = scene.forget("d3")
-    found = {(one.document, one.why) for one in done.takedown.documents}
-    assert found == {("web/d3", "asked"), ("web/near", "alike")}
-    scene.write("2.jsonl", {"again": words(3, changed=4), "new": words(99)})
-    assert scene.refresh().documents_dropped == {"near_duplicate": 1}
-
-
 def test_a_second_takedown_follows_the_first(scene: Scene) -> None:
     texts = {f"d{n}": words(n) for n in range(24)}
     scene.write("1.jsonl", texts)
@@ -197,7 +148,7 @@ def test_a_second_takedown_follows_the_first(scene: Scene) -> None:
     assert scene.forget(one).takedown.documents == ()
     assert first is not None
     assert len(read_snapshot(scene.store, LAYOUT, first).takedowns) == 2
-    assert files_with(scene.folder / "store", _needles(scene, texts, one, other, held)) == []
+    assert files_with(scene.folder / "store", scene.needles(texts, one, other, held)) == []
 
 
 def test_a_domain_of_which_nothing_is_left_can_still_be_read(scene: Scene) -> None:
@@ -212,87 +163,6 @@ def test_a_domain_of_which_nothing_is_left_can_still_be_read(scene: Scene) -> No
     assert read_suite(scene.store, LAYOUT, scene.head.suite).slices == ()
     scene.write("2.jsonl", {f"e{n}": words(100 + n) for n in range(10)})
     assert scene.refresh().documents_dropped == {}
-
-
-def test_a_text_that_nobody_has_stays_out_as_well(scene: Scene) -> None:
-    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
-    scene.refresh()
-    done = scene.forget(texts=(words(99),))
-    assert (done.takedown.documents, len(scene.head.takedowns)) == ((), 1)
-    again = {"copy": words(99), "near": words(99, changed=2), "new": words(100)}
-    scene.write("2.jsonl", again)
-    assert scene.refresh().documents_dropped == {"duplicate": 1, "near_duplicate": 1}
-
-
-def test_the_line_end_of_a_file_is_no_part_of_the_text_that_is_asked_for(tmp_path: Path) -> None:
-    scene = Scene(LocalObjects(tmp_path / "store"), tmp_path, near=False)
-    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)} | {"e": words(20) + "\n"})
-    scene.refresh()
-    done = scene.forget(texts=(words(3) + "\n", words(20)))
-    assert {one.why for one in done.takedown.documents} == {"asked"}
-    assert len(done.takedown.documents) == 2
-    assert done.proof.places == ()
-    scene.write("2.jsonl", {"a": words(3), "b": words(3) + "\n", "new": words(100)})
-    assert scene.refresh().documents_dropped == {"duplicate": 2}
-
-
-def test_copies_of_what_a_refused_snapshot_had_stay_out(scene: Scene) -> None:
-    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)})
-    first = scene.refresh().snapshot
-    assert first is not None
-
-    def without_it(head: Head | None) -> Head:
-        assert head is not None
-        return refuse(head, first, suite=None, by="test", reason="a licence")
-
-    commit_change(scene.store, LAYOUT, without_it)
-    scene.forget("d3")
-    assert files_with(scene.folder / "store", _needles(scene, {"d3": words(3)}, "d3")) == []
-    again = {f"e{n}": words(n) for n in range(12)}
-    scene.write("2.jsonl", again | {"near": words(3, changed=2)})
-    assert scene.refresh().documents_dropped == {"duplicate": 1, "near_duplicate": 1}
-
-
-def test_what_another_document_says_alike_is_told_with_its_name(scene: Scene) -> None:
-    texts = {f"d{n}": words(n) for n in range(20)}
-    scene.write("1.jsonl", texts)
-    first = scene.refresh().snapshot
-    quoted = scene.split_of(first, "train")[0]
-    scene.write("2.jsonl", {"quoting": f"{words(50)} {texts[quoted][:250]} {words(51)}"})
-    scene.refresh()
-    done = scene.forget(quoted)
-    assert [one.document for one in done.takedown.documents] == [f"web/{quoted}"]
-    assert done.proof.places
-    passages = Passages(done.takedown.windows)
-    others = others_with(scene.store, LAYOUT, done.proof.places, passages, scene.work)
-    assert others == ("web/quoting",)
-
-
-def test_what_a_refresh_shows_of_near_copies_goes_as_well(scene: Scene) -> None:
-    texts = {f"d{n}": words(n) for n in range(12)}
-    scene.write("1.jsonl", texts | {"copy-in-batch": words(3, changed=2)})
-    first = scene.refresh().snapshot
-    near, other = words(3, changed=4), words(5, changed=4)
-    scene.write("2.jsonl", {"near": near, "other": other, "new": words(99)})
-    second = scene.refresh().snapshot
-    assert first is not None
-    assert second is not None
-    for snapshot in (first, second):
-        write_refresh_report(scene.store, LAYOUT, snapshot, scene.work)
-    # They are in no shard: only shown, as examples of their reason.
-    needles = [" ".join(near.split()[6:20]).encode()]
-    before = files_with(scene.folder / "store", needles)
-    assert {path.name.partition("-")[0].partition(".")[0] for path in before} == {
-        "examples",
-        "refresh",
-    }
-    done = scene.forget("d3")
-    assert done.takedown.quoting == tuple(sorted((first, second)))
-    assert done.proof.places == ()
-    assert files_with(scene.folder / "store", needles) == []
-    # What is shown of others stays.
-    kept = [" ".join(other.split()[6:20]).encode()]
-    assert len(files_with(scene.folder / "store", kept)) == 2
 
 
 def test_a_snapshot_that_a_killed_refresh_left_is_removed(scene: Scene) -> None:
@@ -400,5 +270,5 @@ def test_of_many_shards_those_that_have_it_are_rewritten_and_other_readers_find_
             assert np.array_equal(np.stack([row["tokens"] for row in theirs]), ours)
         else:
             assert [row["document"] for row in theirs] == _held_out(scene, first)
-    needles = _needles(scene, texts, gone, held)
+    needles = scene.needles(texts, gone, held)
     assert files_with(scene.folder / "store", needles) == []

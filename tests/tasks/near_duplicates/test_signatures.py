@@ -89,7 +89,7 @@ def test_a_signature_is_the_same_on_every_machine() -> None:
 def test_the_table_of_characters_is_the_one_of_this_method() -> None:
     # Should this fail with another Python: the index of every lineage rests on the table.
     assert (
-        hashlib.sha256(fold_table().astype("<u4").tobytes()).hexdigest()[:16] == "6eb49205d6114c3f"
+        hashlib.sha256(fold_table().astype("<u4").tobytes()).hexdigest()[:16] == "af40a24bc8acbcbc"
     )
 
 
@@ -100,6 +100,8 @@ def test_the_table_of_characters_is_the_one_of_this_method() -> None:
         ("don't stop", "don\u2019t stop"),
         ("\uff21\uff22\uff23 \uff11\uff12", "abc 12"),
         ("co\u00adoperate", "cooperate"),
+        ("co\u200boper\u2060a\ufeffte", "cooperate"),
+        ("\u0e19\u0e49\u0e33\u200b\u0e14\u0e35", "\u0e19\u0e49\u0e33\u0e14\u0e35"),
         ("\u4e2d\u6587\u5b57", "\u4e2d \u6587\u3002\u5b57"),
         (
             "\u041f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440",
