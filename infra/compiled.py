@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba  # heavy: only modules of loops import this one
+from llvmlite import ir
+from numba.extending import intrinsic
 
 logger = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
+
+_ADDRESS, _NUMBER = ir.PointerType(ir.IntType(8)), ir.IntType(32)
+# The numbers: to be read, into every cache, as data.
+_PREFETCH = ir.FunctionType(ir.VoidType(), [_ADDRESS, _NUMBER, _NUMBER, _NUMBER])
 
 # numba's own option for functions without its runtime; it is not documented.
 _WITHOUT_REFERENCES = {"_nrt": False}
@@ -37,6 +43,24 @@ def compiled_inner(function: _Function) -> _Function:
 def inlined(function: _Function) -> _Function:
     """``function`` compiled as a part of those that call it: arrays are dear to hand over."""
     return cast("_Function", numba.njit(forceinline=True)(function))
+
+
+def _fetch_ahead(_context: Any, array: Any, place: Any) -> Any:
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), _ADDRESS)
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (_ADDRESS,), _PREFETCH)
+        builder.call(prefetch, [address, _NUMBER(0), _NUMBER(3), _NUMBER(1)])
+        return context.get_dummy_value()
+
+    return numba.types.void(array, place), write
+
+
+fetch_ahead: Callable[[Any, Any], None] = cast("Any", intrinsic(_fetch_ahead))
+"""In compiled loops: have the processor fetch ``array[place]``, and go on without waiting for it.
+
+The place is not checked and nothing is read, so one outside of the array does no harm.
+"""
 
 
 def _compile(function: Callable[..., object], options: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Encoder
 from training.fast_bpe.characters import kinds_of_code_points
 from training.fast_bpe.cut import GPT2_DIGITS, MARGIN, SEPARATOR, UNSTABLE, cut, find_kinds
 from training.fast_bpe.kernel import encode
+from training.fast_bpe.seams import may_have_seams, narrow
 from training.fast_bpe.support import added_texts, normalises, pattern_of, why_slow
 from training.fast_bpe.tables import spelled_texts, tables_of
 
@@ -114,8 +115,12 @@ class FastEncoder:
         kinds = room.kinds[: len(text)]
         find_kinds(text, self._kinds, kinds)
         count = cut(text, kinds, self._pattern, room.candidates, room.pieces)
+        pieces = room.pieces
+        if may_have_seams(text):
+            pieces = room.candidates
+            count = narrow(text, room.pieces, count, self._tables.neighbours, pieces)
         ends = np.empty(len(texts), np.int64)
-        total = encode(text, room.pieces, count, self._tables, room.tokens, ends)
+        total = encode(text, pieces, count, self._tables, room.tokens, ends)
         return room.tokens[:total].astype(dtype), np.diff(ends, prepend=0)
 
     def _normalised(self, texts: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.fast_bpe import cut, kernel
+from training.fast_bpe import cut, merge
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -73,9 +73,9 @@ def _why_model(model: dict[str, Any]) -> str:
     for name in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             return f"{name} {model[name]!r}"
-    if len(model["merges"]) >= int(kernel.NO_RANK):
+    if len(model["merges"]) >= int(merge.NO_RANK):
         return f"{len(model['merges'])} merges"
-    if max(model["vocab"].values(), default=0) >= (1 << kernel.TOKEN_BITS) - 1:
+    if max(model["vocab"].values(), default=0) >= (1 << merge.TOKEN_BITS) - 1:
         return f"token ids up to {max(model['vocab'].values())}"
     return ""
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from training.fast_bpe import kernel
+from training.fast_bpe import kernel, merge
+from training.fast_bpe.seams import neighbours_of
 from training.fast_bpe.whole_characters import whole_characters
 
 SHORT_PIECES = 1 << 17
-LONG_PIECES = 1 << 15
-"""Pieces that are kept: 4 MiB and 2 MiB, which the caches of a processor hold."""
+LONG_PIECES = 1 << 17
+"""Pieces that are kept: 4 MiB and 8 MiB."""
 
 
 def tables_of(model: dict[str, Any]) -> kernel.Tables:
@@ -25,15 +26,18 @@ def tables_of(model: dict[str, Any]) -> kernel.Tables:
     if missing:
         raise ValueError(f"expected a token for every byte, found none for byte {missing[0]:#x}")
     byte_tokens = np.array([vocab[character] for character in spelled], np.uint32)
+    data = bytes_of_tokens(vocab)
     pairs, merged = _merges(vocab, model["merges"])
     ranks = dict(zip((tuple(pair) for pair in pairs.tolist()), range(len(pairs)), strict=True))
     return kernel.Tables(
         byte_tokens=byte_tokens,
-        whole_characters=whole_characters(byte_tokens, pairs, merged, spelled_texts(vocab)),
+        whole_characters=whole_characters(byte_tokens, pairs, merged, data),
         merged=merged,
         pairs=_hashed(ranks),
-        short_pieces=np.zeros(4 * SHORT_PIECES, np.uint64),
-        long_pieces=np.zeros(8 * LONG_PIECES, np.uint64),
+        # What is not spelled by bytes is made of no text.
+        neighbours=neighbours_of(data[token] for token in set(merged.tolist()) if token in data),
+        short_pieces=_aligned(4 * SHORT_PIECES),
+        long_pieces=_aligned(8 * LONG_PIECES),
     )
 
 
@@ -49,15 +53,24 @@ def byte_spellings() -> list[str]:
     return [stands_for[byte] for byte in range(256)]
 
 
+def bytes_of_tokens(vocab: dict[str, int]) -> dict[int, bytes]:
+    """What each token stands for; without those that are not spelled by bytes, as special ones."""
+    spelled = byte_spellings()
+    byte_of, every = {ord(character): byte for byte, character in enumerate(spelled)}, set(spelled)
+    return {
+        vocab[token]: token.translate(byte_of).encode("latin-1")
+        for token in vocab
+        if every.issuperset(token)
+    }
+
+
 def spelled_texts(vocab: dict[str, int]) -> dict[str, int]:
     """The tokens that are whole characters, by the text that each stands for; by id."""
-    byte_of = {character: byte for byte, character in enumerate(byte_spellings())}
     texts: dict[str, int] = {}
-    for token in sorted(vocab, key=vocab.__getitem__):
-        data = bytes(byte_of[character] for character in token if character in byte_of)
+    for token, data in sorted(bytes_of_tokens(vocab).items()):
         text = data.decode("utf-8", "ignore")
-        if text and text.encode() == data and len(data) == len(token):
-            texts[text] = vocab[token]
+        if text and text.encode() == data:
+            texts[text] = token
     return texts
 
 
@@ -76,6 +89,13 @@ def _hashed(ranks: dict[tuple[int, int], int]) -> np.ndarray:
     """See ``kernel.Tables.pairs``; at most half full."""
     keys = np.array(list(ranks), np.uint64).reshape(-1, 2)
     values = np.array(list(ranks.values()), np.uint64)
-    table = np.full(1 << max(2 * len(ranks), 2).bit_length(), kernel.EMPTY, np.uint64)
-    kernel.fill_pairs(table, keys, values)
+    table = np.full(1 << max(2 * len(ranks), 2).bit_length(), merge.EMPTY, np.uint64)
+    merge.fill_pairs(table, keys, values)
     return table
+
+
+def _aligned(size: int) -> np.ndarray:
+    """``uint64[size]`` of zeros that begins where a line of the processor's caches does."""
+    words = np.zeros(size + 8, np.uint64)
+    first = -words.ctypes.data % 64 // 8
+    return words[first : first + size]

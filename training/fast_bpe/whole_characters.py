@@ -13,13 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from training.fast_bpe import kernel
+from training.fast_bpe import merge
 
 _NEVER = 1 << 62
 
 
 def whole_characters(
-    byte_tokens: np.ndarray, pairs: np.ndarray, merged: np.ndarray, texts: dict[str, int]
+    byte_tokens: np.ndarray, pairs: np.ndarray, merged: np.ndarray, data: dict[int, bytes]
 ) -> np.ndarray:
     """See ``kernel.Tables.whole_characters``; all 0 where some token is used before it is made.
 
@@ -27,21 +27,21 @@ def whole_characters(
         byte_tokens: ``uint32[256]``: token of each byte.
         pairs: ``uint32[merges, 2]``: tokens that each merge takes, by rank.
         merged: ``uint32[merges]``: token that it makes.
-        texts: Tokens that are whole characters, by the text that each stands for.
+        data: What each token stands for; without those that are made of no text.
     """
     result = np.zeros(sys.maxunicode + 1, np.uint64)
     if not _are_made_before_used(pairs, merged):
         return result
     ranks = {(a, b): rank for rank, (a, b) in enumerate(pairs.tolist())}
-    data = _bytes_of(byte_tokens, pairs, merged)
     crossing = _Crossing(pairs, data)
     made = merged.tolist()
-    for text, token in texts.items():
-        if len(text) == 1 and not text.isascii():
-            tokens = [int(byte_tokens[byte]) for byte in text.encode()]
+    for token, text in data.items():
+        character = text.decode("utf-8", "ignore")
+        if len(character) == 1 and character.encode() == text and len(text) > 1:
+            tokens = [int(byte_tokens[byte]) for byte in text]
             firsts, lasts = _merge_alone(tokens, ranks, made)
             if tokens == [token]:
-                result[ord(text)] = token | crossing.neighbours(firsts, lasts)
+                result[ord(character)] = token | crossing.neighbours(firsts, lasts)
     return result
 
 
@@ -52,6 +52,8 @@ class _Crossing:
         self._before: dict[int, dict[int, int]] = defaultdict(dict)
         self._after: dict[int, dict[int, int]] = defaultdict(dict)
         for rank, (left, right) in enumerate(pairs.tolist()):
+            if left not in data or right not in data:
+                continue
             # A continuation byte first: both are of one character.
             if data[right][0] & 0xC0 != 0x80:
                 self._before[right].setdefault(data[left][-1], rank)
@@ -63,8 +65,8 @@ class _Crossing:
         As ``kernel.Tables.whole_characters`` has them.
         """
         return (
-            _two_of(_earlier(self._before, firsts)) << kernel.AFTER
-            | _two_of(_earlier(self._after, lasts)) << kernel.BEFORE
+            _two_of(_earlier(self._before, firsts)) << merge.AFTER
+            | _two_of(_earlier(self._after, lasts)) << merge.BEFORE
         )
 
 
@@ -77,8 +79,8 @@ def _earlier(merges: dict[int, dict[int, int]], parts: dict[int, int]) -> list[i
 
 def _two_of(neighbours: list[int]) -> int:
     if len(neighbours) > 2:
-        return kernel.ANY_BYTE
-    first, second = [*neighbours, kernel.NO_BYTE, kernel.NO_BYTE][:2]
+        return merge.ANY_BYTE
+    first, second = [*neighbours, merge.NO_BYTE, merge.NO_BYTE][:2]
     return first | second << 8
 
 
@@ -93,13 +95,6 @@ def _are_made_before_used(pairs: np.ndarray, merged: np.ndarray) -> bool:
     for side in (0, 1):
         np.minimum.at(first_used, pairs[:, side], order)
     return bool((last_made < first_used).all())
-
-
-def _bytes_of(byte_tokens: np.ndarray, pairs: np.ndarray, merged: np.ndarray) -> dict[int, bytes]:
-    data = {int(token): bytes([byte]) for byte, token in enumerate(byte_tokens)}
-    for (left, right), token in zip(pairs.tolist(), merged.tolist(), strict=True):
-        data[token] = data[left] + data[right]
-    return data
 
 
 def _merge_alone(

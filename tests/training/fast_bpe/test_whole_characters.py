@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Encoder
 from tokenizers import models, pre_tokenizers, trainers
 
 from training.fast_bpe.encoder import FastEncoder
-from training.fast_bpe.kernel import AFTER, ANY_BYTE, BEFORE, NO_BYTE
+from training.fast_bpe.merge import AFTER, ANY_BYTE, BEFORE, NO_BYTE
 from training.fast_bpe.tables import tables_of
 from training.fast_bpe.whole_characters import _two_of
 
