@@ -238,7 +238,7 @@ class _Stages:
 
     def encode(self, directory: Path, vocab_size: int, preparing: "_Preparing") -> "Tokenizer":
         """Train a tokenizer on what is kept, and add its tokens."""
-        from training.tokenizer import train_tokenizer  # noqa: PLC0415  imports tokenizers
+        from training.tokenizer_training import train_tokenizer  # noqa: PLC0415  imports tokenizers
 
         tokenizer = train_tokenizer(self.texts.texts(), directory, vocab_size=vocab_size)
         encoded = preparing.encoded(self.texts.batches(), tokenizer)

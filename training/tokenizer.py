@@ -6,14 +6,13 @@ document never occurs inside one. The store keeps a tokenizer under the digest o
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Encoder
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from storage.errors import NotFoundError
 from storage.layout import Layout
@@ -26,14 +25,6 @@ from storage.manifest import (
     publish,
 )
 from storage.objects import ObjectStore
-
-_LONGEST_RUN = 1024
-"""Characters without white space, or of it, from which a tokenizer learns in one piece."""
-# Looking back first, so that the end of a run is not looked for from each of its characters.
-_LONG_RUN = re.compile(rf"(?<!\S)\S{{{_LONGEST_RUN},}}|(?<!\s)\s{{{_LONGEST_RUN},}}")
-
-END_OF_TEXT = "<|endoftext|>"
-"""The one special token of a tokenizer that is trained here; its id is 0."""
 
 _UNIGRAM = re.compile(r'"type"\s*:\s*"Unigram"')
 _APART = "\0"
@@ -97,55 +88,6 @@ class TokenizerManifest:
     start_id: int
     end_id: int
     files: tuple[FileDigest, ...]
-
-
-def train_tokenizer(texts: Iterable[str], directory: Path, *, vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer on ``texts`` and write it to ``directory``.
-
-    The same texts give the same files, in whatever order they come. Every text can be encoded and
-    comes back unchanged; few texts may give fewer than ``vocab_size`` tokens. A run of letters or
-    of white space is learned from in pieces, for a merge takes time in the square of its length.
-
-    Raises:
-        ValueError: ``vocab_size`` does not hold the 256 bytes and the special token.
-    """
-    if vocab_size < 257:
-        raise ValueError(
-            f"expected a vocab_size of at least 257 (256 bytes and {END_OF_TEXT}), "
-            f"got {vocab_size}; raise it in the model's configuration"
-        )
-    encoder = Encoder(models.BPE())
-    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    encoder.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    encoder.train_from_iterator((part for text in texts for part in _parts(text)), trainer)
-    directory.mkdir(parents=True, exist_ok=True)
-    encoder.save(str(directory / "tokenizer.json"))
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
-    config = {
-        **special,
-        "clean_up_tokenization_spaces": False,
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    _write_json(directory / "special_tokens_map.json", special)
-    _write_json(directory / "tokenizer_config.json", config)
-    return load_tokenizer(directory)
-
-
-def _parts(text: str) -> Iterator[str]:
-    """``text`` without runs that are longer than any word; nearly always whole."""
-    start = 0
-    for run in _LONG_RUN.finditer(text):
-        for end in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
-            yield text[start:end]
-            start = end
-    yield text[start:]
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -251,16 +193,20 @@ def _kept_apart(body: str) -> str:
     SentencePiece never finds them there (its control symbols); ``tokenizers`` keeps them among the
     pieces, with the best of all scores. All ids and scores stay.
     """
+    # Most are none, and to take apart those of 100,000 merges takes as long as to load them.
     if not _UNIGRAM.search(body):
         return body
     value = json.loads(body)
-    special = {token["content"] for token in value["added_tokens"] if token["special"]}
+    if value["model"].get("type") != "Unigram":
+        return body
+    added = value.get("added_tokens") or []
+    special = {token["content"] for token in added if token["special"]}
+    found = {piece for piece, _ in value["model"]["vocab"] if piece in special}
     for piece in value["model"]["vocab"]:
-        if piece[0] in special:
+        if piece[0] in found:
             piece[0] = _APART + piece[0]
-    pieces = {piece[0] for piece in value["model"]["vocab"]}
-    for token in value["added_tokens"]:
-        if _APART + token["content"] in pieces:
+    for token in added:
+        if token["content"] in found:
             token["content"] = _APART + token["content"]
     return json.dumps(value, ensure_ascii=False)
 
@@ -333,7 +279,3 @@ def _first_id(value: int | list[int] | None) -> int | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``, or none at all when there is no such file."""
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -33,7 +33,7 @@ from tests.tasks.curation.planted_pii import plant
 from training.beginnings import beginnings_of, nats_of_beginnings
 from training.config import ModelConfig
 from training.decoder.model import Decoder
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 LENGTHS = (30, 100, 300, 1000, 4000)
 PIECES = 400

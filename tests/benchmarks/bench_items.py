@@ -34,7 +34,8 @@ from training.items.continuations import score_windows
 from training.items.score_items import BATCH_TOKENS, chosen_of, score_items
 from training.items.windows import continuations_of, windows_of
 from training.model_files import load_model, write_directory
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer
+from training.tokenizer_training import train_tokenizer
 
 _BATCH_SIZES = (1, 8, 32)
 Timed = tuple[float, float]

@@ -37,7 +37,7 @@ from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.refresh import refresh
 from tasks.refresh_request import ImportedTokenizer, RefreshRequest
 from tasks.sources import SourceConfig
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 _LAYOUT = Layout("bench")
 _VOCABULARY = 32_768

@@ -25,7 +25,7 @@ from tasks.refresh import refresh
 from tasks.refresh_progress import ReadingProgress, UnseenProgress
 from tasks.refresh_request import ImportedTokenizer, RefreshRequest
 from tasks.sources import SourceConfig
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 _FILE_BYTES = 50_000_000
 _WORDS = 500

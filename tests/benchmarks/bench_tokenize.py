@@ -29,7 +29,8 @@ from tasks.pack import row_blocks, token_stream
 from training.fast_bpe.certify import certified_encoder
 from training.fast_bpe.encoder import FastEncoder
 from training.fast_bpe.tables import byte_spellings
-from training.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer, load_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 SEQ_LEN = 2048
 VOCAB_SIZE = 32_000

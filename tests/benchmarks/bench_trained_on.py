@@ -14,7 +14,8 @@ import numpy as np
 from tasks.evaluations.frozen import FrozenItem
 from tasks.evaluations.trained_on import covered
 from training.items.item import Item
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer
+from training.tokenizer_training import train_tokenizer
 
 _ITEMS, _TEXTS = 10_000, 16
 _TEXT_WORDS = 300_000

@@ -12,7 +12,7 @@ from tests.support.commands import Commands
 from tests.support.foreign_models import foreign_directory
 from tests.support.tiny_lineage import SEQ_LEN, TinyLineage, source
 from training.pyfunc import TextGenerator
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 LAYOUT = Layout("tiny")
 

@@ -36,7 +36,7 @@ from tests.support.lineages import hub_directory, import_champion
 from tests.support.web import html
 from training.cluster.pool import Pool
 from training.errors import TrainingError
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings(r"ignore:.*\bdeprecated\b")]
 

@@ -168,7 +168,7 @@ def hub_directory(directory: Path, *, seed: int = 3) -> Path:
     """A Hugging Face directory with a tiny random model and its tokenizer."""
     from training.decoder.model import Decoder
     from training.hub.directory import write_model
-    from training.tokenizer import train_tokenizer
+    from training.tokenizer_training import train_tokenizer
 
     tokenizer = train_tokenizer(TEXTS, directory, vocab_size=300)
     write_model(

@@ -35,6 +35,7 @@ for _name in (
     "training.pyfunc",
     "training.shard_writer",
     "training.tokenizer",
+    "training.tokenizer_training",
     "training.worker",
 ):
     import_module(_name)

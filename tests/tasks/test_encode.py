@@ -6,7 +6,8 @@ import pytest
 from tasks.curate import content_digest
 from tasks.encode import DocumentEncoder, Encoded, EncodingMismatchError, Legible
 from training.fast_bpe.encoder import FastEncoder
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer
+from training.tokenizer_training import train_tokenizer
 
 _TEXTS = [f"line {n}\n\tété {n * 7} over the hill, don't <|endoftext|>" for n in range(40)]
 

@@ -21,7 +21,7 @@ from tests.support.lineages import (
     hub_directory,
     newest,
 )
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ from training.checkpoint.state import TrainState, save
 from training.config import Mixture, OptimizerConfig, Schedule, TrainPlan
 from training.decoder.model import Decoder
 from training.hub.directory import load_decoder
-from training.tokenizer import train_tokenizer, upload_tokenizer
+from training.tokenizer import upload_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 VERSION = "1-aaaaaaaa"
 

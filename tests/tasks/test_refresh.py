@@ -46,7 +46,8 @@ from tasks.sources import SourceConfig
 from tasks.split import HoldoutConfig
 from tasks.who_saw import who_saw
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
-from training.tokenizer import END_OF_TEXT, fetch_tokenizer, train_tokenizer
+from training.tokenizer import fetch_tokenizer
+from training.tokenizer_training import END_OF_TEXT, train_tokenizer
 
 _LAYOUT = Layout("demo")
 _WORDS = ["stone", "river", "lamp", "carpet", "window", "harbour", "été", "north", "seven", "\n"]

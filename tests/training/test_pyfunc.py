@@ -14,7 +14,8 @@ from training.config import ModelConfig
 from training.decoder.model import Decoder
 from training.hub.directory import load_decoder, write_model
 from training.pyfunc import TextGenerator, write_mlmodel
-from training.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer, load_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 TEXTS = [f"river {n} runs past hill {n * 7 % 13} and into lake {n * 5 % 11}" for n in range(60)]
 

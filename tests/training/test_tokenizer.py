@@ -14,14 +14,16 @@ from storage.errors import CorruptError, NotFoundError
 from storage.layout import Layout
 from storage.local_objects import LocalObjects
 from training.tokenizer import (
-    END_OF_TEXT,
     Tokenizer,
-    _parts,  # pyright: ignore[reportPrivateUsage]
     fetch_tokenizer,
     load_tokenizer,
     tokenizer_digest,
-    train_tokenizer,
     upload_tokenizer,
+)
+from training.tokenizer_training import (
+    END_OF_TEXT,
+    _parts,  # pyright: ignore[reportPrivateUsage]
+    train_tokenizer,
 )
 
 _WORDS = ["stone", "river", "lamp", "Zug", "北", "été", "naïve", "3.5", "return", "{x}", "\t\n"]

@@ -5,7 +5,7 @@ import pytest
 
 from tasks.evaluations.canaries import canary_words, mint_canaries
 from tasks.evaluations.cloze import HeldOutText, mint_cloze
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 FILLER = "then they went along the river and past the hill to where the road turned and"
 STORY = (

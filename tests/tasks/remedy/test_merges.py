@@ -22,7 +22,8 @@ from training.config import Recipe, TrainPlan
 from training.decoder.model import Decoder
 from training.hub.directory import load_decoder
 from training.release import Release
-from training.tokenizer import train_tokenizer, upload_tokenizer
+from training.tokenizer import upload_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 CHAMPION, CANDIDATE = "1-aaaaaaaa", "2-bbbbbbbb"
 STEPS = 4

@@ -14,7 +14,7 @@ from tasks.scoring.compare_models import compare_models, contender_of
 from tasks.scoring.held_out import GivenText, Passage
 from tests.support.foreign_models import foreign_directory
 from tests.support.lineages import TEXTS, hub_directory
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 
 @pytest.fixture(scope="module")

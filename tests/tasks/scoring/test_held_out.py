@@ -12,7 +12,8 @@ from tasks.scoring.panel import JudgedSlice
 from tasks.scoring.units import SliceUnits, units_of
 from tasks.sources import SourceConfig
 from tests.support.lineages import TEXTS
-from training.tokenizer import Tokenizer, train_tokenizer
+from training.tokenizer import Tokenizer
+from training.tokenizer_training import train_tokenizer
 
 
 def source(path: Path, **fields: str) -> SourceConfig:

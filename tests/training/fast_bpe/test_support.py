@@ -9,7 +9,7 @@ from tests.training.fast_bpe.tokenizers_of_all_kinds import make
 from training.fast_bpe.cut import CL100K, GPT2, GPT2_DIGITS, QWEN2
 from training.fast_bpe.encoder import FastEncoder, NoFastPathError
 from training.fast_bpe.support import added_texts, normalises, pattern_of, why_slow
-from training.tokenizer import train_tokenizer
+from training.tokenizer_training import train_tokenizer
 
 
 def _spec(directory: Path) -> dict[str, Any]:
