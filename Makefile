@@ -29,7 +29,7 @@ integration: venv  ## the tests on real servers, which it installs (as root, on 
 
 storm: venv  ## kills and lost machines, at random moments, for many minutes; not part of CI
 	tests/integration/install.sh
-	$(RUN)/pytest -m long tests/integration $(PYTEST_ARGS)
+	$(RUN)/pytest -m long $(PYTEST_ARGS)
 
 bench: venv ## timings against peers, interleaved; not part of the tests
 	@for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(RUN)/python "$$bench" || exit 1; done

@@ -197,6 +197,7 @@ def test_the_next_update_continues_from_a_merge_as_from_an_import_and_rollback_u
     assert failed.version != latest.version
 
 
+@pytest.mark.long
 def test_a_repair_killed_again_and_again_ends_as_if_nothing_had_happened(
     lineage: TinyLineage, perennial: Commands, write: Any, tmp_path: Path
 ) -> None:
