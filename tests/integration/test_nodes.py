@@ -162,6 +162,7 @@ def files_with(secret: str, folder: Path) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_machine_that_was_cut_off_and_comes_back_does_no_harm(
     cluster: NodeCluster, s3_root: str, tmp_path: Path, record_property: Any
 ) -> None:
@@ -209,6 +210,7 @@ def test_a_model_in_shards_on_three_machines_survives_the_loss_of_one(
     assert without_clock(run.rows) == without_clock(whole.rows)
 
 
+@pytest.mark.long
 def test_without_a_replacement_the_training_ends_and_goes_on_with_fewer_workers(
     cluster: NodeCluster, s3_root: str, tmp_path: Path
 ) -> None:
