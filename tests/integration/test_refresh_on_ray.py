@@ -87,7 +87,8 @@ def _write_sources(folder: Path) -> tuple[SourceConfig, ...]:
     pages = folder / "pages"
     pages.mkdir()
     for n in range(60):
-        (pages / f"{n:02}.html").write_text(html(f"topic {n % 40}") if n % 6 else "<nav>menu</nav>")
+        empty = "<html><body></body></html>"
+        (pages / f"{n:02}.html").write_text(html(f"topic {n % 40}") if n % 6 else empty)
     return (
         SourceConfig(
             name="log",
