@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from tests.support.waiting import wait_for
+
 _FOREIGN = ("AWS_", "MLFLOW_", "PERENNIAL_", "PG", "PREFECT_", "RAY_")
 """Beginnings of variables that the tester's shell, or another test, may hold."""
 
@@ -113,8 +115,9 @@ class Stack:
         method: str = "",
     ) -> Answer:
         """Ask a server, by the name of its port; POST when there is a body."""
+        # SQLite makes writers wait for each other, a minute at most.
         connection = http.client.HTTPConnection(
-            "127.0.0.1", self.state["ports"][server], timeout=30
+            "127.0.0.1", self.state["ports"][server], timeout=90
         )
         sent = None if body is None else json.dumps(body)
         kind = {} if body is None else {"Content-Type": "application/json"}
@@ -133,26 +136,41 @@ class Stack:
             return basic(f"{secrets['mlflow_username']}:{secrets['mlflow_password']}")
         return {"Authorization": f"Bearer {secrets['ray_token']}"}
 
+    def ask_prefect(self, path: str, *, headers: Mapping[str, str], body: Any = None) -> Any:
+        """What Prefect answers as its pages are answered: busy (503) is not the end.
+
+        Its route for a run of a deployment begins to read before it writes, which SQLite refuses
+        when another writer came between; Prefect's own client and its pages ask again.
+        """
+
+        def settled() -> Answer | None:
+            answer = self.ask("prefect", path, headers=headers, body=body)
+            return None if answer.status == 503 else answer
+
+        answer = wait_for(settled, 30, f"Prefect's answer to {path}", lambda: self.log("prefect"))
+        assert answer.status < 300, (path, answer)
+        return answer.json
+
     def csrf(self) -> dict[str, str]:
         """The headers with which Prefect's own pages ask."""
         client = {"Prefect-Csrf-Client": "test", **self.login("prefect")}
-        token = self.ask("prefect", "/api/csrf-token?client=test", headers=client).json["token"]
+        token = self.ask_prefect("/api/csrf-token?client=test", headers=client)["token"]
         return {**client, "Prefect-Csrf-Token": token}
 
     def flow_runs(self) -> list[dict[str, Any]]:
         """All flow runs that Prefect knows."""
-        return self.ask("prefect", "/api/flow_runs/filter", headers=self.csrf(), body={}).json
+        return self.ask_prefect("/api/flow_runs/filter", headers=self.csrf(), body={})
 
     def flow_run(self, run: str) -> dict[str, Any]:
         """One flow run."""
-        return self.ask("prefect", f"/api/flow_runs/{run}", headers=self.login("prefect")).json
+        return self.ask_prefect(f"/api/flow_runs/{run}", headers=self.login("prefect"))
 
     def trigger(self, deployment: str) -> str:
         """Start a run of ``<flow>/<lineage>``, as the button does; returns the run's id."""
         path = f"/api/deployments/name/{deployment}"
-        found = self.ask("prefect", path, headers=self.login("prefect")).json
+        found = self.ask_prefect(path, headers=self.login("prefect"))
         path = f"/api/deployments/{found['id']}/create_flow_run"
-        return self.ask("prefect", path, headers=self.csrf(), body={}).json["id"]
+        return self.ask_prefect(path, headers=self.csrf(), body={})["id"]
 
     def log(self, part: str) -> str:
         """What a part wrote."""
