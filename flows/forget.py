@@ -19,7 +19,7 @@ from flows.output import as_name
 from flows.schedule import WaitSeconds
 from flows.states import ended
 from flows.text_file import text_of
-from infra.credentials import first_line_of
+from storage.errors import StorageError
 from storage.head import Head, read_head
 from storage.lease import Lease
 from tasks.forget.forget import (
@@ -142,11 +142,8 @@ class _Mirror:
             return (self._searched(head.lineage, passages),)
         except MirrorError as error:
             self.warnings.append(str(error))
-        except Exception as error:  # whatever MLflow and its artifact store raise
-            self.warnings.append(
-                f"what hangs on the runs of MLflow could not be searched ({first_line_of(error)}); "
-                "mend it and run the same command again"
-            )
+        except StorageError as error:
+            self.warnings.append(f"{error}; mend it and run the same command again to search it")
         return ()
 
     def _searched(self, lineage: str, passages: Passages) -> Proof:

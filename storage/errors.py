@@ -12,6 +12,7 @@
   - AccessError             the store refuses us: credentials, rights, clock, bucket
   - StoreFullError          the store has no room left
   - UnavailableError        the store did not answer in time; a retry may mend it
+  - RunArtifactsError       MLflow, or what keeps its artifacts, does not show what hangs on a run
 
 Each takes one ready-made message, so that it survives the pickling Ray workers and Prefect put it
 through.
@@ -67,3 +68,7 @@ class UnavailableError(StorageError, ConnectionError):
 
     A ConnectionError as well: to whoever decides about retries it is one, and it may pass.
     """
+
+
+class RunArtifactsError(StorageError):
+    """What hangs on MLflow's runs cannot be listed or read; the message says what MLflow said."""

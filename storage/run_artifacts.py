@@ -1,10 +1,13 @@
 """What hangs on the MLflow runs of a lineage, fetched to be looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from infra.credentials import first_line_of
+from storage.errors import RunArtifactsError
 from storage.mlflow_client import mlflow_client
 from storage.objects import ObjectStore, open_store
 
@@ -21,10 +24,33 @@ def fetch_artifacts(
         tracking_uri: MLflow's tracking server.
         lineage: Name of the experiment.
         directory: Existing and empty; a copy is removed when the next one is asked for.
+
+    Raises:
+        RunArtifactsError: MLflow, or what keeps the artifacts, cannot be read.
     """
+    # What the reader of the copies raises is not thrown into a generator, so none of it is caught.
+    with _told_as_one_error():
+        client = mlflow_client(tracking_uri)
+        for run in _runs(client, lineage):
+            for name in _names(client, run, None):
+                path = Path(client.download_artifacts(run, name, str(directory)))
+                yield f"MLflow run {run}: {name}", path
+                path.unlink()
+
+
+@contextmanager
+def _told_as_one_error() -> Generator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever MLflow, its database and its artifact store raise
+        raise RunArtifactsError(
+            f"what hangs on the runs of MLflow could not be read ({first_line_of(error)})"
+        ) from error
+
+
+def _runs(client: "MlflowClient", lineage: str) -> Iterator[str]:
     from mlflow.entities import ViewType  # noqa: PLC0415  heavy
 
-    client = mlflow_client(tracking_uri)
     experiment = client.get_experiment_by_name(lineage)
     if experiment is None:
         return
@@ -33,11 +59,7 @@ def fetch_artifacts(
         page = client.search_runs(
             [experiment.experiment_id], run_view_type=ViewType.ALL, page_token=token
         )
-        for run in page:
-            for name in _names(client, run.info.run_id, None):
-                path = Path(client.download_artifacts(run.info.run_id, name, str(directory)))
-                yield f"MLflow run {run.info.run_id}: {name}", path
-                path.unlink()
+        yield from (run.info.run_id for run in page)
         token = page.token
         if not token:
             return
@@ -62,8 +84,12 @@ def bucket_of_artifacts(
         tracking_uri: MLflow's tracking server.
         lineage: Name of the experiment.
         destination: URI below which a server keeps what is sent through it; empty: not known.
+
+    Raises:
+        RunArtifactsError: MLflow cannot be read.
     """
-    experiment = mlflow_client(tracking_uri).get_experiment_by_name(lineage)
+    with _told_as_one_error():
+        experiment = mlflow_client(tracking_uri).get_experiment_by_name(lineage)
     if experiment is None:
         return None
     location = str(experiment.artifact_location)
