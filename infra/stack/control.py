@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 20.0
 """Between SIGTERM and SIGKILL."""
+_MENDING_GRACE_SECONDS = 5.0
+"""The same for what is started anew, but flows, which tell Prefect how they ended."""
 _NUM_ATTEMPTS = 3
 """At a port that others take."""
 
@@ -67,7 +69,9 @@ def start(
         sick = _sick(settings, before, wanted, credentials, tell)
         _check_databases(settings, sick)
         for name in sorted(set(before.parts) - set(part_names(wanted))) + sick:
-            processes.stop(_is_of(folder, name), grace_seconds=_GRACE_SECONDS)
+            # The agents of a Ray node whose head or raylet was killed never hear SIGTERM.
+            grace_seconds = _GRACE_SECONDS if name == "serve" else _MENDING_GRACE_SECONDS
+            processes.stop(_is_of(folder, name), grace_seconds=grace_seconds)
         living = {name: record for name, record in before.parts.items() if name not in sick}
         living = {name: record for name, record in living.items() if name in part_names(wanted)}
         state = replace(wanted, is_up=True, ports=_ports(wanted, sick), parts=living)
@@ -141,12 +145,11 @@ def _sick(
     sick: set[str] = set()
     for part in parts_of(settings, replace(wanted, ports=before.ports), credentials):
         record = before.parts.get(part.name)
-        if record is None or not is_alive(record):
+        # What falls with another part is not asked: it would be waited for in vain.
+        if record is None or not is_alive(record) or part.falls_with in sick:
             sick.add(part.name)
         elif not answers_in_time(part):
             tell(f"{part.title} (pid {record.pid}) does not answer: it is started anew")
-            sick.add(part.name)
-        elif part.falls_with in sick:
             sick.add(part.name)
     if wanted.lineages != before.lineages and "serve" in names:
         sick.add("serve")
