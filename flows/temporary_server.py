@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Generator
 from functools import partial
 
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 
 
@@ -17,6 +16,9 @@ def start_temporary_server() -> None:
     then asks it for minutes how to end the run. A test tells when it has a session of its own.
     """
     if not PREFECT_API_URL.value():
+        # Seconds of imports, for which who has a server shall not wait.
+        from prefect.server.api.server import SubprocessASGIServer  # noqa: PLC0415
+
         with _new_sessions():
             SubprocessASGIServer().start()
 
