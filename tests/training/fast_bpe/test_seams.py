@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Encoder
 from tokenizers import models, pre_tokenizers
 
+from tests.training.fast_bpe.pairs import Pairs, assert_equal_ids, pairs_of
 from training.fast_bpe.cut import MARGIN, SEPARATOR
 from training.fast_bpe.encoder import FastEncoder
 from training.fast_bpe.seams import SHORTEST, narrow, neighbours_of
@@ -116,27 +117,16 @@ def _save_random_merges(path: Path, seed: int) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def pairs_of_encoders(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[tuple[Encoder, FastEncoder]]:
-    folder = tmp_path_factory.mktemp("made")
-    paths = [folder / f"{seed}.json" for seed in range(12)]
-    slow = [_save_random_merges(path, seed) for seed, path in enumerate(paths)]
-    return [
-        (encoder, FastEncoder(encoder, path)) for encoder, path in zip(slow, paths, strict=True)
-    ]
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    return pairs_of(_save_random_merges, tmp_path_factory.mktemp("made"))
 
 
 @settings(deadline=None)
 @given(texts=st.lists(st.text(_CHARACTERS, max_size=60), min_size=1, max_size=8))
 def test_cutting_and_merging_gives_what_merging_the_whole_gives(
-    pairs_of_encoders: list[tuple[Encoder, FastEncoder]], texts: list[str]
+    pairs: Pairs, texts: list[str]
 ) -> None:
-    for slow, fast in pairs_of_encoders:
-        tokens, counts = fast.encode(texts, "uint16")
-        expected = [encoding.ids for encoding in slow.encode_batch(texts)]
-        assert counts.tolist() == [len(ids) for ids in expected]
-        assert tokens.tolist() == [token for ids in expected for token in ids]
+    assert_equal_ids(pairs, texts)
 
 
 def test_merges_of_what_no_text_spells_change_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Encoder
 from tokenizers import models, pre_tokenizers, trainers
 
-from training.fast_bpe.encoder import FastEncoder
+from tests.training.fast_bpe.pairs import Pairs, assert_equal_ids, pairs_of
 from training.fast_bpe.merge import AFTER, ANY_BYTE, BEFORE, NO_BYTE
 from training.fast_bpe.tables import tables_of
 from training.fast_bpe.whole_characters import _two_of
@@ -45,34 +46,24 @@ def _save(path: Path, seed: int, *, every_split: bool = False) -> Encoder:
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["one-split", "every-split"])
-def pairs_of_encoders(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[Encoder, FastEncoder]]:
-    folder = tmp_path_factory.mktemp("made")
-    paths = [folder / f"{seed}.json" for seed in range(12)]
-    slow = [_save(path, seed, every_split=request.param) for seed, path in enumerate(paths)]
-    return [
-        (encoder, FastEncoder(encoder, path)) for encoder, path in zip(slow, paths, strict=True)
-    ]
+def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    save = partial(_save, every_split=request.param)
+    return pairs_of(save, tmp_path_factory.mktemp("made"))
 
 
 @settings(deadline=None)
 @given(texts=st.lists(st.text(_CHARACTERS, max_size=60), min_size=1, max_size=8))
 def test_beginning_with_characters_gives_what_beginning_with_bytes_gives(
-    pairs_of_encoders: list[tuple[Encoder, FastEncoder]], texts: list[str]
+    pairs: Pairs, texts: list[str]
 ) -> None:
-    for slow, fast in pairs_of_encoders:
-        tokens, counts = fast.encode(texts, "uint16")
-        expected = [encoding.ids for encoding in slow.encode_batch(texts)]
-        assert counts.tolist() == [len(ids) for ids in expected]
-        assert tokens.tolist() == [token for ids in expected for token in ids]
+    assert_equal_ids(pairs, texts)
 
 
 def test_the_tokenizers_of_these_tests_have_characters_of_all_kinds(
-    pairs_of_encoders: list[tuple[Encoder, FastEncoder]],
+    pairs: Pairs,
 ) -> None:
     entries = np.concatenate(
-        [fast._tables.whole_characters for _, fast in pairs_of_encoders]  # pyright: ignore[reportPrivateUsage]
+        [fast._tables.whole_characters for _, fast in pairs]  # pyright: ignore[reportPrivateUsage]
     )
     entries = entries[entries > 0]
     for shift in (AFTER, BEFORE):
