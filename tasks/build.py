@@ -172,27 +172,21 @@ def read_and_split(
         spool=DocumentSpool(spooled, partial(rank_of, lineage)),
         texts=TextSpool(spooled),
     )
-    with (
-        RejectWriter(work_dir / REJECTS) as rejects,
-        AnnotationWriter(
-            work_dir / ANNOTATIONS,
-            inputs.curate.annotation_columns,
-            inputs.learned.digests,
-            scoring.identity,
-        ) as annotations,
-    ):
-        told = Told(progress, reading, rejects)
-        staff = workers.for_bytes(reading.bytes_total, are_scored=champion is not None)
-        preparing = _Preparing(inputs, certificates, staff)
-        given = None if isinstance(tokenizer, int) else tokenizer
-        for prepared in preparing.prepared(reading.batches(), given):
-            for reject in prepared.rejects:
-                rejects.add(reject)
-            annotations.add(prepared.documents, prepared.found)
-            scoring.add(prepared.found, prepared.scoring_seconds)
-            told.add(prepared, stages.add(prepared))
-        if isinstance(tokenizer, int):
-            tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
+    staff = workers.for_bytes(reading.bytes_total, are_scored=champion is not None)
+    preparing = _Preparing(inputs, certificates, staff)
+    given = None if isinstance(tokenizer, int) else tokenizer
+    # Not by a name, under which the encoder and its cache would stay.
+    rejects = _hand_over(
+        preparing.prepared(reading.batches(), given),
+        stages,
+        scoring,
+        inputs,
+        reading,
+        progress,
+        work_dir,
+    )
+    if isinstance(tokenizer, int):
+        tokenizer = stages.encode(work_dir / "tokenizer", tokenizer, preparing)
     scoring.log()
     sifted = stages.sifter.finish(work_dir, inputs.identity[:12])
     documents = stages.spool.close(tokenizer.token_dtype)
@@ -201,9 +195,12 @@ def read_and_split(
     rules = SettleRules(inputs.curate, inputs.holdout, held_out, lineage)
     settled = settle(documents, known, rules, tokenizer)
     dropped = sifted.dropped_by_reason + settled.dropped
-    warnings = settled.warnings + _personal_data(work_dir)
-    warnings += _mostly_dropped(documents, sifted.dropped)
-    warnings += scoring.warnings
+    warnings = [
+        *settled.warnings,
+        *_personal_data(work_dir),
+        *_mostly_dropped(documents, sifted.dropped),
+        *scoring.warnings,
+    ]
     for warning in warnings:
         logger.warning("%s", warning)
     return ReadDocuments(
@@ -217,6 +214,36 @@ def read_and_split(
         first_reject=rejects.first,
         checked_tasks=sifted.checked,
     )
+
+
+def _hand_over(
+    batches: Iterable[Prepared],
+    stages: "_Stages",
+    scoring: Scoring,
+    inputs: BuildInputs,
+    reading: SourceReading,
+    progress: RefreshProgress,
+    work_dir: Path,
+) -> RejectWriter:
+    """Give every batch to whom it concerns, in order; returns what was rejected."""
+    curate = inputs.curate
+    with (
+        RejectWriter(work_dir / REJECTS) as rejects,
+        AnnotationWriter(
+            work_dir / ANNOTATIONS,
+            curate.annotation_columns,
+            inputs.learned.digests,
+            scoring.identity,
+        ) as annotations,
+    ):
+        told = Told(progress, reading, rejects)
+        for prepared in batches:
+            for reject in prepared.rejects:
+                rejects.add(reject)
+            annotations.add(prepared.documents, prepared.found)
+            scoring.add(prepared.found, prepared.scoring_seconds)
+            told.add(prepared, stages.add(prepared))
+    return rejects
 
 
 @dataclass(frozen=True, slots=True)
