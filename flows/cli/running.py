@@ -18,8 +18,8 @@ def run(flow: Callable[..., Any], **parameters: Any) -> "Outcome":
     from flows.temporary_server import start_temporary_server
 
     require_prefect()
-    start_temporary_server()
     end_well_on_sigterm()
+    start_temporary_server()
     return flow(**parameters)
 
 
