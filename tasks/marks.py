@@ -27,10 +27,14 @@ def read_marks(store: ObjectStore, key: str | None) -> dict[str, str]:
         return {}
     try:
         marks = json.loads(store.get(key))
-    except (NotFoundError, ValueError) as error:
+    except NotFoundError as error:
         raise CorruptError(
-            f"expected the consumed marks at {key}, found none that can be read ({error}); without "
-            "them every source would be read again: restore the object from a copy"
+            f"expected the consumed marks at {key}, found nothing; without them every source would "
+            "be read again: restore the object from a copy"
+        ) from error
+    except ValueError as error:
+        raise CorruptError(
+            f"{key} was altered: it is no JSON any more ({error}); restore it from a copy"
         ) from error
     if identity_of(marks)[:_DIGEST_CHARS] not in key:
         raise CorruptError(

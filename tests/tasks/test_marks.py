@@ -28,6 +28,9 @@ def test_missing_and_altered_marks_are_found(tmp_path: Path) -> None:
     store.put(key, b'{"/data/a.jsonl":"7-3"}')
     with pytest.raises(CorruptError, match="was altered: its content has the digest"):
         read_marks(store, key)
+    store.put(key, b'{"/data/a.jsonl"8"7-3"}')
+    with pytest.raises(CorruptError, match=r"was altered: it is no JSON any more .*from a copy"):
+        read_marks(store, key)
     store.delete(key)
     with pytest.raises(CorruptError, match="expected the consumed marks at lineages/demo/marks/"):
         read_marks(store, key)
