@@ -82,12 +82,19 @@ def find(
     hunt = _Hunt(store, layout, head, near, work_dir)
     given_contents = [content_digest(text) for text in sorted(set().union(*map(as_given, texts)))]
     hunt.add_asked(ids, given_contents)
-    spelled = hunt.texts()
+    asked = [text for text, _ in hunt.texts().values()]
     if near is not None:
-        hunt.add_alike([*normal, *(text for text, _ in spelled.values())])
+        hunt.add_alike([*normal, *asked])
     while hunt.add_derived():
         pass
     spelled = hunt.texts()
+    derived = [spelled[place][0] for place in spelled if hunt.found[place].why == "derived"]
+    # Once, and not until there are no more: copies of copies lead further and further away.
+    if near is not None and derived:
+        hunt.add_alike(derived)
+        while hunt.add_derived():
+            pass
+        spelled = hunt.texts()
     windows: set[str] = set()
     too_short: set[str] = set()
     given = {(text, ()) for text in (*texts, *normal)}

@@ -36,15 +36,30 @@ def test_what_is_alike_and_what_was_made_of_it_goes_too(scene: Scene) -> None:
 
 def test_near_copies_from_before_the_section_go_too_and_stay_out(scene: Scene) -> None:
     near, scene.near = scene.near, None
-    scene.write("1.jsonl", {f"d{n}": words(n) for n in range(12)} | {"near": words(3, changed=2)})
+    made = {
+        "retold": words(500),
+        "retold-near": words(500, changed=2),
+        "retold-near-retold": words(501),
+    }
+    of = {"retold": "d3", "retold-near-retold": "retold-near"}
+    texts = {f"d{n}": words(n) for n in range(12)} | {"near": words(3, changed=2)}
+    scene.write("1.jsonl", texts | made, of=of)
     scene.refresh()
     scene.near = near
     assert foresee(scene.site, scene.head, ids=["d3"], texts=[]).unindexed == 1
     done = scene.forget("d3")
     found = {(one.document, one.why) for one in done.takedown.documents}
-    assert found == {("web/d3", "asked"), ("web/near", "alike")}
-    scene.write("2.jsonl", {"again": words(3, changed=4), "new": words(99)})
-    assert scene.refresh().documents_dropped == {"near_duplicate": 1}
+    assert found == {
+        ("web/d3", "asked"),
+        ("web/near", "alike"),
+        ("web/retold", "derived"),
+        ("web/retold-near", "alike"),
+        ("web/retold-near-retold", "derived"),
+    }
+    assert done.proof.places == ()
+    again = {"again": words(3, changed=4), "retold-again": words(500, changed=3), "new": words(99)}
+    scene.write("2.jsonl", again)
+    assert scene.refresh().documents_dropped == {"near_duplicate": 2}
 
 
 def test_a_text_that_nobody_has_stays_out_as_well(scene: Scene) -> None:
