@@ -13,7 +13,7 @@ Fields = list[str]
 
 
 class _Line(NamedTuple):
-    """A line of the file; ``body`` is None for one above the limit."""
+    """A line of the file with its end, but for LF; ``body`` is None for one above the limit."""
 
     position: int
     body: bytes | None
@@ -73,11 +73,36 @@ class _Lines:
         return damage
 
     def _read(self, file: Readable, place: Place, compression: Compression) -> Iterator[_Line]:
+        """Lines that end with LF, unless the first one ends with CR: all such ends count then."""
+        is_old_mac = None
+        parts: list[_Line] = []
         for position, body in numbered_lines(file, place, compression):
             if isinstance(body, Reject):
                 self._damage.append(body)
-            else:
-                yield _Line(position, body)
+                parts.clear()
+                continue
+            if is_old_mac is None and (body is None or body.strip()):
+                # Within quotes it is a part of a name.
+                is_old_mac = _ends_with_cr(body) and (body or b"").count(b'"') % 2 == 0
+            parts.append(_Line(position, body))
+            if is_old_mac or not _ends_with_cr(body):
+                yield _joined(parts, place.max_document_bytes)
+                parts.clear()
+        if parts:
+            yield _joined(parts, place.max_document_bytes)
+
+
+def _ends_with_cr(body: bytes | None) -> bool:
+    return body is not None and body.endswith(b"\r")
+
+
+def _joined(parts: list[_Line], limit: int) -> _Line:
+    """One line of what CRs have cut."""
+    if len(parts) == 1:
+        return parts[0]
+    bodies = [part.body for part in parts if part.body is not None]
+    is_whole = len(bodies) == len(parts) and sum(map(len, bodies)) <= limit
+    return _Line(parts[0].position, b"".join(bodies) if is_whole else None)
 
 
 def _row(
@@ -86,8 +111,11 @@ def _row(
     if first.body is None:
         yield place.oversized(first.position, "the line has more bytes")
         return
-    if b'"' not in first.body:
-        fields, problem, taken = _text(first.body).rstrip("\r\n").split(delimiter), "", [first]
+    # Also in the middle, where files were joined.
+    body = first.body.removeprefix(BOM)
+    first = first._replace(body=body)
+    if b'"' not in body:
+        fields, problem, taken = _text(body).rstrip("\r\n").split(delimiter), "", [first]
     else:
         fields, problem, taken = _quoted(first, lines, place.max_document_bytes, delimiter)
     reason = "malformed_csv"
@@ -95,7 +123,11 @@ def _row(
         reason = "wrong_columns"
         problem = f"expected {len(header)} fields as the header has, found {len(fields)}"
     if not problem:
-        yield _record(fields, place, header, taken)
+        if fields == header:
+            # Files were joined; the names of the columns are nobody's text.
+            yield place.reject(first.position, "repeated_header", "the row is the header again")
+        else:
+            yield _record(fields, place, header, taken)
         return
     is_above = _size(taken) > place.max_document_bytes or taken[-1].body is None
     if is_above and not _are_mostly_rows(taken[1:], len(header), delimiter):
@@ -183,4 +215,5 @@ def _size(lines: list[_Line]) -> int:
 
 def _text(body: bytes | None) -> str:
     # What is no UTF-8 passes through as lone surrogates, so that only its own row is rejected.
-    return (body or b"").decode(errors="surrogateescape") + "\n"
+    text = (body or b"").decode(errors="surrogateescape")
+    return text if text.endswith(("\r", "\n")) else f"{text}\n"

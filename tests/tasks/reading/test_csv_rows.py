@@ -144,6 +144,24 @@ def test_the_name_of_a_column_may_have_lines() -> None:
     assert summary(rows('5" disk,text\n1,one "a\n2,two\n')) == [(2, 'one "a'), (3, "two")]
 
 
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n", "\n\n"])
+def test_rows_that_end_with_cr_are_told_by_the_header_whatever_ends_the_file(end: str) -> None:
+    body = 'id,text\r1,one\r2,"two\rlines"\r\r3,three'
+    assert summary(rows(body + end)) == [(2, "one"), (3, "two\rlines"), (6, "three")]
+
+
+def test_a_cr_within_a_row_is_a_part_of_it_where_the_header_ends_with_lf() -> None:
+    body = 'id,text,"a\rb"\n1,o\rne,x\n2,"t\rw\r\no",x\r\n3,three,x\r'
+    assert summary(rows(body)) == [(3, "o\rne"), (5, "t\rw\r\no"), (8, "three")]
+
+
+def test_the_header_of_a_joined_file_is_no_document() -> None:
+    one = "\ufeffid,text\n1,one\n"
+    items = rows(one + one + "\ufeff2,two\n", fields=FieldNames(id="id"))
+    assert summary(items) == [(2, "one"), (3, "repeated_header"), (4, "one"), (5, "two")]
+    assert [item.id for item in items if isinstance(item, Record)] == ["1", "1", "2"]
+
+
 def test_a_tab_goes_before_a_comma_where_the_name_says_so() -> None:
     assert summary(rows("text\none, two\n", delimiters="\t,;")) == [(2, "one, two")]
 
