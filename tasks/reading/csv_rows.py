@@ -10,6 +10,8 @@ from tasks.line_stream import Compression, Readable
 from tasks.readers import BOM, Place, Record, numbered_lines, record_of
 
 Fields = list[str]
+_SURELY_ROWS = 20
+"""One after the other, each with as many fields as the header: they are no lines of a text."""
 
 
 class _Line(NamedTuple):
@@ -131,7 +133,7 @@ def _row(
         return
     is_above = _size(taken) > place.max_document_bytes or taken[-1].body is None
     if is_above and not _are_mostly_rows(taken[1:], len(header), delimiter):
-        _skip_quoted(lines)
+        _skip_quoted(lines, len(header), delimiter)
         yield place.oversized(first.position, "the row has more bytes")
         return
     lines.give_back(taken[1:])
@@ -180,11 +182,30 @@ def _are_mostly_rows(lines: list[_Line], width: int, delimiter: str) -> bool:
     return sum(len(fields) == width for fields in splits) * 2 > len(whole)
 
 
-def _skip_quoted(lines: _Lines) -> None:
-    """Pass over the rest of a field that is too large, to the line that closes its quote."""
+def _skip_quoted(lines: _Lines, width: int, delimiter: str) -> None:
+    """Pass over the rest of a field that is too large, to the line that closes its quote.
+
+    Where none does, the rows that the file ends with are rows; so are many in a row.
+    """
+    rows: list[_Line] = []
     for line in lines:
         if line.body is not None and line.body.count(b'"') % 2:
             return
+        if width > 1 and _is_row(line, width, delimiter):
+            rows.append(line)
+        else:
+            rows.clear()
+        if len(rows) == _SURELY_ROWS:
+            break
+    lines.give_back(rows)
+
+
+def _is_row(line: _Line, width: int, delimiter: str) -> bool:
+    try:
+        fields = next(csv.reader([_text(line.body)], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return False
+    return len(fields) == width
 
 
 def _header(first: _Line, lines: _Lines, place: Place, delimiters: str) -> tuple[Fields, str]:

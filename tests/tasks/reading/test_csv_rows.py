@@ -95,6 +95,14 @@ def test_an_open_quote_takes_no_rows_however_many_follow() -> None:
     assert len(items) == 3001
 
 
+@pytest.mark.parametrize("num_rows", [1, 19, 20, 500])
+def test_an_open_quote_before_a_text_above_the_limit_takes_no_rows(num_rows: int) -> None:
+    good = "".join(f'{number},"row, {number}"\n' for number in range(num_rows))
+    items = rows('id,text\n1,"open\n' + "some more words\n" * 300 + good, limit=1000)
+    assert [item.reason for item in items if isinstance(item, Reject)] == ["oversized"]
+    assert [item.position for item in items[1:]] == list(range(303, 303 + num_rows))
+
+
 def test_bytes_that_are_no_utf8_cost_their_own_row_only() -> None:
     items = rows('id,text\n1,caf\u00e9\n2,"two\nlines"\n'.encode() + b'3,"caf\xe9\nlatin"\n4,x\n')
     assert summary(items) == [(2, "caf\u00e9"), (3, "two\nlines"), (5, "bad_utf8"), (7, "x")]
