@@ -119,7 +119,9 @@ def _row(
     if b'"' not in body:
         fields, problem, taken = _text(body).rstrip("\r\n").split(delimiter), "", [first]
     else:
-        fields, problem, taken = _quoted(first, lines, place.max_document_bytes, delimiter)
+        fields, problem, taken = _quoted(
+            first, lines, place.max_document_bytes, delimiter, len(header)
+        )
     reason = "malformed_csv"
     if not problem and len(fields) != len(header):
         reason = "wrong_columns"
@@ -154,25 +156,46 @@ def _record(fields: Fields, place: Place, header: Fields, taken: list[_Line]) ->
 
 
 def _quoted(
-    first: _Line, lines: _Lines, limit: int, delimiter: str
+    first: _Line, lines: _Lines, limit: int, delimiter: str, width: int | None = None
 ) -> tuple[Fields, str, list[_Line]]:
-    """Fields of a row that may span lines, what is wrong with it, and the lines that it took."""
+    """Fields of a row that may span lines, what is wrong with it, and the lines that it took.
+
+    No more of them than it takes to have more than ``width`` fields.
+    """
     taken = [first]
 
     def pull() -> Iterator[str]:
         size = len(first.body or b"")
-        yield _text(first.body)
+        text = _text(first.body)
+        num_fields = 1
+        yield text
         for line in lines:
+            # It would be looked at again for each row that begins within the one before.
+            num_fields += _num_delimiters(text, delimiter, in_quotes=len(taken) > 1)
+            if width is not None and num_fields > width:
+                lines.give_back([line])
+                return
             taken.append(line)
             size += len(line.body or b"") + 1
             if line.body is None or size > limit:
                 return
-            yield _text(line.body)
+            text = _text(line.body)
+            yield text
 
     try:
         return next(csv.reader(pull(), delimiter=delimiter, strict=True)), "", taken
     except csv.Error as error:
         return [], str(error), taken
+
+
+def _num_delimiters(text: str, delimiter: str, *, in_quotes: bool) -> int:
+    """How many of a line are between fields; 0 for a line that is wrong."""
+    if '"' not in text and in_quotes:
+        return 0
+    try:
+        return len(next(csv.reader([f'"{text}' if in_quotes else text], delimiter=delimiter))) - 1
+    except csv.Error:
+        return 0
 
 
 def _are_mostly_rows(lines: list[_Line], width: int, delimiter: str) -> bool:

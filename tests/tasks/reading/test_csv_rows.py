@@ -2,6 +2,7 @@ import bz2
 import csv
 import gzip
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,14 @@ def test_an_open_quote_before_a_text_above_the_limit_takes_no_rows(num_rows: int
     items = rows('id,text\n1,"open\n' + "some more words\n" * 300 + good, limit=1000)
     assert [item.reason for item in items if isinstance(item, Reject)] == ["oversized"]
     assert [item.position for item in items[1:]] == list(range(303, 303 + num_rows))
+
+
+@pytest.mark.parametrize("line", ['a","', ',a","', 'a",,"', '"a', '"""', 'a","a'])
+def test_rows_that_open_a_quote_within_the_one_before_take_no_time_for_it(line: str) -> None:
+    start = time.process_time()
+    items = rows("text,n\n" + f"{line}\n" * 20_000 + "good,1\n", limit=10_000_000)
+    assert time.process_time() - start < 20
+    assert items[-1].text == "good"
 
 
 def test_bytes_that_are_no_utf8_cost_their_own_row_only() -> None:
