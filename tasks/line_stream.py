@@ -40,9 +40,9 @@ def decompress_parts(
 ) -> Iterator[Part]:
     """Chunks of at most 256 KiB; where some are missing an error, and then what comes after.
 
-    After damage it goes on where a member of gzip or a frame of zstandard begins, as in files that
-    were joined or are written record by record. What is damaged at once again is not told twice.
-    Of bzip2 nothing after damage is read.
+    After damage it goes on where a member of gzip, a frame of zstandard or a stream of bzip2
+    begins, as in files that were joined or are written record by record. What is damaged at once
+    again is not told twice.
 
     Args:
         file: Opened at its start.
@@ -79,38 +79,48 @@ def decompress_parts(
 
 
 def split_lines(chunks: Iterable[bytes], limit: int) -> Iterator[bytes | None]:
-    """Lines without their end; None for one of more than ``limit`` bytes, whose rest is skipped.
+    """Lines; None for one of more than ``limit`` bytes, whose rest is skipped.
 
-    Lines end with LF, and a CR before it is theirs. Where the first chunk that has the end of a
-    line has no LF, they end with CR alone, as on old Macs.
+    LF, CR LF and CR alone end a line, as in editors. An LF that ends one is taken off; a CR, or a
+    CR and its LF, stays and counts, so that who reads a format knows what was there. Raises what
+    ``chunks`` raises, after the last whole line before that.
     """
     pending: list[bytes] = []
     size = 0
-    end = b""
-    for chunk in chunks:
-        end = end or _line_end(chunk)
-        first, *others = chunk.split(end or b"\n")
-        size += len(first)
-        if size <= limit:
-            pending.append(first)
-        else:
-            pending.clear()
-        if others:
-            last = others.pop()
-            yield b"".join(pending) if size <= limit else None
-            for line in others:
-                yield line if len(line) <= limit else None
-            pending, size = [last][: len(last) <= limit], len(last)
-    if size:
-        yield b"".join(pending) if size <= limit else None
+    held = b""
+    try:
+        for chunk in chunks:
+            body = held + chunk
+            # The LF of a last CR may be the next chunk's first byte.
+            held = b"\r" if body.endswith(b"\r") else b""
+            first, *others = _split(body.removesuffix(held))
+            size += len(first)
+            if size <= limit:
+                pending.append(first)
+            else:
+                pending.clear()
+            if others:
+                last = others.pop()
+                yield b"".join(pending) if size <= limit else None
+                for line in others:
+                    yield line if len(line) <= limit else None
+                pending, size = [last][: len(last) <= limit], len(last)
+    except (EOFError, DamagedStreamError, OSError):
+        if held:
+            yield b"".join([*pending, held]) if size < limit else None
+        raise
+    if size or held:
+        yield b"".join([*pending, held]) if size + len(held) <= limit else None
 
 
-def _line_end(chunk: bytes) -> bytes:
-    """What ends the lines of a file, "" where its chunk does not tell."""
-    if b"\n" in chunk:
-        return b"\n"
-    # The LF of a last CR may be the next chunk's first byte.
-    return b"\r" if b"\r" in chunk[:-1] else b""
+def _split(chunk: bytes) -> list[bytes]:
+    """Lines as ``split_lines`` has them; the last one has no end, and may be empty."""
+    if b"\r" not in chunk:
+        return chunk.split(b"\n")
+    lines = chunk.splitlines(keepends=True)
+    if lines[-1].endswith((b"\r", b"\n")):
+        lines.append(b"")
+    return [line if line.endswith(b"\r\n") else line.removesuffix(b"\n") for line in lines]
 
 
 def _plain(file: Readable) -> Iterator[bytes]:

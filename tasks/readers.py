@@ -1,18 +1,14 @@
-"""What a reader finds in a file, and the readers of plain text and JSONL.
+"""What a reader finds in a file, and the reader of plain text.
 
 A reader is a function: an open file in, records and rejects out, in the order of the file. Nothing
 in a file makes it raise: what cannot be read comes out as a Reject. Memory is bounded by the
-largest document allowed. Blank lines of JSONL hold nothing and are not counted; every other line
-gives exactly one item.
+largest document allowed.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import orjson
+from typing import Any, ClassVar, TypeAlias
 
 from tasks.documents import Reject
 from tasks.line_stream import (
@@ -31,8 +27,8 @@ _ATTRIBUTES = (
     "id", "time", "cluster", "licence", "language", "address", "provenance", "synthetic_of",
 )  # fmt: skip
 
-_MOST_DIGITS = 4000
-"""Of an integer that is read as one: above some more Python refuses to."""
+NumberedLine: TypeAlias = bytes | Reject | None
+"""A line, or what is wrong with the file at its place; None for a line above the limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,28 +156,10 @@ def plain(body: bytes, place: Place, position: int) -> Record | Reject:
     return Record(position=position, text=text)
 
 
-def read_jsonl(
-    file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
-) -> Iterator[Record | Reject]:
-    """One JSON object a line. Damage to a compressed file is one reject.
-
-    What lies before it is read, and what begins anew behind it (``decompress_parts``). The limit on
-    a document's bytes counts the whole line, as it is written. ``lines_before`` are those of the
-    file that come before the first that is read.
-    """
-    for position, line in numbered_lines(file, place, compression, lines_before=lines_before):
-        if isinstance(line, Reject):
-            yield line
-        elif line is None:
-            yield place.oversized(position, "the line has more bytes")
-        elif line and not line.isspace():
-            yield _parse_line(line, place, position)
-
-
 def numbered_lines(
     file: Readable, place: Place, compression: Compression, *, lines_before: int = 0
-) -> Iterator[tuple[int, bytes | Reject | None]]:
-    """Lines with their numbers; None for one above the limit, a reject for what is damaged.
+) -> Iterator[tuple[int, NumberedLine]]:
+    """Lines (``split_lines``) with their numbers.
 
     A line that damage has cut is not among them. After damage to a packed file goes on what begins
     anew behind it (``decompress_parts``); how many lines were lost is not known, and they count as
@@ -201,42 +179,6 @@ def numbered_lines(
             yield position, place.stopped(position, error)
             # Also of a stream that has ended with it: there is nothing more then.
             is_damaged = isinstance(error, DamagedStreamError)
-
-
-def _parse_line(line: bytes, place: Place, position: int) -> Record | Reject:
-    # Also in the middle, where files were joined.
-    line = line.removeprefix(BOM)
-    try:
-        value = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return _parse_slowly(line, place, position)
-    if isinstance(value, dict) and isinstance(found := record_of(value, place, position), Record):
-        return found
-    return _parse_slowly(line, place, position)
-
-
-def _parse_slowly(line: bytes, place: Place, position: int) -> Record | Reject:
-    """By the standard library, which reads more (NaN, integers of any size) and says what it saw.
-
-    orjson has the last word on good lines only.
-    """
-    try:
-        value: object = json.loads(line.decode(), parse_int=_integer)
-    except UnicodeDecodeError as error:
-        return place.reject(position, "bad_utf8", f"byte {error.start}: {error.reason}")
-    except ValueError as error:
-        return place.reject(position, "malformed_json", str(error))
-    except RecursionError:
-        return place.reject(position, "too_deep", "objects or lists are nested too deeply")
-    if not isinstance(value, dict):
-        found = type(value).__name__
-        return place.reject(position, "not_an_object", f"expected an object a line, found {found}")
-    return record_of(value, place, position)
-
-
-def _integer(digits: str) -> int | float:
-    """An integer, or infinity for one of more digits than Python reads: it is no id of anything."""
-    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def record_of(values: Mapping[str, object], place: Place, position: int) -> Record | Reject:

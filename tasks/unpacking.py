@@ -24,6 +24,8 @@ _SEARCHED_BYTES = 1 << 20
 """Of a damaged member so much is looked through for the begin of the next one."""
 # Four bytes of zstd can stand for 128 KiB, so this bounds what a hostile file can fill to 8 MiB.
 _ZSTD_BYTES = 1 << 8
+_BZ2_HEAD, _BZ2_HEAD_BYTES = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), 10
+"""With the mark of a block, or of the end, which are the digits of pi and of its root."""
 # What a call has decoded is lost when it meets damage: so few bytes rarely hold the end of a good
 # block and the damage behind it.
 _BZ2_BYTES = 1 << 4
@@ -185,17 +187,18 @@ def _zstd_context(source: "_Rewindable") -> zstandard.ZstdDecompressor:
 
 
 class _Rewindable:
-    """A file some bytes of which can be given back."""
+    """A file some bytes of which can be given back; it is read in blocks of 16 KiB."""
 
     def __init__(self, file: Readable) -> None:
         self._file = file
-        self._again = memoryview(b"")
+        self._again: list[memoryview] = []
+        """The next bytes, those of the last first."""
 
     def read(self, size: int) -> bytes:
-        if not self._again:
-            return self._file.read(size)
-        piece, self._again = bytes(self._again[:size]), self._again[size:]
-        return piece
+        found = self._again.pop() if self._again else memoryview(self._file.read(_GZIP_BYTES))
+        if len(found) > size:
+            self._again.append(found[size:])
+        return bytes(found[:size])
 
     def read_all(self, size: int) -> bytes:
         """``size`` bytes, less at the end only."""
@@ -207,24 +210,53 @@ class _Rewindable:
     def give_back(self, body: bytes) -> None:
         """Make ``body`` the next bytes."""
         if body:
-            self._again = memoryview(body + bytes(self._again))
+            self._again.append(memoryview(body))
 
 
 def unbz2(file: Readable) -> Iterator[Part]:
     """Not the bz2 module's file: it takes what follows a stream and is none for its end."""
+    source = _Rewindable(file)
     decoder = bz2.BZ2Decompressor()
-    while buffer := file.read(_GZIP_BYTES):
-        for start in range(0, len(buffer), _BZ2_BYTES):
-            piece = buffer[start : start + _BZ2_BYTES]
-            while piece or not (decoder.needs_input or decoder.eof):
-                if decoder.eof:
-                    decoder = bz2.BZ2Decompressor()
-                try:
-                    output = decoder.decompress(piece, _CHUNK_BYTES)
-                except OSError as error:
-                    raise DamagedStreamError(f"bzip2: {error}") from error
-                if output:
-                    yield output
-                piece = decoder.unused_data
-    if not decoder.eof:
-        raise EOFError("the bzip2 stream ends before its end marker")
+    stream = bytearray()
+    is_lost = False
+    while True:
+        piece = source.read(_GZIP_BYTES if is_lost else _BZ2_BYTES)
+        if not piece:
+            if decoder.eof or is_lost:
+                return
+            if not _BZ2_HEAD.search(stream, 1):
+                raise EOFError("the bzip2 stream ends before its end marker")
+            # It was cut short and has taken the streams behind it for its own.
+            yield DamagedStreamError("bzip2: a stream has no end marker")
+            source.give_back(bytes(stream)[1:])
+            stream.clear()
+            is_lost = True
+            continue
+        stream += piece
+        if is_lost:
+            head = _BZ2_HEAD.search(stream)
+            if not head:
+                del stream[: 1 - _BZ2_HEAD_BYTES]
+                continue
+            source.give_back(bytes(stream[head.start() :]))
+            decoder, is_lost = bz2.BZ2Decompressor(), False
+            stream.clear()
+            continue
+        if decoder.eof:
+            decoder = bz2.BZ2Decompressor()
+            stream[:] = piece
+        try:
+            if output := decoder.decompress(piece, _CHUNK_BYTES):
+                yield output
+            while not (decoder.needs_input or decoder.eof):
+                yield decoder.decompress(b"", _CHUNK_BYTES)
+        except OSError as error:
+            yield DamagedStreamError(f"bzip2: {error}")
+            # Without its first byte, so that the same stream is not found again.
+            source.give_back(bytes(stream)[1:])
+            stream.clear()
+            is_lost = True
+            continue
+        source.give_back(decoder.unused_data)
+        if len(stream) > 2 * _SEARCHED_BYTES:
+            del stream[:_SEARCHED_BYTES]

@@ -4,14 +4,20 @@ Memory is bounded by the row groups or record batches of the file.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tasks.documents import Reject
 from tasks.readers import Place, Record, record_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _ROWS_AT_ONCE = 256
 _ARROW_FILE, _ARROW_FILE_HEAD_BYTES = b"ARROW1", 8
 _OLD_FEATHER = b"FEA1"
+_MOST_FALSE_STARTS = 100
+"""In a row, after which the rest of a stream is given up."""
+_MOST_ROWS = 1 << 31
 
 
 def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
@@ -19,7 +25,6 @@ def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
 
     A damaged row group is one reject at its first row that could not be read; the others are read.
     """
-    import pyarrow as pa  # noqa: PLC0415  only tables need it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     position = 0
@@ -36,8 +41,7 @@ def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
             detail = f"the footer promises {parquet.metadata.num_rows} rows, its row groups "
             yield place.reject(1, "damaged_file", f"{detail}{sum(groups)}")
             return
-    # UnicodeDecodeError: a damaged column name.
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except _errors() as error:
         yield place.reject(0, "damaged_file", str(error))
         return
     for group, num_rows in enumerate(groups):
@@ -50,7 +54,7 @@ def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
                     position += 1
                     yield _parse_row(row, place, position)
             problem = "" if position == end else f"row group {group} ends early"
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except _errors() as error:
             problem = str(error)
         if problem:
             lost = f"{end - position} rows of row group {group} cannot be read"
@@ -61,13 +65,11 @@ def read_parquet(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
 def read_arrow(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
     """A file (Feather too) or a stream of record batches, told apart by its first bytes.
 
-    How many rows a batch that cannot be read had is not known, so it is the last that is looked at.
-    The format has no checksums: altered letters of a text are not noticed.
+    A damaged batch is one reject at its first row; the others are read. How many rows it had is not
+    known where it cannot even be opened: they count as one then. The format has no checksums:
+    altered letters of a text are not noticed.
     """
-    import pyarrow as pa  # noqa: PLC0415  only tables need it
-
     position = 0
-    problem = ""
     try:
         head = file.read(len(_ARROW_FILE))
         file.seek(0)
@@ -78,40 +80,109 @@ def read_arrow(file: IO[bytes], place: Place) -> Iterator[Record | Reject]:
             detail = "expected Arrow or Feather version 2, found Feather version 1; write it anew"
             yield place.reject(0, "damaged_file", detail)
             return
-        schema, batches, problem = _open_arrow(file, head == _ARROW_FILE)
-        if wrong := _wrong_column(schema, place):
-            yield place.reject(0, "wrong_column", wrong)
-            return
-        for batch in batches:
-            for row in _rows(batch, place):
-                position += 1
-                yield _parse_row(row, place, position)
-    # A damaged length can ask for any amount of memory, and a damaged name be no text.
-    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
-        problem = str(error)
-    if problem:
-        where = position + 1 if position else 0
-        yield place.reject(where, "damaged_file", problem)
+        wrong, batches = _open_arrow(file, head == _ARROW_FILE, place)
+    except _errors() as error:
+        yield place.reject(0, "damaged_file", str(error))
+        return
+    if wrong:
+        yield place.reject(0, "wrong_column", wrong)
+        return
+    for batch in batches:
+        rows, num_rows, problem = _rows_of(batch, place)
+        for row in rows:
+            position += 1
+            yield _parse_row(row, place, position)
+        if problem:
+            yield place.reject(position + 1, "damaged_file", problem)
+            position += num_rows
 
 
-def _open_arrow(file: IO[bytes], is_file: bool) -> tuple[Any, Iterator[Any], str]:
-    """Schema and batches, and what is wrong with the end of the file.
+def _errors() -> tuple[type[Exception], ...]:
+    """What pyarrow makes of damage.
+
+    A damaged length can ask for any amount of memory, and a damaged name be no text.
+    """
+    import pyarrow as pa  # noqa: PLC0415  only tables need it
+
+    return pa.ArrowException, OSError, UnicodeDecodeError, MemoryError
+
+
+def _rows_of(batch: Any, place: Place) -> tuple[Iterator[dict[str, Any]], int, str]:
+    """Rows of a batch, or as how many lost ones it counts and why."""
+    problem = batch
+    num_lost = 1
+    if not isinstance(batch, str):
+        try:
+            return _rows(batch, place), 0, ""
+        except _errors() as error:
+            # The number may be the damage.
+            num_lost = batch.num_rows if 0 < batch.num_rows <= _MOST_ROWS else 1
+            problem = str(error)
+    return iter(()), num_lost, f"a record batch cannot be read: {problem}"
+
+
+def _open_arrow(
+    file: IO[bytes], is_file: bool, place: Place
+) -> tuple[str, Iterator["pa.RecordBatch | str"]]:
+    """What is wrong with the columns, and the batches; for one that cannot be read the reason.
 
     A file is a stream between its first bytes and a table of contents at its end. Of one that was
     cut off before that the batches are there all the same.
     """
     import pyarrow as pa  # noqa: PLC0415  only tables need it
 
-    if not is_file:
-        stream = pa.ipc.open_stream(file)
-        return stream.schema, iter(stream), ""
-    try:
-        reader = pa.ipc.open_file(file)
-    except (pa.ArrowException, OSError) as error:
-        file.seek(_ARROW_FILE_HEAD_BYTES)
-        stream = pa.ipc.open_stream(file)
-        return stream.schema, iter(stream), str(error)
-    return reader.schema, map(reader.get_batch, range(reader.num_record_batches)), ""
+    problem = ""
+    if is_file:
+        try:
+            schema = pa.ipc.open_file(file).schema
+        except (pa.ArrowException, OSError) as error:
+            problem = str(error)
+            file.seek(_ARROW_FILE_HEAD_BYTES)
+        else:
+            wrong = _wrong_column(schema, place)
+            # Damage to the other columns costs nothing.
+            names = [] if wrong else place.fields.named
+            columns = [schema.get_field_index(name) for name in names]
+            options = pa.ipc.IpcReadOptions(included_fields=columns)
+            return wrong, _of_file(pa.ipc.open_file(file, options=options))
+    stream = pa.ipc.open_stream(file)
+    return _wrong_column(stream.schema, place), _of_stream(stream, file, problem)
+
+
+def _of_file(reader: Any) -> Iterator["pa.RecordBatch | str"]:
+    """Each is found by the table of contents, whatever became of the others."""
+    for number in range(reader.num_record_batches):
+        try:
+            batch = reader.get_batch(number)
+        except _errors() as error:
+            batch = str(error)
+        yield batch
+
+
+def _of_stream(stream: Any, file: IO[bytes], problem: str) -> Iterator["pa.RecordBatch | str"]:
+    """Where one ends is told at its begin; what is damaged at once again is not told twice.
+
+    ``problem`` is why it is read as one though it is none, told where nothing else is wrong.
+    """
+    num_lost = 0
+    is_told = False
+    while num_lost <= _MOST_FALSE_STARTS:
+        try:
+            batch = stream.read_next_batch()
+        except StopIteration:
+            break
+        except _errors() as error:
+            if not num_lost:
+                yield str(error)
+            num_lost += 1
+            is_told = True
+            continue
+        num_lost = 0
+        yield batch
+    if not problem and not num_lost and file.read(1):
+        problem = f"the stream ends at byte {file.tell() - 1:,} and more follows"
+    if problem and not is_told:
+        yield problem
 
 
 def _rows(batch: Any, place: Place) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,12 @@ from tasks.line_stream import Compression, Readable
 from tasks.readers import BOM, Place, Record, numbered_lines, record_of
 
 Fields = list[str]
+_SURELY_ROWS = 20
+"""One after the other, each with as many fields as the header: they are no lines of a text."""
 
 
 class _Line(NamedTuple):
-    """A line of the file; ``body`` is None for one above the limit."""
+    """A line of the file with its end, but for LF; ``body`` is None for one above the limit."""
 
     position: int
     body: bytes | None
@@ -73,11 +75,36 @@ class _Lines:
         return damage
 
     def _read(self, file: Readable, place: Place, compression: Compression) -> Iterator[_Line]:
+        """Lines that end with LF, unless the first one ends with CR: all such ends count then."""
+        is_old_mac = None
+        parts: list[_Line] = []
         for position, body in numbered_lines(file, place, compression):
             if isinstance(body, Reject):
                 self._damage.append(body)
-            else:
-                yield _Line(position, body)
+                parts.clear()
+                continue
+            if is_old_mac is None and (body is None or body.strip()):
+                # Within quotes it is a part of a name.
+                is_old_mac = _ends_with_cr(body) and (body or b"").count(b'"') % 2 == 0
+            parts.append(_Line(position, body))
+            if is_old_mac or not _ends_with_cr(body):
+                yield _joined(parts, place.max_document_bytes)
+                parts.clear()
+        if parts:
+            yield _joined(parts, place.max_document_bytes)
+
+
+def _ends_with_cr(body: bytes | None) -> bool:
+    return body is not None and body.endswith(b"\r")
+
+
+def _joined(parts: list[_Line], limit: int) -> _Line:
+    """One line of what CRs have cut."""
+    if len(parts) == 1:
+        return parts[0]
+    bodies = [part.body for part in parts if part.body is not None]
+    is_whole = len(bodies) == len(parts) and sum(map(len, bodies)) <= limit
+    return _Line(parts[0].position, b"".join(bodies) if is_whole else None)
 
 
 def _row(
@@ -86,20 +113,29 @@ def _row(
     if first.body is None:
         yield place.oversized(first.position, "the line has more bytes")
         return
-    if b'"' not in first.body:
-        fields, problem, taken = _text(first.body).rstrip("\r\n").split(delimiter), "", [first]
+    # Also in the middle, where files were joined.
+    body = first.body.removeprefix(BOM)
+    first = first._replace(body=body)
+    if b'"' not in body:
+        fields, problem, taken = _text(body).rstrip("\r\n").split(delimiter), "", [first]
     else:
-        fields, problem, taken = _quoted(first, lines, place.max_document_bytes, delimiter)
+        fields, problem, taken = _quoted(
+            first, lines, place.max_document_bytes, delimiter, len(header)
+        )
     reason = "malformed_csv"
     if not problem and len(fields) != len(header):
         reason = "wrong_columns"
         problem = f"expected {len(header)} fields as the header has, found {len(fields)}"
     if not problem:
-        yield _record(fields, place, header, taken)
+        if fields == header:
+            # Files were joined; the names of the columns are nobody's text.
+            yield place.reject(first.position, "repeated_header", "the row is the header again")
+        else:
+            yield _record(fields, place, header, taken)
         return
     is_above = _size(taken) > place.max_document_bytes or taken[-1].body is None
     if is_above and not _are_mostly_rows(taken[1:], len(header), delimiter):
-        _skip_quoted(lines)
+        _skip_quoted(lines, len(header), delimiter)
         yield place.oversized(first.position, "the row has more bytes")
         return
     lines.give_back(taken[1:])
@@ -120,25 +156,46 @@ def _record(fields: Fields, place: Place, header: Fields, taken: list[_Line]) ->
 
 
 def _quoted(
-    first: _Line, lines: _Lines, limit: int, delimiter: str
+    first: _Line, lines: _Lines, limit: int, delimiter: str, width: int | None = None
 ) -> tuple[Fields, str, list[_Line]]:
-    """Fields of a row that may span lines, what is wrong with it, and the lines that it took."""
+    """Fields of a row that may span lines, what is wrong with it, and the lines that it took.
+
+    No more of them than it takes to have more than ``width`` fields.
+    """
     taken = [first]
 
     def pull() -> Iterator[str]:
         size = len(first.body or b"")
-        yield _text(first.body)
+        text = _text(first.body)
+        num_fields = 1
+        yield text
         for line in lines:
+            # It would be looked at again for each row that begins within the one before.
+            num_fields += _num_delimiters(text, delimiter, in_quotes=len(taken) > 1)
+            if width is not None and num_fields > width:
+                lines.give_back([line])
+                return
             taken.append(line)
             size += len(line.body or b"") + 1
             if line.body is None or size > limit:
                 return
-            yield _text(line.body)
+            text = _text(line.body)
+            yield text
 
     try:
         return next(csv.reader(pull(), delimiter=delimiter, strict=True)), "", taken
     except csv.Error as error:
         return [], str(error), taken
+
+
+def _num_delimiters(text: str, delimiter: str, *, in_quotes: bool) -> int:
+    """How many of a line are between fields; 0 for a line that is wrong."""
+    if '"' not in text and in_quotes:
+        return 0
+    try:
+        return len(next(csv.reader([f'"{text}' if in_quotes else text], delimiter=delimiter))) - 1
+    except csv.Error:
+        return 0
 
 
 def _are_mostly_rows(lines: list[_Line], width: int, delimiter: str) -> bool:
@@ -148,11 +205,30 @@ def _are_mostly_rows(lines: list[_Line], width: int, delimiter: str) -> bool:
     return sum(len(fields) == width for fields in splits) * 2 > len(whole)
 
 
-def _skip_quoted(lines: _Lines) -> None:
-    """Pass over the rest of a field that is too large, to the line that closes its quote."""
+def _skip_quoted(lines: _Lines, width: int, delimiter: str) -> None:
+    """Pass over the rest of a field that is too large, to the line that closes its quote.
+
+    Where none does, the rows that the file ends with are rows; so are many in a row.
+    """
+    rows: list[_Line] = []
     for line in lines:
         if line.body is not None and line.body.count(b'"') % 2:
             return
+        if width > 1 and _is_row(line, width, delimiter):
+            rows.append(line)
+        else:
+            rows.clear()
+        if len(rows) == _SURELY_ROWS:
+            break
+    lines.give_back(rows)
+
+
+def _is_row(line: _Line, width: int, delimiter: str) -> bool:
+    try:
+        fields = next(csv.reader([_text(line.body)], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return False
+    return len(fields) == width
 
 
 def _header(first: _Line, lines: _Lines, place: Place, delimiters: str) -> tuple[Fields, str]:
@@ -183,4 +259,5 @@ def _size(lines: list[_Line]) -> int:
 
 def _text(body: bytes | None) -> str:
     # What is no UTF-8 passes through as lone surrogates, so that only its own row is rejected.
-    return (body or b"").decode(errors="surrogateescape") + "\n"
+    text = (body or b"").decode(errors="surrogateescape")
+    return text if text.endswith(("\r", "\n")) else f"{text}\n"

@@ -26,7 +26,8 @@ class GrowingFile:
         self._left = size
         self._hash: Any = xxhash.xxh3_128()
         self._whole_lines: Any = self._hash.copy()
-        self._num_bytes = self._num_whole = self._num_lines = 0
+        self._num_bytes = self._num_whole = self._num_lines = self._num_ends = 0
+        self._last = b""
         while old and self._num_bytes < old.num_bytes:
             if not self.read(min(_CHUNK_BYTES, old.num_bytes - self._num_bytes)):
                 break
@@ -37,15 +38,21 @@ class GrowingFile:
         """Up to ``size`` bytes, none at the end."""
         chunk = self._file.read(min(size, self._left))
         self._left -= len(chunk)
-        if end := chunk.rfind(b"\n") + 1:
+        end = chunk.rfind(b"\n") + 1
+        if end:
             view = memoryview(chunk)
             self._hash.update(view[:end])
             self._whole_lines = self._hash.copy()
             self._hash.update(view[end:])
             self._num_whole = self._num_bytes + end
-            self._num_lines += chunk.count(b"\n")
+            # The LF of a CR that the chunk before ended with was counted with it.
+            is_counted = self._last == b"\r" and chunk.startswith(b"\n")
+            self._num_ends += _line_ends(chunk, 0, end) - is_counted
+            self._num_lines = self._num_ends
         else:
             self._hash.update(chunk)
+        self._num_ends += _line_ends(chunk, end, len(chunk))
+        self._last = chunk[-1:]
         self._num_bytes += len(chunk)
         return chunk
 
@@ -77,3 +84,11 @@ def read_mark(mark: str) -> tuple[str, ReadPart | None]:
         return etag, None
     num_bytes, num_lines, digest = words
     return etag, ReadPart(int(num_bytes), int(num_lines), digest)
+
+
+def _line_ends(chunk: bytes, start: int, end: int) -> int:
+    """How many lines end in a part of a chunk, as ``split_lines`` has it."""
+    num_ends = chunk.count(b"\n", start, end)
+    if b"\r" in chunk:
+        num_ends += chunk.count(b"\r", start, end) - chunk.count(b"\r\n", start, end)
+    return num_ends

@@ -27,10 +27,15 @@ _TOLD_BY = 50
 _UTF16 = ("utf-16-le", "utf-16-be")
 _MARKS = ((BOM, "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _ELEMENT = re.compile(r"\s*<[a-z!]", re.IGNORECASE)
-_BLOCK = re.compile(r"<(?=(?:p|div|li|d[dt]|t[dhr]|h[1-6]|section|article)\b)", re.IGNORECASE)
-_MOST_TAGS, _MOST_TAGS_OF_A_BLOCK = 200_000, 10_000
-"""Of a page, and of a paragraph of it. The extraction takes time in the square of either, some
-seconds for a paragraph of so many and half a minute for a page."""
+_BLOCK = re.compile(r"<(?=(?:/?pre|p|div|li|d[dt]|t[dhr]|h[1-6]|section|article)\b)", re.IGNORECASE)
+_LINE_END = re.compile(r"<br\b", re.IGNORECASE)
+_ROW, _CELL = re.compile(r"<tr\b", re.IGNORECASE), re.compile(r"<t[dh]\b", re.IGNORECASE)
+_MOST_TAGS, _MOST_TAGS_OF_A_BLOCK, _MOST_TAGS_OF_CODE, _MOST_CELLS = 200_000, 10_000, 50_000, 5_000
+"""Of a page, a paragraph, a listing of code and a row of a table. Taking the main text takes time
+in proportion to the first, some seconds for so many, and in the square of each of the others or
+more, about a second for so many."""
+_MOST_LONG_BLOCKS = 3.0
+"""How many of the longest paragraphs a page may have, or as much work in shorter ones."""
 
 
 def read_html(file: Readable, place: Place) -> Iterator[Record | Reject]:
@@ -105,9 +110,20 @@ def _too_many_tags(text: str) -> str:
         return ""
     if num_tags > _MOST_TAGS:
         return f"the page has {num_tags:,} tags, at most {_MOST_TAGS:,} are read"
-    most = max(block.count("<") for block in _BLOCK.split(text))
-    if most > _MOST_TAGS_OF_A_BLOCK:
-        return f"a paragraph has {most:,} tags, at most {_MOST_TAGS_OF_A_BLOCK:,} are read"
+    work = 0.0
+    for block in _BLOCK.split(text):
+        num_tags = block.count("<") - len(_LINE_END.findall(block))
+        is_code = block[:3].lower() == "pre"
+        most = _MOST_TAGS_OF_CODE if is_code else _MOST_TAGS_OF_A_BLOCK
+        if num_tags > most:
+            kind = "listing" if is_code else "paragraph"
+            return f"a {kind} has {num_tags:,} tags, at most {most:,} are read"
+        work += (num_tags / most) ** 2
+    if work > _MOST_LONG_BLOCKS:
+        return f"the page has {work:.1f} times the longest paragraph, at most {_MOST_LONG_BLOCKS}"
+    most = max(len(_CELL.findall(row)) for row in _ROW.split(text))
+    if most > _MOST_CELLS:
+        return f"a row of a table has {most:,} cells, at most {_MOST_CELLS:,} are read"
     return ""
 
 
@@ -115,6 +131,9 @@ def _main_text(text: str) -> str | None:
     # Takes a third of a second, which only those who read pages should pay.
     from trafilatura import extract  # noqa: PLC0415
 
+    from tasks.reading.page_elements import use_fast_elements  # noqa: PLC0415
+
+    use_fast_elements()
     # Each page without a text would be an ERROR in the log; they are among the rejects.
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     # It takes what begins with an element, but never says html, for a piece of a page or none.

@@ -8,13 +8,14 @@ from typing import IO
 from storage.errors import ConflictError, NotFoundError
 from storage.remote_files import open_remote
 from tasks.documents import ReadPart, Reject, SourceObject
-from tasks.readers import Place, Record, read_jsonl, read_text
+from tasks.readers import Place, Record, read_text
 from tasks.reading.bucket_source import bucket_and_key, is_in_bucket
 from tasks.reading.code import read_code
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
 from tasks.reading.growth import GrowingFile
 from tasks.reading.html import read_html
+from tasks.reading.jsonl import read_jsonl
 from tasks.reading.warc import read_warc
 from tasks.sources import FileFormat, SourceConfig, compression_of, delimiters_of, format_of
 

@@ -25,6 +25,8 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _PAGES = ("text/html", "application/xhtml+xml")
 _TEXTS = ("text/plain", *_PAGES)
+_UNSAID = {"response": "application/http", "conversion": "text/plain"}
+"""What a record holds that does not say so."""
 
 Head = Mapping[str, str]
 """Fields of a record's head, by their names in lower case."""
@@ -105,13 +107,15 @@ def _read_head(stream: RecordBytes) -> Head:
         head[name] = value.strip()
     if not _LENGTH.fullmatch(head.get("content-length", "")):
         raise GapError(f"expected a Content-Length, found {head.get('content-length', '')[:40]!r}")
+    if "warc-type" not in head:
+        raise GapError("expected a WARC-Type in the record's head, found none")
     return head
 
 
 def _kind_of(head: Head) -> str | None:
     """``http`` for an answer with a page in it, a media type of text, or None for no document."""
-    media = _media_type(head.get("content-type", ""))
-    record = head.get("warc-type", "").lower()
+    record = head["warc-type"].lower()
+    media = _media_type(head.get("content-type", "")) or _UNSAID.get(record, "")
     if record == "response":
         return "http" if media == "application/http" else None
     return media if record in ("resource", "conversion") and media in _TEXTS else None

@@ -20,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from warcio.archiveiterator import ArchiveIterator
 
-from tasks.readers import FieldNames, Place, Record, read_jsonl
+from tasks.readers import FieldNames, Place, Record
 from tasks.reading.columns import read_arrow, read_parquet
 from tasks.reading.csv_rows import read_csv
 from tasks.reading.html import read_html
+from tasks.reading.jsonl import read_jsonl
 from tasks.reading.warc import read_warc
 from tests.support.web import conversion, with_text
 

@@ -37,10 +37,9 @@ class BadFile:
 def filled_lines(body: bytes) -> list[int]:
     """Numbers, from 1, of the lines that are not blank, as a file of JSON lines has them.
 
-    LF ends them; CR does where there is no LF and something follows a CR.
+    LF, CR LF and CR alone end them.
     """
-    end = b"\r" if b"\n" not in body and b"\r" in body[:-1] else b"\n"
-    numbered = enumerate(body.split(end), start=1)
+    numbered = enumerate(body.splitlines(), start=1)
     return [number for number, line in numbered if line and not line.isspace()]
 
 
@@ -109,8 +108,7 @@ def _packed(suffix: str, pack: Callable[[bytes], bytes]) -> list[BadFile]:
         BadFile(
             f"between.jsonl{suffix}",
             pack(jsonl()) + b"junk" * 99 + pack(_line(4) + b"\n"),
-            # What follows damage is found where members or frames can be told by how they begin.
-            _names(0, 1, 2, 3) if suffix == ".bz2" else _names(0, 1, 2, 3, 4),
+            _names(0, 1, 2, 3, 4),
             ("damaged_file",),
         ),
         BadFile(f"joined.jsonl{suffix}", whole + whole[:9], every, ("truncated_file",)),
@@ -149,6 +147,12 @@ def _csv_files() -> list[BadFile]:
     return [
         *files,
         BadFile("old mac.csv", _csv(b"9,x").replace(b"\n", b"\r"), good, ("wrong_columns",)),
+        BadFile(
+            "old mac and an LF.csv",
+            _csv(b"9,x").replace(b"\n", b"\r") + b"\n",
+            good,
+            ("wrong_columns",),
+        ),
         BadFile("column.csv", b"id,body\n1,x\n", (), ("wrong_column",)),
         BadFile("header.csv", b"id,text\n", (), ("empty_file",)),
         BadFile("none.csv", b"", (), ("empty_file",)),
@@ -275,6 +279,12 @@ def bad_files() -> list[BadFile]:
         BadFile(
             "old mac.jsonl",
             jsonl(b"{").replace(b"\n", b"\r"),
+            _names(0, 1, 2, 3),
+            ("malformed_json",),
+        ),
+        BadFile(
+            "old mac and an LF.jsonl",
+            jsonl(b"{").replace(b"\n", b"\r") + b"\n",
             _names(0, 1, 2, 3),
             ("malformed_json",),
         ),

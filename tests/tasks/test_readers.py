@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tasks.documents import Reject
 from tasks.line_stream import Compression
-from tasks.readers import FieldNames, Place, Record, read_jsonl, read_text
+from tasks.readers import FieldNames, Place, Record, read_text
 from tasks.reading.columns import read_parquet
+from tasks.reading.jsonl import read_jsonl
 from tests.support.bad_files import filled_lines
 
 GOOD = b'{"text": "a good line"}'

@@ -2,6 +2,7 @@ import bz2
 import csv
 import gzip
 import io
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,22 @@ def test_an_open_quote_takes_no_rows_however_many_follow() -> None:
     assert len(items) == 3001
 
 
+@pytest.mark.parametrize("num_rows", [1, 19, 20, 500])
+def test_an_open_quote_before_a_text_above_the_limit_takes_no_rows(num_rows: int) -> None:
+    good = "".join(f'{number},"row, {number}"\n' for number in range(num_rows))
+    items = rows('id,text\n1,"open\n' + "some more words\n" * 300 + good, limit=1000)
+    assert [item.reason for item in items if isinstance(item, Reject)] == ["oversized"]
+    assert [item.position for item in items[1:]] == list(range(303, 303 + num_rows))
+
+
+@pytest.mark.parametrize("line", ['a","', ',a","', 'a",,"', '"a', '"""', 'a","a'])
+def test_rows_that_open_a_quote_within_the_one_before_take_no_time_for_it(line: str) -> None:
+    start = time.process_time()
+    items = rows("text,n\n" + f"{line}\n" * 20_000 + "good,1\n", limit=10_000_000)
+    assert time.process_time() - start < 20
+    assert items[-1].text == "good"
+
+
 def test_bytes_that_are_no_utf8_cost_their_own_row_only() -> None:
     items = rows('id,text\n1,caf\u00e9\n2,"two\nlines"\n'.encode() + b'3,"caf\xe9\nlatin"\n4,x\n')
     assert summary(items) == [(2, "caf\u00e9"), (3, "two\nlines"), (5, "bad_utf8"), (7, "x")]
@@ -142,6 +159,24 @@ def test_the_name_of_a_column_may_have_lines() -> None:
     assert summary(rows('id,"a long\nname",text\n1,x,one\n')) == [(3, "one")]
     # A sign for inches opens nothing, and an open quote takes no rows.
     assert summary(rows('5" disk,text\n1,one "a\n2,two\n')) == [(2, 'one "a'), (3, "two")]
+
+
+@pytest.mark.parametrize("end", ["", "\r", "\n", "\r\n", "\n\n"])
+def test_rows_that_end_with_cr_are_told_by_the_header_whatever_ends_the_file(end: str) -> None:
+    body = 'id,text\r1,one\r2,"two\rlines"\r\r3,three'
+    assert summary(rows(body + end)) == [(2, "one"), (3, "two\rlines"), (6, "three")]
+
+
+def test_a_cr_within_a_row_is_a_part_of_it_where_the_header_ends_with_lf() -> None:
+    body = 'id,text,"a\rb"\n1,o\rne,x\n2,"t\rw\r\no",x\r\n3,three,x\r'
+    assert summary(rows(body)) == [(3, "o\rne"), (5, "t\rw\r\no"), (8, "three")]
+
+
+def test_the_header_of_a_joined_file_is_no_document() -> None:
+    one = "\ufeffid,text\n1,one\n"
+    items = rows(one + one + "\ufeff2,two\n", fields=FieldNames(id="id"))
+    assert summary(items) == [(2, "one"), (3, "repeated_header"), (4, "one"), (5, "two")]
+    assert [item.id for item in items if isinstance(item, Record)] == ["1", "1", "2"]
 
 
 def test_a_tab_goes_before_a_comma_where_the_name_says_so() -> None:

@@ -61,6 +61,14 @@ def test_of_a_file_that_has_grown_only_the_new_lines_are_read(log: Path) -> None
     assert nights.read() == ([], [], [])
 
 
+def test_positions_go_on_behind_lines_that_end_with_cr(log: Path) -> None:
+    log.write_bytes(line("one").replace(b"\n", b"\r") + line("two"))
+    nights = Nights(log)
+    assert nights.read() == ([(1, "one"), (2, "two")], [], ["new"])
+    append(log, line("three").replace(b"\n", b"\r\n") + line("four"))
+    assert nights.read() == ([(3, "three"), (4, "four")], [], ["grown"])
+
+
 def test_a_file_that_was_altered_or_cut_is_read_from_its_start(log: Path) -> None:
     nights = Nights(log)
     nights.read()
@@ -142,7 +150,7 @@ def test_a_mark_says_what_it_was_made_of(num_bytes: int, num_lines: int, digest:
     assert read_mark(mark_of("12-34", None)) == ("12-34", None)
 
 
-@given(st.lists(st.sampled_from([b"a", b"bc", b"\n"])).map(b"".join), st.integers(1, 5))
+@given(st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r"])).map(b"".join), st.integers(1, 5))
 def test_the_part_ends_with_the_last_line_end_however_the_file_is_cut(
     body: bytes, size: int
 ) -> None:
@@ -150,7 +158,7 @@ def test_the_part_ends_with_the_last_line_end_however_the_file_is_cut(
     assert b"".join(iter(lambda: growing.read(size), b"")) == body
     whole = body[: body.rfind(b"\n") + 1]
     assert growing.part.num_bytes == len(whole)
-    assert growing.part.num_lines == whole.count(b"\n")
+    assert growing.part.num_lines == len(whole.splitlines())
     again = GrowingFile(io.BytesIO(whole), len(whole))
     again.read(len(whole))
     assert again.part == growing.part

@@ -1,12 +1,20 @@
 import io
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lxml.etree import ElementDefaultClassLookup, HTMLParser
+from lxml.html import fromstring
+from trafilatura import main_extractor
 
 from tasks.documents import Reject
 from tasks.readers import FieldNames, Place, Record
 from tasks.reading.html import decode_page, read_html
+from tasks.reading.page_elements import IN_ONE_STEP, PageElement
 from tests.support.web import html, sentences, with_text
 
 PLACE = Place(uri="/data/a.html", fields=FieldNames(), max_document_bytes=1_000_000)
@@ -40,6 +48,9 @@ def test_the_main_text_is_taken_without_menu_and_footer() -> None:
         (b"<meta charset=utf-16><p>caf\xe9</p>", "bad_encoding"),
         (b"<p>" + b"<a href=x>word</a> " * 20_000, "too_many_tags"),
         (b"<p>a" * 200_001, "too_many_tags"),
+        ((b"<p>" + b"<a href=x>word</a> " * 4_900) * 5, "too_many_tags"),
+        (b"<pre>" + b"<i>x</i>" * 30_000, "too_many_tags"),
+        (b"<table><tr>" + b"<td>x" * 10_001, "too_many_tags"),
         (b"<p>\0</p>", "nul_bytes"),
         (b"x" * 1_000_001, "oversized"),
         (b"<div>" * 100_000, "no_main_text"),
@@ -113,6 +124,64 @@ def test_a_page_may_leave_out_html_head_and_body(page: str) -> None:
 )
 def test_any_bytes_are_one_page_or_reject(body: bytes) -> None:
     assert isinstance(read(body), Record | Reject)
+
+
+_ROWS = "<tr><td>{0}</td><td>some words of it</td><td><b>{0}</b></td><td>x</td></tr>"
+_LONG = {
+    "table": ("<table>", _ROWS, 10_000),
+    "thread": (
+        "",
+        "<div><a href=/u>user {0}</a><p>post {0} has <i>words</i> in it</p></div>",
+        9_000,
+    ),
+    "manual": ("", "<h2>part {0}</h2><p>as <code>it {0}</code> is <a href=x>here</a></p>", 12_000),
+    "verses": ("", "<p><b><sup>{0}</sup></b> and so it was, said {0}</p>", 24_000),
+    "listing": ("<pre>", "<span>line</span> of {0}\n", 20_000),
+    "poem": ("<p>", "a line of number {0}<br>\n", 60_000),
+}
+
+
+@pytest.mark.parametrize("kind", _LONG)
+def test_a_long_page_of_an_ordinary_kind_is_read_in_seconds(kind: str) -> None:
+    begin, part, number = _LONG[kind]
+    body = "".join(part.format(each) for each in range(number))
+    page = f"<html><body><article><p>{sentences('otters')}</p>{begin}{body}"
+    where = replace(PLACE, max_document_bytes=10_000_000)
+    [item] = read_html(io.BytesIO(page.encode()), where)
+    start = time.process_time()
+    record = with_text(item)
+    assert time.process_time() - start < 20
+    assert isinstance(record, Record)
+    assert str(number - 1) in record.text
+
+
+def _nodes(tree: Any, path: str) -> list[str]:
+    """What a path finds, as places in the tree or as text."""
+    found = tree.xpath(path)
+    return [
+        str(node) if isinstance(node, str) else tree.getroottree().getpath(node) for node in found
+    ]
+
+
+_WORDS = ("p", "b", "div", "pre", "code", "quote", "table", "/p", "/div", "/b", "/code", "x")
+
+
+@given(st.lists(st.sampled_from(_WORDS)))
+def test_what_is_looked_up_in_one_step_is_what_the_path_finds(words: list[str]) -> None:
+    page = "<html><body>" + "".join(
+        "text" if word == "x" else f"<{word} class=w3-code>" if word == "div" else f"<{word}>"
+        for word in words
+    )
+    parser = HTMLParser()
+    parser.set_element_class_lookup(ElementDefaultClassLookup(element=PageElement))
+    fast, slow = fromstring(page, parser=parser), fromstring(page)
+    for path in IN_ONE_STEP:
+        assert _nodes(fast, path) == _nodes(slow, path)
+
+
+def test_trafilatura_asks_for_the_paths_that_are_looked_up_faster() -> None:
+    source = Path(main_extractor.__file__).read_text()
+    assert [path for path in IN_ONE_STEP if f'"{path}"' not in source] == []
 
 
 def test_the_text_of_a_page_does_not_depend_on_the_pages_before_it() -> None:

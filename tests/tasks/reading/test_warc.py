@@ -1,3 +1,4 @@
+import bz2
 import contextlib
 import gzip
 import io
@@ -84,6 +85,14 @@ def test_records_that_are_frames_of_zstandard_are_read_and_damage_costs_one(
     assert topics(read(body, "zst")) == [GOOD[0], (3, "damaged_record"), *GOOD[2:]]
 
 
+def test_records_that_are_streams_of_bzip2_are_read_and_damage_costs_one() -> None:
+    packed = [bz2.compress(unpacked(record)) for record in ARCHIVE]
+    damaged = bytearray(packed[2])
+    damaged[len(damaged) // 2] ^= 0x55
+    items = read(b"".join([*packed[:2], damaged, *packed[3:]]), "bz2")
+    assert topics(items) == [GOOD[0], (3, "damaged_record"), *GOOD[2:]]
+
+
 def test_an_archive_that_unpacks_to_too_much_is_stopped() -> None:
     place = Place(
         uri="a.warc.gz", fields=FieldNames(), max_document_bytes=10**6, max_unpacked_bytes=3000
@@ -103,6 +112,19 @@ def test_a_wet_file_holds_texts_with_their_language() -> None:
     )
     assert items[1].reason == "bad_utf8"
     assert items[2].text == "Zw\u00f6lf"
+
+
+def test_what_a_record_does_not_say_is_guessed_and_without_a_kind_it_is_damaged() -> None:
+    record = unpacked(conversion(b"one"))
+    kind = re.compile(rb"WARC-Type: [^\r]*\r\n")
+    media = re.compile(rb"Content-Type: (text/plain|application/http)[^\r]*\r\n")
+    page = media.sub(b"", unpacked(ARCHIVE[1]), count=1)
+    items = read(media.sub(b"", record) + kind.sub(b"", record) + page + record, "")
+    texts = [item.text.split()[-1] for item in items if isinstance(item, Record)]
+    assert (texts[0], len(texts), texts[2]) == ("one", 3, "one")
+    [reject] = [item for item in items if isinstance(item, Reject)]
+    assert (reject.position, reject.reason) == (2, "damaged_record")
+    assert "WARC-Type" in reject.detail
 
 
 def test_what_is_no_page_is_passed_over() -> None:
