@@ -1,11 +1,12 @@
 """What of task items is looked for in text, and how much of an item a text has.
 
-Whole items of a few words, and 13-grams of long ones, whatever case, punctuation, line breaks, tags
-and characters that nobody sees (the n-gram rule of Brown et al. 2020, arXiv:2005.14165, section 4),
-but that one shared 13-gram is no evidence: templates, licences and quotations share many. An item
-is there when half of the n-grams that are its own stand in the text. Of an item between the two, n
-is half of its words, so that three quarters of it suffice. A question of eight words is enough
-without its answers, if all of it stands there: quizzes print them apart, or in other orders.
+Whole items of a few words, and 13-grams of long ones, whatever case, punctuation, line breaks,
+tags, escapes and characters that nobody sees (the n-gram rule of Brown et al. 2020,
+arXiv:2005.14165, section 4), but that one shared 13-gram is no evidence: templates, licences and
+quotations share many. An item is there when half of the n-grams that are its own stand in the
+text. Of an item between the two, n is half of its words, so that three quarters of it suffice. A
+question of eight words is enough without its answers, if all of it stands there: quizzes print
+them apart, or in other orders.
 Chinese and Japanese have no spaces between words: there a character counts as a word.
 
 What this does not see: paraphrases, translations, and items of fewer than five words.
@@ -21,6 +22,7 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.case_folding import TURKISH_I, longer_folds
 from tasks.evaluations.frozen import FrozenItem
 
 COVERED = 0.5
@@ -45,14 +47,18 @@ _TAG = re.compile(r"<[A-Za-z/][!-;=?-~]*>")
 UNSEEN = (
     # Apostrophes, which some texts leave out.
     "'\u2018\u2019\u02bc\uff07"
+    # Accents that are no part of a letter: in Russian of stress, in Turkish the dot of a small i.
+    "\u0300-\u036f"
     # Soft hyphen, joiners, marks of direction, variation selectors: they do not part a word.
-    "\u00ad\u034f\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u00ad\u061c\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\U000e0000-\U000e01ef"
 )
 """Characters that count for nothing."""
 _UNSEEN = re.compile(f"[{UNSEEN}]+")
 _COMPATIBLE = ((0x2070, 0x209C), (0xFF01, 0xFF9D), (0x1D400, 0x1D7FF))
 """Raised and lowered, full and half width, mathematical letters: each counts as the plain one."""
+_CASED_END = 0x20000
+"""No character from here on has two cases."""
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 BASE = np.uint64(0x9E3779B97F4A7C15)
 """Of the polynomial that hashes words in a row."""
@@ -65,19 +71,21 @@ Place = tuple[str, str]
 
 
 def words_of(text: str) -> list[str]:
-    """The words of ``text``, folded to lower case; ideographs and kana one by one."""
-    return _WORD.findall(_UNSEEN.sub("", _TAG.sub(" ", text).translate(compatible())).lower())
+    """The words of ``text``, without case; ideographs and kana one by one."""
+    return _WORD.findall(_UNSEEN.sub("", _TAG.sub(" ", text).translate(folds())))
 
 
 @cache
-def compatible() -> dict[int, str]:
-    """What characters that are other forms of one letter or digit count as."""
-    forms = {
-        code: unicodedata.normalize("NFKC", chr(code))
-        for first, last in _COMPATIBLE
-        for code in range(first, last + 1)
-    }
-    return {code: form for code, form in forms.items() if len(form) == 1 and form != chr(code)}
+def folds() -> dict[int, str]:
+    """What characters count as that do not count as themselves: other cases, other forms."""
+    every = {code: chr(code).casefold() for code in range(_CASED_END)}
+    every |= longer_folds() | TURKISH_I
+    for first, last in _COMPATIBLE:
+        for code in range(first, last + 1):
+            form = unicodedata.normalize("NFKC", chr(code))
+            if len(form) == 1:
+                every[code] = every.get(ord(form), form)
+    return {code: fold for code, fold in every.items() if fold != chr(code)}
 
 
 class ItemGrams:
@@ -146,8 +154,7 @@ class ItemGrams:
         """Of each text the places of its n-grams, in increasing order."""
         from tasks.evaluations.item_search import find_grams  # noqa: PLC0415  imports numba
 
-        found, ends = find_grams(texts, self.lexicon, self._grams)
-        return np.split(found, ends)[: len(texts)]
+        return find_grams(texts, self.lexicon, self._grams)
 
     def _shares(self, found: NDArray[np.int64]) -> dict[Place, float]:
         counts: Counter[int] = Counter()

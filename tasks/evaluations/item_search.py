@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.compiled import compiled, compiled_inner
-from tasks.evaluations.item_grams import BASE, UNSEEN, UNSPACED, compatible
+from tasks.evaluations.escapes import other_readings
+from tasks.evaluations.item_grams import BASE, UNSEEN, UNSPACED, folds
 
 _NUM_CODES = 0x110000
 _IN_WORD = np.uint32(1 << 31)
 _ALONE = np.uint32(1 << 30)
 """A character that is a word by itself."""
 _IS_UNSEEN = np.uint32(1 << 29)
-_CODE = np.uint32(_IS_UNSEEN - 1)
+_IS_LONGER = np.uint32(1 << 28)
+"""A character that counts as several letters; its code is their place in ``longer``."""
+_CODE = np.uint32(_IS_LONGER - 1)
 _ASCII_END, _TWO_BYTES_END, _THREE_BYTES_END = 0x80, 0xE0, 0xF0
 _WORD_START = np.uint64(0xCBF29CE484222325)
 _WORD_STEP = np.uint64(0x100000001B3)
@@ -30,8 +33,6 @@ _OPENS, _CLOSES, _SLASH = (ord(one) for one in "<>/")
 _HALF = np.uint64(32)
 _LOWER_HALF = np.uint64(0xFFFFFFFF)
 _SIEVE_BITS_A_HEAD = 16
-_LOWERED_BY_PLACE = "\u0130\u03a3"
-"""The capitals that ``str.lower`` makes two characters of, or one that depends on the next."""
 
 Codes = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
@@ -43,6 +44,8 @@ class Lexicon(NamedTuple):
 
     folded: Codes
     """``uint32[0x110000]``: what each character counts as, with what it is; 0 parts words."""
+    longer: Codes
+    """``uint32[characters, 3]``: the letters that one character counts as, 0 behind the last."""
     slots: Hashes
     """Open addressing: upper half of a word's hash and its number, 0 is an empty slot."""
     codes: Codes
@@ -76,7 +79,7 @@ def lexicon_of(words: Sequence[str]) -> Lexicon:
     """Arrays of ``words``, which are numbered from 1 in their order.
 
     Args:
-        words: All different, in lower case.
+        words: All different, as ``words_of`` gives them.
     """
     codes = [np.frombuffer(_encoded(word, "utf-32-le"), np.uint32) for word in words]
     ends = np.cumsum([0, *map(len, codes)], dtype=np.int64)
@@ -84,7 +87,7 @@ def lexicon_of(words: Sequence[str]) -> Lexicon:
     slots = np.zeros(_table_size(2 * len(words)), np.uint64)
     _number_words(joined, ends, slots)
     longest = max(map(len, codes), default=0)
-    return Lexicon(_fold_table(), slots, joined, ends, longest)
+    return Lexicon(*_fold_tables(), slots, joined, ends, longest)
 
 
 def grams_of(ns: Numbers, hashes: Hashes, head: int, heads: Hashes) -> Grams:
@@ -137,28 +140,33 @@ def hash_runs(numbers: Hashes, ends: Numbers, ns: Numbers, head: int) -> tuple[H
     return hashes[:count], heads[:count]
 
 
-def find_grams(
-    texts: Sequence[str], lexicon: Lexicon, grams: Grams
-) -> tuple[Numbers, NDArray[np.int64]]:
-    """The n-grams of each text, each once.
+def find_grams(texts: Sequence[str], lexicon: Lexicon, grams: Grams) -> list[NDArray[np.int64]]:
+    """The n-grams of each text, each once, read with and without escapes.
 
     Returns:
-        ``int64[hits]`` places of n-grams in ``grams``, those of a text in increasing order, and
-        ``int64[texts]``, where those of each text end.
+        Of each text the places of n-grams in ``grams``, in increasing order.
     """
-    encoded = [_encoded(_lowered(text), "utf-8") for text in texts]
+    encoded = [_encoded(text, "utf-8") for text in texts]
+    read = [
+        (number, _encoded(reading, "utf-8"))
+        for number, text in enumerate(encoded)
+        # Bytes are searched several times as fast as characters.
+        if b"\\" in text or b"&" in text
+        for reading in other_readings(texts[number])
+    ]
+    encoded += [reading for _, reading in read]
     ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    return _find(np.frombuffer(b"".join(encoded), np.uint8), ends, lexicon, grams)
+    hits, hit_ends = _find(np.frombuffer(b"".join(encoded), np.uint8), ends, lexicon, grams)
+    found = np.split(hits, hit_ends)
+    for (number, _), others in zip(read, found[len(texts) : -1], strict=True):
+        if len(others):
+            found[number] = np.union1d(found[number], others)
+    return found[: len(texts)]
 
 
 def _encoded(text: str, encoding: str) -> bytes:
     # What is no text anywhere else, a lone surrogate, is one here that parts words.
     return text.encode(encoding, "surrogatepass")
-
-
-def _lowered(text: str) -> str:
-    """``text``, in lower case if the table cannot do that character by character."""
-    return text.lower() if any(one in text for one in _LOWERED_BY_PLACE) else text
 
 
 def _table_size(least: int) -> int:
@@ -167,12 +175,28 @@ def _table_size(least: int) -> int:
 
 
 @cache
-def _fold_table() -> Codes:
+def _fold_tables() -> tuple[Codes, Codes]:
+    """``folded`` and ``longer`` of a lexicon."""
+    codes = np.arange(_NUM_CODES, dtype=np.uint32)
+    several: dict[int, str] = {}
+    for code, fold in folds().items():
+        letters = re.sub(f"[{UNSEEN}]", "", fold)
+        if len(letters) > 1:
+            several[code] = letters
+        else:
+            codes[code] = ord(letters or fold)
+    kinds = _kinds()[codes]
+    folded = np.where(kinds != 0, codes | kinds, np.uint32(0))
+    longer = np.zeros((len(several), 3), np.uint32)
+    for place, (code, letters) in enumerate(several.items()):
+        folded[code] = np.uint32(place) | _IS_LONGER
+        longer[place, : len(letters)] = [ord(letter) for letter in letters]
+    return folded, longer
+
+
+def _kinds() -> Codes:
+    """``uint32[0x110000]``: what each character is that counts as itself."""
     every = "".join(map(chr, range(_NUM_CODES)))
-    for one in _LOWERED_BY_PLACE:
-        every = every.replace(one, "\0")
-    folded = every.translate(compatible()).lower()
-    lowered = np.frombuffer(_encoded(folded, "utf-32-le"), np.uint32)
     kinds = np.zeros(_NUM_CODES, np.uint32)
     for kind, pattern in (
         (_IN_WORD, rf"[^\W_{UNSPACED}]+"),
@@ -181,8 +205,7 @@ def _fold_table() -> Codes:
     ):
         for match in re.finditer(pattern, every):
             kinds[match.start() : match.end()] = kind
-    kinds = kinds[lowered]
-    return np.where(kinds != 0, lowered | kinds, np.uint32(0))
+    return kinds
 
 
 @compiled_inner
@@ -269,6 +292,19 @@ def _after_tag(text: NDArray[np.uint8], place: int, end: int) -> int:
 
 
 @compiled_inner
+def _lengthened(
+    hashed: np.uint64, word: Codes, length: int, place: np.uint32, lexicon: Lexicon
+) -> tuple[np.uint64, int]:
+    """Hash and length of a word that goes on with the letters at ``place`` in ``longer``."""
+    for letter in lexicon.longer[place]:
+        if letter:
+            hashed = (hashed ^ np.uint64(letter)) * _WORD_STEP
+            word[min(length, lexicon.longest)] = letter
+            length += 1
+    return hashed, length
+
+
+@compiled_inner
 def _number_text(
     text: NDArray[np.uint8], start: int, end: int, lexicon: Lexicon, word: Codes, numbers: Hashes
 ) -> int:
@@ -293,7 +329,9 @@ def _number_text(
             word[min(length, longest)] = letter
             length += 1
             continue
-        if kind & _IS_UNSEEN:
+        if kind & (_IS_UNSEEN | _IS_LONGER):
+            if kind & _IS_LONGER:
+                hashed, length = _lengthened(hashed, word, length, kind & _CODE, lexicon)
             continue
         if length:
             is_short = length <= longest

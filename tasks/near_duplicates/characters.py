@@ -2,7 +2,8 @@
 
 A unit is a word: a run of letters, digits and marks between white space, punctuation and symbols.
 In scripts that are written without spaces each character is a unit of its own. Upper and lower
-case are one, and so are ASCII and its full-width forms.
+case are one, also where one of them has more letters (``longer_folds``), and so are ASCII and its
+full-width forms.
 
 The ranges are spelled out here and not taken from Python's Unicode data, so that a signature made
 today fits one made in years. Only case folding is, which Unicode promises never to change for a
@@ -14,9 +15,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.case_folding import DOT, TURKISH_I, longer_folds
+
 SEPARATOR, IGNORED = 0, 1
 OWN_UNIT = 1 << 31
 """Set for a character that is a unit by itself."""
+LONGER = 1 << 30
+"""From here on up to ``OWN_UNIT``: the place in ``longer_table`` of what has several letters."""
 NUM_FOLDED = 1 << 16
 """Size of the table. A character above it (rare Han, emoji, historic scripts) is its own unit."""
 
@@ -56,7 +61,8 @@ _OWN_UNITS = (
 def fold_table() -> NDArray[np.uint32]:
     """``uint32[65536]``: what each character of the basic plane counts as.
 
-    ``SEPARATOR``, ``IGNORED``, or its folded code, with ``OWN_UNIT`` where that applies.
+    ``SEPARATOR``, ``IGNORED``, its folded code, with ``OWN_UNIT`` where that applies, or its place
+    in ``longer_table`` and ``LONGER``.
     """
     table = np.array([_folded(code) for code in range(NUM_FOLDED)], np.uint32)
     for first, last in _OWN_UNITS:
@@ -68,6 +74,19 @@ def fold_table() -> NDArray[np.uint32]:
     table[_FULL_WIDTH[0] : _FULL_WIDTH[1] + 1][table[0x21:0x7F] == SEPARATOR] = SEPARATOR
     for first, last in _IGNORED:
         table[first : last + 1] = IGNORED
+    table[DOT] = IGNORED
+    table[list(TURKISH_I)] = [ord(letter) for letter in TURKISH_I.values()]
+    table[list(longer_folds())] = LONGER + np.arange(len(longer_folds()), dtype=np.uint32)
+    table.flags.writeable = False
+    return table
+
+
+@lru_cache(maxsize=1)
+def longer_table() -> NDArray[np.uint32]:
+    """``uint32[characters, 3]``: the letters that one character counts as; 0 behind the last."""
+    table = np.zeros((len(longer_folds()), 3), np.uint32)
+    for row, letters in zip(table, longer_folds().values(), strict=True):
+        row[: len(letters)] = [ord(letter) for letter in letters]
     table.flags.writeable = False
     return table
 

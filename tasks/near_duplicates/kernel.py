@@ -22,6 +22,7 @@ _MIX_SHIFT = np.uint64(33)
 _PRINT_SHIFT = np.uint64(56)
 _ASCII_END, _TWO_BYTES_END, _THREE_BYTES_END = 0x80, 0xE0, 0xF0
 _OWN_UNIT = np.uint32(1 << 31)
+_LONGER = np.uint32(1 << 30)
 _NOTHING = np.uint32(0xFFFFFFFF)
 
 
@@ -48,7 +49,15 @@ def _decoded(text: Any, place: Any) -> Any:
 
 
 @compiled
-def _cut(text: Any, fold: Any, units: Any) -> Any:
+def _lengthened(word: Any, letters: Any) -> Any:
+    for letter in letters:
+        if letter > 0:
+            word = (word ^ np.uint64(letter)) * _WORD_STEP
+    return word
+
+
+@compiled
+def _cut(text: Any, fold: Any, longer: Any, units: Any) -> Any:
     """Write the hash of each unit of ``text`` into ``units``; returns how many there are."""
     count, place, end = 0, 0, len(text)
     word, is_open = _WORD_START, False
@@ -67,8 +76,11 @@ def _cut(text: Any, fold: Any, units: Any) -> Any:
         folded = fold[code] if code < len(fold) else np.uint32(code) | _OWN_UNIT
         if folded == 1:
             continue
-        if folded > 1 and folded < _OWN_UNIT:
+        if folded > 1 and folded < _LONGER:
             word, is_open = (word ^ np.uint64(folded)) * _WORD_STEP, True
+            continue
+        if folded >= _LONGER and folded < _OWN_UNIT:
+            word, is_open = _lengthened(word, longer[folded - _LONGER]), True
             continue
         if is_open:
             units[count] = _mixed(word)
@@ -114,6 +126,7 @@ def sign(
     data: Any,
     ends: Any,
     fold: Any,
+    longer: Any,
     ngram: Any,
     scale: Any,
     shift: Any,
@@ -126,6 +139,7 @@ def sign(
         data: ``uint8[bytes]``, texts as valid UTF-8, one after the other.
         ends: ``int64[texts]``, where each ends.
         fold: ``uint32[65536]``, of ``characters.fold_table``.
+        longer: ``uint32[characters, 3]``, of ``characters.longer_table``.
         ngram: Units a shingle.
         scale: ``uint32[permutations]``, odd.
         shift: ``uint32[permutations]``.
@@ -140,26 +154,27 @@ def sign(
     shingles = np.empty(longest // 2 + 1, np.uint32)
     start = 0
     for index in range(len(ends)):
-        count = _cut(data[start : ends[index]], fold, units)
+        count = _cut(data[start : ends[index]], fold, longer, units)
         counts[index] = _shingle(units, count, ngram, shingles)
         _minima(shingles, counts[index], scale, shift, signatures[index])
         start = ends[index]
 
 
 @compiled
-def cut_texts(data: Any, ends: Any, fold: Any, units: Any, unit_ends: Any) -> Any:
+def cut_texts(data: Any, ends: Any, fold: Any, longer: Any, units: Any, unit_ends: Any) -> Any:
     """The units of each text, one after the other; returns how many there are.
 
     Args:
         data: ``uint8[bytes]``, texts as valid UTF-8, one after the other.
         ends: ``int64[texts]``, where each ends.
         fold: ``uint32[65536]``, of ``characters.fold_table``.
+        longer: ``uint32[characters, 3]``, of ``characters.longer_table``.
         units: ``uint64[half of the bytes and one a text]``, written.
         unit_ends: ``int64[texts]``, written: where the units of each end.
     """
     start, place = 0, 0
     for index in range(len(ends)):
-        place += _cut(data[start : ends[index]], fold, units[place:])
+        place += _cut(data[start : ends[index]], fold, longer, units[place:])
         unit_ends[index] = place
         start = ends[index]
     return place

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.near_duplicate_segment import Keys, Prints, SignatureScheme
-from tasks.near_duplicates.characters import fold_table
+from tasks.near_duplicates.characters import fold_table, longer_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def minima_of(
     scale, shift = _permutations(scheme)
     minima = np.empty((len(texts), scheme.permutations), np.uint32)
     counts = np.empty(len(texts), np.int64)
-    sign(data, ends, fold_table(), scheme.ngram, scale, shift, minima, counts)
+    tables = fold_table(), longer_table()
+    sign(data, ends, *tables, scheme.ngram, scale, shift, minima, counts)
     return minima, counts
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.near_duplicates.characters import fold_table
+from tasks.near_duplicates.characters import fold_table, longer_table
 
 
 def units_of(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -22,5 +22,5 @@ def units_of(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64
     # A word of one ASCII letter and the space after it are the shortest unit.
     units = np.empty(len(data) // 2 + len(texts), np.uint64)
     unit_ends = np.empty(len(texts), np.int64)
-    count = cut_texts(data, ends, fold_table(), units, unit_ends)
+    count = cut_texts(data, ends, fold_table(), longer_table(), units, unit_ends)
     return units[:count], unit_ends

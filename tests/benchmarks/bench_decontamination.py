@@ -4,14 +4,16 @@
         --text technews.jsonl.gz --text code.jsonl.gz
 
 Items of each task are planted into documents: verbatim, reformatted (upper case, other
-punctuation, line breaks), three quarters of an item and a quarter. What is dropped without a leak
-in it is looked at besides, as is the rule of one shared 13-gram on the same text. The search takes
-turns with the one in Python that came before it (``item_search_python``), which finds the same.
+punctuation, line breaks), as JSON and HTML escape them, three quarters of an item and a quarter.
+What is dropped without a leak in it is looked at besides, as is the rule of one shared 13-gram on
+the same text. The search takes turns with the one in Python that came before it
+(``item_search_python``), which finds the same.
 """
 # ruff: noqa: T201  a script that prints its table
 
 import argparse
 import gzip
+import html
 import json
 import random
 import statistics
@@ -157,9 +159,18 @@ def _part(share: float) -> Callable[[str], str]:
     return cut
 
 
+def _by_number(text: str) -> str:
+    return "".join(
+        one if (one.isascii() and one.isalnum()) or one == " " else f"&#{ord(one)};" for one in text
+    )
+
+
 SPELLINGS: dict[str, Callable[[str], str]] = {
     "verbatim": str,
     "reformatted": _reformatted,
+    "JSON": json.dumps,
+    "HTML": html.escape,
+    "HTML, all but letters and digits by number": _by_number,
     "three quarters": _part(0.75),
     "a quarter": _part(0.25),
 }

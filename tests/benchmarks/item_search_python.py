@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.evaluations.escapes import other_readings
 from tasks.evaluations.item_grams import BASE, ItemGrams, Place, words_of
 
 _SIEVE_BITS = 20
@@ -41,9 +42,10 @@ class PythonSearch:
     def shares_in(self, text: str) -> dict[Place, float]:
         """As ``ItemGrams.shares_in``."""
         counts: Counter[_Part] = Counter()
-        for n, hashes in self._found_in(text):
-            for one in hashes.tolist():
-                counts.update(self._holders[n, one])
+        readings = [text, *other_readings(text)]
+        every = (found for reading in readings for found in self._found_in(reading))
+        for n, one in {(n, one) for n, hashes in every for one in hashes.tolist()}:
+            counts.update(self._holders[n, one])
         shares: dict[Place, float] = {}
         for part, count in sorted(counts.items()):
             is_question, task, item = part

@@ -1,10 +1,13 @@
 """The compiled search finds what the rule says, in every script."""
 
+import html
+import json
 import random
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from html.entities import codepoint2name
 from itertools import takewhile
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.evaluations.escapes import other_readings
 from tasks.evaluations.frozen import FrozenItem
 from tasks.evaluations.item_grams import UNSPACED, ItemGrams, Place, words_of
 from tasks.evaluations.item_search import lexicon_of
@@ -66,6 +70,107 @@ def test_an_item_is_found_however_it_is_spelled(spelling: str) -> None:
     grams = ItemGrams({"quiz": [item("only", text)]})
     assert grams.shares_in(f"said: {spelled} (so)") == {("quiz", "only"): 1.0}
     assert ItemGrams({"quiz": [item("only", spelled)]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+GERMAN = (
+    "Der Kapit\u00e4n wu\u00dfte, da\u00df die gro\u00dfe Stra\u00dfe na\u00df und hei\u00df war"
+)
+TURKISH = (
+    "\u0130stanbul'da \u0131\u015f\u0131k, \u0130lgin\u00e7 insanlar\u0131n sessiz "
+    "ak\u015famlar\u0131n\u0131 anlat\u0131r bize"
+)
+GREEK = (
+    "\u0397 \u03b3\u03b1\u0390\u03c4\u03b1 \u03c4\u03bf\u03c5 "
+    "\u03ba\u03cc\u03c3\u03bc\u03bf\u03c5 \u1fb3 \u03ba\u03b1\u03b9 \u03bf\u03b9 "
+    "\u03b4\u03c1\u03cc\u03bc\u03bf\u03b9 \u03c4\u03b7\u03c2"
+)
+RUSSIAN = (
+    "\u0432\u044b\u0441\u043e\u043a\u0438\u0439 \u0437\u0430\u0301\u043c\u043e\u043a "
+    "\u0441\u0442\u043e\u0438\u0442 \u043d\u0430 \u0433\u043e\u0440\u0435"
+)
+CAPITALS: dict[str, Callable[[str], str]] = {
+    "as Python has them": str.upper,
+    "back in small letters": lambda text: text.upper().lower(),
+    "with a capital sharp s": lambda text: text.replace("\u00df", "\u1e9e").upper(),
+    "in Turkish": lambda text: text.replace("i", "\u0130").upper(),
+    "without marks of stress": lambda text: text.replace("\u0301", ""),
+}
+
+
+@pytest.mark.parametrize("capitals", CAPITALS)
+@pytest.mark.parametrize("text", [GERMAN, TURKISH, GREEK, RUSSIAN])
+def test_an_item_is_found_in_capitals_whatever_number_of_letters_they_have(
+    text: str, capitals: str
+) -> None:
+    written = composed(CAPITALS[capitals](text))
+    grams = ItemGrams({"quiz": [item("only", text)]})
+    assert grams.shares_in(f"said: {written} (so)") == {("quiz", "only"): 1.0}
+    assert ItemGrams({"quiz": [item("only", written)]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+QUOTED = (
+    'Gro\u00dfe "Stra\u00dfen" & <Pl\u00e4tze>:\nwhy doesn\'t\tthe old\u00a0ferryman\r\n'
+    "sink C:\\new or \\theta\nin \u6f22\u5b57\u3092\u66f8\u304f \U00020000\U0001f600 "
+    "he\u0301 asked\u2028and left/gone\nquickly"
+)
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "in JSON": json.dumps,
+    "in JSON without other letters": lambda text: json.dumps({"text": text, "label": 1}),
+    "in JSON with letters": lambda text: json.dumps(text, ensure_ascii=False),
+    "in JSON with slashes escaped": lambda text: json.dumps(text).replace("/", "\\/"),
+    "in JSON with capital digits": lambda text: re.sub(
+        r"(?<=\\u)\w{4}", lambda found: found[0].upper(), json.dumps(text)
+    ),
+    "as Python prints it": repr,
+    "in HTML": html.escape,
+    "in HTML, letters too": lambda text: "".join(
+        f"&{codepoint2name[ord(one)]};" if ord(one) in codepoint2name else one for one in text
+    ),
+    "in HTML by numbers": lambda text: "".join(
+        one if one.isascii() and one.isalnum() else f"&#{ord(one)};" for one in text
+    ),
+    "in HTML by hexadecimal numbers": lambda text: "".join(
+        one if one.isascii() and one.isalnum() else f"&#x{ord(one):X};" for one in text
+    ),
+    "in HTML three times": lambda text: html.escape(html.escape(html.escape(text))),
+    "in HTML in JSON": lambda text: json.dumps(html.escape(text)),
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_an_item_is_found_through_the_escapes_of_json_and_html(escape: str) -> None:
+    text = composed(QUOTED)
+    grams = ItemGrams({"quiz": [item("only", text)]})
+    other = "we met \\alpha &amp; nothing else,\\nlong ago"
+    texts = [other, f"{other} {ESCAPES[escape](text)} {other}", text, other]
+    found = {("quiz", "only"): 1.0}
+    assert grams.shares_in_texts(texts) == [{}, found, found, {}]
+    assert covered({"quiz": [item("only", text)]}, texts[:2]) == {"quiz": {"only": 1.0}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"C:\new\temp\user\bin\figures\readme",
+        r"let \theta and \nu be \beta of \frac \rho \textbf \xi5 \xba",
+        r"the regex \bword\b and \d+\n for \u00e9t\u00e9 or \x41ll",
+        "char *a = &lt; &gt; &amp; &copy; &notin; &reg;ister; b",
+        "see \\u12 \\ud83d \\uD83D\\u0041 &#; &#xD800; &#99999999; &;one two three",
+    ],
+)
+def test_what_looks_like_an_escape_hides_no_item(text: str) -> None:
+    grams = ItemGrams({"quiz": [item("only", text)]})
+    assert grams.shares_in(f"so {text} it is") == {("quiz", "only"): 1.0}
+    plain = " ".join(words_of(text))
+    assert ItemGrams({"quiz": [item("only", plain)]}).shares_in(text) == {("quiz", "only"): 1.0}
+
+
+@given(st.text(st.sampled_from("\\\\&;#xXuU0dDaAnt\"'\u00e9"), max_size=40), st.text())
+def test_reading_escapes_undoes_escaping_and_refuses_no_text(text: str, other: str) -> None:
+    for one in (text, other):
+        for escaped in (json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]):
+            words = words_of(composed(json.loads(f'"{escaped}"')))
+            assert words in [words_of(each) for each in (escaped, *other_readings(escaped))]
 
 
 def question(name: str, query: str, *choices: str) -> FrozenItem:
@@ -211,11 +316,14 @@ def test_an_item_is_found_whatever_characters_it_has(text: str) -> None:
 
 
 def test_every_character_is_cut_and_folded_as_by_the_pattern() -> None:
-    table = lexicon_of([]).folded
+    lexicon = lexicon_of([])
+    table = lexicon.folded
     for code in range(0x110000):
-        if code in (0x130, 0x3A3):
-            continue  # whole texts with these are lowered before
         found = words_of(chr(code))
+        if table[code] >> 28 & 1:
+            letters = lexicon.longer[int(table[code]) & ((1 << 28) - 1)]
+            assert found == ["".join(chr(letter) for letter in letters if letter)]
+            continue
         kind = (2 if re.match(f"[{UNSPACED}]", found[0]) else 1) if found else 0
         is_unseen = words_of(f"a{chr(code)}b") == ["ab"]
         assert [int(table[code]) >> bit & 1 for bit in (31, 30, 29)] == [
@@ -223,7 +331,7 @@ def test_every_character_is_cut_and_folded_as_by_the_pattern() -> None:
             kind == 2,
             is_unseen,
         ]
-        assert not found or int(table[code]) & ((1 << 29) - 1) == ord(found[0])
+        assert not found or int(table[code]) & ((1 << 28) - 1) == ord(found[0])
 
 
 def test_the_ngrams_of_a_text_come_by_length_each_once() -> None:

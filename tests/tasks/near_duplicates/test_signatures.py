@@ -1,5 +1,6 @@
 import hashlib
 import random
+import unicodedata
 from itertools import pairwise
 
 import numpy as np
@@ -8,14 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.near_duplicate_segment import SignatureScheme
-from tasks.near_duplicates.characters import IGNORED, NUM_FOLDED, OWN_UNIT, SEPARATOR, fold_table
+from tasks.near_duplicates.characters import (
+    IGNORED,
+    LONGER,
+    NUM_FOLDED,
+    OWN_UNIT,
+    SEPARATOR,
+    fold_table,
+    longer_table,
+)
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.signatures import minima_of, signatures_of
 
 _SCHEME = NearDuplicateConfig().scheme
 _TEXTS = (
     st.text(
-        st.sampled_from("aB1 \n.-\u00e9\u00c9\u0416\u0636\u200d\u4e2d\u6587\u30ab\uff21\U0001f600")
+        st.sampled_from(
+            "aB1 \n.-\u00df\u1e9e\u0130\ufb03\u00e9\u00c9\u0416\u0636"
+            "\u200d\u4e2d\u6587\u30ab\uff21\U0001f600"
+        )
     )
     | st.text()
 )
@@ -39,6 +51,8 @@ def _units(text: str) -> list[tuple[int, ...]]:
             units += [tuple(word)] if word else []
             word = []
             units += [(folded,)] if folded else []
+        elif folded >= LONGER:
+            word += [letter for letter in longer_table()[folded - LONGER].tolist() if letter]
         else:
             word.append(folded)
     return units
@@ -89,8 +103,24 @@ def test_a_signature_is_the_same_on_every_machine() -> None:
 def test_the_table_of_characters_is_the_one_of_this_method() -> None:
     # Should this fail with another Python: the index of every lineage rests on the table.
     assert (
-        hashlib.sha256(fold_table().astype("<u4").tobytes()).hexdigest()[:16] == "af40a24bc8acbcbc"
+        hashlib.sha256(fold_table().astype("<u4").tobytes()).hexdigest()[:16] == "371b9389c945337a"
     )
+    longer = hashlib.sha256(longer_table().astype("<u4").tobytes()).hexdigest()
+    assert longer[:16] == "65020503848b6972"
+    assert all(fold_table()[letter] == letter for letter in longer_table().flat if letter)
+
+
+def test_every_letter_counts_as_its_other_cases() -> None:
+    every = [f"x{chr(code)}y" for code in range(0xD800)]
+    texts = [text for text in every if unicodedata.normalize("NFC", text) == text]
+    for change in (str.upper, str.lower, str.title, str.casefold):
+        cased = [unicodedata.normalize("NFC", change(text)) for text in texts]
+        differing = [
+            one for one, other in zip(texts, cased, strict=True) if _units(one) != _units(other)
+        ]
+        assert differing == []
+        minima, others = (minima_of(each, _scheme(1, 1, 1))[0] for each in (texts, cased))
+        assert np.array_equal(minima, others)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +129,16 @@ def test_the_table_of_characters_is_the_one_of_this_method() -> None:
         ("The quick brown fox", "the  QUICK\n\nbrown, fox!"),
         ("don't stop", "don\u2019t stop"),
         ("\uff21\uff22\uff23 \uff11\uff12", "abc 12"),
+        (
+            "Die gro\u00dfe Stra\u00dfe, na\u00df und hei\u00df",
+            "DIE GROSSE STRA\u1e9eE: NASS UND HEISS",
+        ),
+        ("\u0130stanbul \u0131\u015f\u0131k", "\u0130STANBUL I\u015eIK"),
+        ("\u0130stanbul i\u015fi", "i\u0307stanbul \u0130\u015e\u0130"),
+        (
+            "e\ufb03cient \ufb01ne \u03b3\u03b1\u0390\u03c1\u03c2",
+            "EFFICIENT FINE \u0393\u0391\u03aa\u0301\u03a1\u03a3",
+        ),
         ("co\u00adoperate", "cooperate"),
         ("co\u200boper\u2060a\ufeffte", "cooperate"),
         ("\u0e19\u0e49\u0e33\u200b\u0e14\u0e35", "\u0e19\u0e49\u0e33\u0e14\u0e35"),
