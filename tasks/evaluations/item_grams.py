@@ -97,7 +97,8 @@ class ItemGrams:
 
     def __init__(self, tasks: Mapping[str, Sequence[FrozenItem]]) -> None:
         # Not at the top: it imports numba, and a scheduler imports this module.
-        from tasks.evaluations.item_search import grams_of, lexicon_of  # noqa: PLC0415
+        from tasks.evaluations.item_search import grams_of  # noqa: PLC0415
+        from tasks.evaluations.item_words import lexicon_of  # noqa: PLC0415
 
         vocabulary: dict[str, int] = {}
         heads: list[_Hashes] = []

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tasks.evaluations.escapes import other_readings
 from tasks.evaluations.frozen import FrozenItem
 from tasks.evaluations.item_grams import UNSPACED, ItemGrams, Place, words_of
-from tasks.evaluations.item_search import lexicon_of
+from tasks.evaluations.item_words import lexicon_of
 from tasks.evaluations.trained_on import covered
 from training.items.item import Item
 
