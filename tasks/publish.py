@@ -19,6 +19,7 @@ from storage.objects import ObjectStore
 from storage.replay import next_replay, publish_replay, read_replay
 from storage.snapshots import read_snapshot
 from storage.transitions import with_verdict
+from tasks.ancestors import with_takedowns
 from tasks.judge.verdict import VerdictReport
 from tasks.model_export import export_model, load_trained
 from tasks.reporting.page import report_key, verdict_key
@@ -176,15 +177,16 @@ def commit_verdict(
         publishes = record.verdict == "PASS" and not always_ask
         is_new = publishes and not _is_decided(head, record.update)
         replay = extend_replay(head, record.snapshots) if is_new else None
+        others = () if failed is None else (with_takedowns(store, layout, head, failed.record),)
         return with_verdict(
             head,
-            record,
+            with_takedowns(store, layout, head, record, others),
             replay=replay,
             by=by,
             reason=report.reason,
             lease_token=lease.token if lease is not None else None,
             always_ask=always_ask,
-            failed=failed.record if failed else None,
+            failed=others[0] if others else None,
         )
 
     head = commit_change(store, layout, change)

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from storage.file_cache import FileCache
-from storage.head import Head, VersionRecord
+from storage.head import Head
 from storage.layout import Layout
 from storage.ledger import exposures_of
 from storage.objects import ObjectStore
 from storage.replay import ReplayManifest, read_replay
 from storage.snapshots import SnapshotManifest, read_snapshot_manifest
 from storage.takedowns import FORGOTTEN
+from tasks.ancestors import Ancestors
 from tasks.curate import content_digest
 from tasks.curation.normalise import as_given, normalise
 from tasks.document_rows import DocumentTables
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.find import find_near
 from tasks.twins import NearTwins, Place, near_twins
-from tasks.update_plan import is_saved, load_plan
 
 _COLUMNS = (
     "document", "content", "source", "uri", "position", "domain", "time", "split", "reason",
@@ -120,7 +120,7 @@ def who_saw(
     if near is not None and normal:
         cache = FileCache(work_dir / "snapshots")
         alike = find_near(store, layout, head, normal, near, cache=cache)
-    known = _Ancestors(store, layout, head)
+    known = Ancestors(store, layout, head)
     replays = [read_replay(store, layout, version) for version in _replay_versions(heads)]
     tables = DocumentTables(store, layout, work_dir / "documents")
     manifests = {
@@ -158,7 +158,7 @@ def who_saw(
                 snapshot=snapshot,
                 state=states[snapshot],
                 learned=learned,
-                versions=known.that_saw({one.update for one in learned}),
+                versions=_that_saw(known, head, {one.update for one in learned}),
                 replay=_drawing_from(replays, snapshot, row),
                 **row,
             )
@@ -166,47 +166,13 @@ def who_saw(
     return found
 
 
-class _Ancestors:
-    """Which updates a version knows the text of, its own and those that it grew from."""
-
-    def __init__(self, store: ObjectStore, layout: Layout, head: Head) -> None:
-        self._store, self._layout, self._head = store, layout, head
-        self._records = {record.version: record for record in head.versions}
-        self._known: dict[str, frozenset[str]] = {}
-
-    def that_saw(self, updates: set[str]) -> tuple[SeenBy, ...]:
-        """The versions that know the text of any of ``updates``."""
-        return tuple(
-            SeenBy(version=record.version, decision=record.decision, updates=tuple(sorted(through)))
-            for record in self._head.versions
-            if (through := self._of_version(record) & updates)
-        )
-
-    def _of_version(self, record: VersionRecord) -> frozenset[str]:
-        if record.merged_from:
-            parents = [self._of_version(self._records[name]) for name in record.merged_from]
-            return frozenset().union(*parents)
-        return self._of_update(record.update)
-
-    def _of_update(self, update: str) -> frozenset[str]:
-        if update not in self._known:
-            self._known[update] = frozenset({update}) | self._before(update)
-        return self._known[update]
-
-    def _before(self, update: str) -> frozenset[str]:
-        # An imported base has no plan.
-        if not is_saved(self._store, self._layout, update):
-            return frozenset()
-        train = load_plan(self._store, self._layout, update).train
-        known: frozenset[str] = frozenset()
-        if train.taken_over is not None:
-            known |= self._of_update(train.taken_over.update)
-        if train.initial is None:
-            return known
-        if train.initial.startswith(f"{self._layout.root}/updates/"):
-            return known | self._of_update(self._layout.checkpoint_of(train.initial)[0])
-        version = train.initial.rpartition("/")[2]
-        return known | self._of_version(self._records[version])
+def _that_saw(known: Ancestors, head: Head, updates: set[str]) -> tuple[SeenBy, ...]:
+    """The versions that know the text of any of ``updates``."""
+    return tuple(
+        SeenBy(version=record.version, decision=record.decision, updates=tuple(sorted(through)))
+        for record in head.versions
+        if (through := known.of_version(record) & updates)
+    )
 
 
 def _replay_versions(heads: Sequence[Head]) -> list[str]:

@@ -50,7 +50,10 @@ def test_whatever_ends_a_command_that_has_just_begun_ends_its_server(
     places = ("PREFECT_API_URL", "PERENNIAL_PREFECT_API_URL")
     environment = {name: value for name, value in os.environ.items() if name not in places}
     environment |= {"PERENNIAL_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path), MARK: mark}
-    command = subprocess.Popen([sys.executable, "-c", COMMAND], env=environment)
+    # In a session of its own: ``stop`` ends all of a session, which otherwise is that of the tests.
+    command = subprocess.Popen(
+        [sys.executable, "-c", COMMAND], env=environment, start_new_session=True
+    )
     server = wait_for(lambda: server_of(mark), 60, "the server")
     assert os.getsid(server.pid) == server.pid
     command.send_signal(number)

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from storage.errors import AlreadyExistsError, CorruptError, HeadMovedError, LeaseLostError
-from storage.head import Head, VersionRecord
+from storage.head import Head, VersionRecord, commit_change
 from storage.lease import Lease
 from storage.local_objects import LocalObjects
 from storage.models import fetch_model, is_published, read_model_manifest
 from storage.objects import ObjectStore
 from storage.registry import find_run, is_projected, open_run
+from storage.taking_down import with_takedown
 from tasks.judge.verdict import VerdictReport
 from tasks.mirror import mirror
 from tasks.publish import commit_verdict, export, replay_extender
@@ -409,3 +410,20 @@ def publish_one(store: LocalObjects, lease: Lease, tmp_path: Path, number: int) 
     )
     commit(store, lease, record)
     return record.version
+
+
+def test_a_verdict_marks_what_knows_documents_that_were_taken_down(
+    store: LocalObjects, lease: Lease
+) -> None:
+    add_snapshot(store, 1)
+    waits = candidate(newest(store), "AMBIGUOUS")
+    commit(store, lease, waits)
+
+    def taken_down(head: Head | None) -> Head:
+        assert head is not None
+        saw = [waits.version]
+        return with_takedown(head, "t1", saw=saw, suite=head.suite, by="test", reason="")
+
+    commit_change(store, LAYOUT, taken_down)
+    head = commit(store, lease, replace(waits, verdict="PASS"))
+    assert [(one.decision, one.takedowns) for one in head.versions] == [("published", ("t1",))]
