@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from flows.text_file import text_of
 from storage.errors import StorageError
 from storage.head import Head, read_head
 from storage.lease import Lease
+from storage.takedowns import FORGOTTEN, UnkeptText
+from tasks.drop_reasons import is_elsewhere
 from tasks.forget.forget import (
     Done,
     Forecast,
@@ -177,6 +180,10 @@ def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcom
     if len(found.documents) > _MOST_NAMED:
         lines.append(f"  and {len(found.documents) - _MOST_NAMED:,} more")
     lines += [
+        f"  of {as_name(document)}, dropped as {one.reason}, no text was kept"
+        for document, one in list(found.unkept.items())[:_MOST_NAMED]
+    ]
+    lines += [
         _seen_by(forecast.versions, ", which would be marked"),
         f"drawn from by {len(forecast.replay):,} versions of the replay, which hold no copies",
         f"would replace or remove {len(keys):,} objects:",
@@ -192,6 +199,7 @@ def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcom
         "versions": forecast.versions,
         "replay": forecast.replay,
         "objects": keys,
+        "unkept": {document: asdict(one) for document, one in found.unkept.items()},
     }
     return steps.outcome(
         ground,
@@ -201,6 +209,7 @@ def _foreseen(ground: Ground, forecast: Forecast, keys: Sequence[str]) -> Outcom
         details=details,
         warnings=(
             *_too_short(found.too_short),
+            *_not_kept(list(found.unkept.values())),
             *_unindexed(forecast.unindexed),
             *_elsewhere(forecast.machines),
         ),
@@ -225,8 +234,11 @@ def _told(ground: Ground, site: Site, dones: Sequence[Done], warnings: Sequence[
             )
             more += _left(done, others)
         if not done.takedown.windows:
-            more += _too_short(1)
-    is_left = any(done.proof.places for done in dones)
+            more += _too_short(done.takedown.too_short)
+        more += _not_kept(done.takedown.unkept)
+    is_left = any(
+        done.proof.places or any(map(_is_somewhere, done.takedown.unkept)) for done in dones
+    )
     details = {
         "takedowns": [
             {
@@ -234,6 +246,7 @@ def _told(ground: Ground, site: Site, dones: Sequence[Done], warnings: Sequence[
                 "documents": len(done.takedown.documents),
                 "snapshots": done.takedown.snapshots,
                 "versions": done.takedown.versions,
+                "unkept": [asdict(one) for one in done.takedown.unkept],
                 "proof": asdict(done.proof),
             }
             for done in dones
@@ -284,6 +297,33 @@ def _too_short(texts: int) -> list[str]:
     if not texts:
         return []
     return [f"{texts} texts are too short to be searched for: fewer than 24 bytes"]
+
+
+def _is_somewhere(text: UnkeptText) -> bool:
+    """Whether a lineage has what the text says, and nobody has looked for it."""
+    return is_elsewhere(text.reason) and not text.is_repeated
+
+
+def _not_kept(texts: Sequence[UnkeptText]) -> list[str]:
+    """Of documents of which no text is there: what became of the search for it."""
+    told: list[str] = []
+    for text, count in sorted(Counter(texts).items(), key=lambda item: item[0].reason):
+        whose = "the text of 1 document" if count == 1 else f"the text of {count:,} documents"
+        if text.reason == FORGOTTEN:
+            told.append(f"{whose} was forgotten before, and is not searched for again")
+            continue
+        begin = f"{whose} was not kept: dropped as {text.reason}"
+        if text.is_repeated:
+            told.append(f"{begin}; searched for is what it nearly repeats, which goes with it")
+        elif is_elsewhere(text.reason):
+            told.append(
+                f"{begin}, which says that its words stand elsewhere in the lineage or its tasks, "
+                "and they are neither searched for nor known to have been learned; they can be "
+                "found by --text FILE only"
+            )
+        else:
+            told.append(f"{begin}; it is not searched for, which can be done by --text FILE only")
+    return told
 
 
 def _unindexed(snapshots: int) -> list[str]:

@@ -47,9 +47,10 @@ def _lines(sighting: Sighting, head: Head) -> list[str]:
     place = f"{uri}:{sighting.position}" if sighting.position else uri
     dropped = f" ({sighting.reason})" if sighting.reason else ""
     alike = "" if sighting.likeness == 1 else f", about {sighting.likeness:.0%} of it in common"
+    twin = f", which {as_name(sighting.twin_of)} repeats" if sighting.twin_of else ""
     lines = [
         f"{as_name(sighting.document)} in snapshot {sighting.snapshot} ({sighting.state}), "
-        f"{sighting.domain}: {sighting.split}{dropped}{alike}",
+        f"{sighting.domain}: {sighting.split}{dropped}{twin}{alike}",
         f"  read from {place}",
     ]
     lines += [

@@ -47,6 +47,16 @@ class ForgottenDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnkeptText:
+    """The text of a document that is taken down, where no snapshot kept it."""
+
+    reason: str
+    """Why the document was dropped; ``FORGOTTEN`` where an equal text was taken down before."""
+    is_repeated: bool
+    """Whether what it nearly repeats was found in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Takedown:
     """Documents that are taken down together."""
 
@@ -71,6 +81,10 @@ class Takedown:
 
     quoting: tuple[str, ...] = ()
     """Snapshots whose lists of rejects, leaks or examples quote any of it."""
+    too_short: int = 0
+    """Texts that are too short to be searched for."""
+    unkept: tuple[UnkeptText, ...] = ()
+    """Texts that are not searched for, because there is none, a document each."""
 
     @property
     def snapshots(self) -> tuple[str, ...]:

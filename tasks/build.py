@@ -30,6 +30,7 @@ from tasks.drop_reasons import mostly_dropped
 from tasks.edited import HeldOutOfFiles
 from tasks.encode import DocumentEncoder, Encoded, Legible
 from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.dropped import DROPPED_SEGMENT
 from tasks.prepare import (
     Batch,
     Preparation,
@@ -62,6 +63,7 @@ RESERVED_NAMES = frozenset(
         ANNOTATIONS,
         CONSUMED,
         DOCUMENTS,
+        DROPPED_SEGMENT,
         EXAMPLES,
         LEAKS,
         PARAGRAPHS,

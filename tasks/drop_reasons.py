@@ -28,6 +28,7 @@ _STAGE_OF = {
     "forgotten": TAKEDOWN,
 }
 _AS_IT_SHOULD_BE = {EXACT, NEAR, TAKEDOWN}
+_ELSEWHERE = {EXACT, TASK_ITEMS, NEAR}
 _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 """Of a domain, from which on a rule that drops so much of it is told."""
 
@@ -35,6 +36,11 @@ _ENOUGH_DOCUMENTS, _MOST = 20, 0.9
 def stage_of(reason: str) -> str:
     """Which of ``STAGES`` drops for ``reason``: what no other stage owns is a rule."""
     return _STAGE_OF.get(reason, RULES)
+
+
+def is_elsewhere(reason: str) -> bool:
+    """Whether what is dropped for ``reason`` says what a lineage has in another place as well."""
+    return stage_of(reason) in _ELSEWHERE
 
 
 def mostly_dropped(domains: Mapping[str, Counter[str]]) -> dict[str, str]:

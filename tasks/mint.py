@@ -23,13 +23,14 @@ from tasks.build import CONSUMED, BuildInputs, ReadDocuments
 from tasks.curation.annotation_table import ANNOTATIONS
 from tasks.document_table import write_document_table
 from tasks.framing import Framing, framed_length, framing_of
+from tasks.near_duplicates.dropped import DROPPED_SEGMENT
 from tasks.pack import PackedDomain, first_tokens, pack_domain
 from tasks.refresh_progress import RefreshProgress
 from tasks.rejects import REJECTS
 from tasks.sift import EXAMPLES, LEAKS
 from tasks.split import DROPPED
 
-_OF_STAGES = (LEAKS, SEGMENT, ANNOTATIONS, EXAMPLES, PARAGRAPHS)
+_OF_STAGES = (LEAKS, SEGMENT, DROPPED_SEGMENT, ANNOTATIONS, EXAMPLES, PARAGRAPHS)
 """What stages of a refresh leave that not every lineage has."""
 
 

@@ -4,28 +4,30 @@ The ledgers say what each update was trained on; what came before it, from whate
 update that it took over, it knows as well.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.file_cache import FileCache
-from storage.head import Head, SnapshotRecord
+from storage.head import Head
 from storage.layout import Layout
 from storage.ledger import exposures_of
-from storage.manifest import fetch_verified
 from storage.objects import ObjectStore
 from storage.replay import ReplayManifest, read_replay
-from storage.revised import original_name
-from storage.snapshots import DOCUMENTS, SnapshotManifest, read_snapshot_manifest
+from storage.snapshots import SnapshotManifest, read_snapshot_manifest
+from storage.takedowns import FORGOTTEN
 from tasks.ancestors import Ancestors
 from tasks.curate import content_digest
-from tasks.curation.annotation_table import ANNOTATIONS, documents_delivered_as
 from tasks.curation.normalise import as_given, normalise
+from tasks.document_rows import DocumentTables
 from tasks.near_duplicates.config import NearDuplicateConfig
 from tasks.near_duplicates.find import find_near
+from tasks.twins import NearTwins, Place, near_twins
 
-_COLUMNS = ("document", "source", "uri", "position", "domain", "time", "split", "reason")
+_COLUMNS = (
+    "document", "content", "source", "uri", "position", "domain", "time", "split", "reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,9 @@ class Sighting:
     """Versions of the replay buffer that draw from its domain of this snapshot."""
     likeness: float
     """Jaccard similarity to a text that was asked for, estimated; 1 for what was asked for."""
+    twin_of: str = ""
+    """A document that was asked for and dropped, whose text this one equals or nearly repeats; ""
+    for what was asked for itself."""
 
 
 def who_saw(
@@ -88,6 +93,7 @@ def who_saw(
 ) -> list[Sighting]:
     """Every place of the documents asked for, in all snapshots, in the order of these.
 
+    Behind them what those of them that were dropped repeat: their texts were learned there.
     Reads the tables of documents of all snapshots and, of what was found, all ledgers. Changes
     nothing.
 
@@ -116,27 +122,44 @@ def who_saw(
         alike = find_near(store, layout, head, normal, near, cache=cache)
     known = Ancestors(store, layout, head)
     replays = [read_replay(store, layout, version) for version in _replay_versions(heads)]
-    rows: list[tuple[SnapshotRecord, dict[str, Any]]] = []
-    for record in head.snapshots:
-        manifest = read_snapshot_manifest(store, layout, record.id)
-        near_rows = alike.get(record.id, {})
-        listed = _rows(store, layout, manifest, ids, contents, near_rows, work_dir)
-        rows += [(record, row) for row in listed]
-    ledgers = exposures_of(store, layout, {row["document"] for _, row in rows})
+    tables = DocumentTables(store, layout, work_dir / "documents")
+    manifests = {
+        record.id: read_snapshot_manifest(store, layout, record.id) for record in head.snapshots
+    }
+    rows: dict[Place, dict[str, Any]] = {}
+    for snapshot, manifest in manifests.items():
+        listed = tables.rows(manifest, _COLUMNS, names=ids, contents=contents)
+        rows |= {(snapshot, row): {**values, "likeness": 1.0} for row, values in listed.items()}
+        others = {row: near for row, near in alike.get(snapshot, {}).items() if row not in listed}
+        for row, values in tables.rows(manifest, _COLUMNS, places=others).items():
+            rows[snapshot, row] = {**values, "likeness": round(others[row], 3)}
+    dropped = {
+        place: row
+        for place, row in rows.items()
+        if row["split"] == "dropped" and row["reason"] != FORGOTTEN and row["likeness"] == 1
+    }
+    rows |= _equal_to(tables, manifests, dropped, rows)
+    if near is not None:
+        cache = FileCache(work_dir / "snapshots")
+        twins = near_twins(store, layout, head, manifests, dropped, near, cache=cache)
+        rows |= _near_to(tables, manifests, dropped, twins, rows)
+    ledgers = exposures_of(store, layout, {row["document"] for row in rows.values()})
+    states = {record.id: record.state for record in head.snapshots}
     found: list[Sighting] = []
-    for record, row in rows:
+    for (snapshot, _), row in rows.items():
+        row.pop("content")
         learned = tuple(
             Learned(update=seen.update, exposures=seen.row.exposures, tokens=seen.row.tokens)
             for seen in ledgers[row["document"]]
-            if (seen.row.snapshot, seen.row.domain) == (record.id, row["domain"])
+            if (seen.row.snapshot, seen.row.domain) == (snapshot, row["domain"])
         )
         found.append(
             Sighting(
-                snapshot=record.id,
-                state=record.state,
+                snapshot=snapshot,
+                state=states[snapshot],
                 learned=learned,
                 versions=_that_saw(known, head, {one.update for one in learned}),
-                replay=_drawing_from(replays, record.id, row),
+                replay=_drawing_from(replays, snapshot, row),
                 **row,
             )
         )
@@ -174,37 +197,44 @@ def _drawing_from(
     )
 
 
-def _rows(
-    store: ObjectStore,
-    layout: Layout,
-    manifest: SnapshotManifest,
-    ids: Sequence[str],
-    contents: Sequence[bytes],
-    alike: Mapping[int, float],
-    work_dir: Path,
-) -> Iterator[dict[str, Any]]:
-    """What a snapshot's table of documents says of those that are asked for."""
-    import pyarrow.parquet as pq  # noqa: PLC0415  heavy, and the scheduler imports this module
+def _equal_to(
+    tables: DocumentTables,
+    manifests: Mapping[str, SnapshotManifest],
+    dropped: Mapping[Place, Mapping[str, Any]],
+    listed: Collection[Place],
+) -> dict[Place, dict[str, Any]]:
+    """Rows, not listed yet, with the text of a document that was dropped."""
+    names: dict[bytes, str] = {}
+    for (snapshot, _), row in dropped.items():
+        own = tables.digests(manifests[snapshot], {row["document"]: row["content"]})
+        name: str = row["document"]
+        names |= dict.fromkeys(own[name], name)
+    found: dict[Place, dict[str, Any]] = {}
+    for snapshot, manifest in manifests.items() if names else ():
+        rows = tables.rows(manifest, _COLUMNS, contents=names)
+        by_name = {row["document"]: row["content"] for row in rows.values()}
+        digests = tables.digests(manifest, by_name)
+        for place, row in rows.items():
+            if (snapshot, place) not in listed:
+                twin = next(names[one] for one in sorted(digests[row["document"]]) if one in names)
+                found[snapshot, place] = {**row, "likeness": 1.0, "twin_of": twin}
+    return found
 
-    files = {original_name(file.name): file for file in manifest.files}
-    prefix, folder = layout.snapshot(manifest.id), work_dir / "documents"
-    path = fetch_verified(store, prefix, files[DOCUMENTS], folder / f"{manifest.id}.parquet")
-    edited: list[str] = []
-    if contents and ANNOTATIONS in files:
-        local = folder / f"{manifest.id}-annotations.parquet"
-        annotations = fetch_verified(store, prefix, files[ANNOTATIONS], local)
-        edited = documents_delivered_as(annotations, contents)
-    sources = pq.read_table(path, columns=["source"])["source"].unique().to_pylist()
-    names = [name for given in ids for name in (given, *(f"{one}/{given}" for one in sources))]
-    wanted = [[("document", "in", names + edited)], [("content", "in", contents)]]
-    # Arrow cannot tell the type of an empty list.
-    filters = [each for each in wanted if each[0][2]]
-    columns = list(_COLUMNS)
-    found = pq.read_table(path, columns=columns, filters=filters).to_pylist() if filters else []
-    yield from ({**row, "likeness": 1.0} for row in found)
-    if alike:
-        known = {row["document"] for row in found}
-        rows = pq.read_table(path, columns=columns).take(sorted(alike)).to_pylist()
-        for number, row in zip(sorted(alike), rows, strict=True):
-            if row["document"] not in known:
-                yield {**row, "likeness": round(alike[number], 3)}
+
+def _near_to(
+    tables: DocumentTables,
+    manifests: Mapping[str, SnapshotManifest],
+    dropped: Mapping[Place, Mapping[str, Any]],
+    twins: Mapping[Place, NearTwins],
+    listed: Collection[Place],
+) -> dict[Place, dict[str, Any]]:
+    """Rows, not listed yet, that a document that was dropped nearly repeats."""
+    found: dict[Place, dict[str, Any]] = {}
+    for place, twin in twins.items():
+        for (snapshot, row), likeness in sorted(twin.likeness.items()):
+            # What was taken down is in the index as well, and in no snapshot.
+            if snapshot in manifests and (snapshot, row) not in listed:
+                values = tables.rows(manifests[snapshot], _COLUMNS, places=[row])[row]
+                more = {"likeness": round(likeness, 3), "twin_of": dropped[place]["document"]}
+                found[snapshot, row] = {**values, **more}
+    return found

@@ -5,7 +5,7 @@ not ask for it, and where it was too dear to be found for what other rules drop.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -110,6 +110,16 @@ def documents_delivered_as(path: Path, contents: Sequence[bytes]) -> list[str]:
 
     filters = [[(DELIVERED, "in", list(contents))]]
     return pq.read_table(path, columns=["document"], filters=filters)["document"].to_pylist()
+
+
+def digests_delivered(path: Path, documents: Collection[str]) -> dict[str, bytes]:
+    """Of some documents the digest of the text before the rules changed it."""
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    filters = [[("document", "in", list(documents))]]
+    table = pq.read_table(path, columns=["document", DELIVERED], filters=filters)
+    pairs = zip(table["document"].to_pylist(), table[DELIVERED].to_pylist(), strict=True)
+    return {document: digest for document, digest in pairs if digest is not None}
 
 
 def read_annotations(path: Path, prefix: str = "") -> tuple[list[str], dict[str, NDArray[Any]]]:

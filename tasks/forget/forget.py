@@ -257,6 +257,8 @@ def _draft(layout: Layout, found: Found, sightings: Sequence[Sighting], *, by: s
         windows=found.windows,
         versions=versions_in(sightings),
         quoting=found.quoting,
+        too_short=found.too_short,
+        unkept=tuple(text for _, text in sorted(found.unkept.items())),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from storage.near_duplicate_index import NearDuplicateIndex
 from storage.near_duplicate_segment import write_segment
 from tasks.near_duplicates.config import NearDuplicateConfig
+from tasks.near_duplicates.dropped import DROPPED_SEGMENT, DroppedSignatures
 from tasks.near_duplicates.signatures import Signatures
 
 
@@ -21,7 +22,7 @@ class NearDuplicateScreen:
     """Screens the documents of one refresh, each seen once.
 
     What is kept lies in files of ``directory``, all but the newest (``KeptOnDisk``); memory grows
-    by 4 bytes a kept document.
+    by 4 bytes a document.
 
     Args:
         config: What counts as near.
@@ -36,6 +37,7 @@ class NearDuplicateScreen:
 
         self._config, self._index = config, index
         self._kept = KeptOnDisk(config.scheme, directory)
+        self._dropped = DroppedSignatures(config.scheme, directory)
         self._rows = array("I")
 
     def reasons(self, signatures: Signatures, rows: NDArray[np.int64]) -> list[str]:
@@ -51,13 +53,18 @@ class NearDuplicateScreen:
         left_out = in_lineage | signatures.is_empty
         in_batch = self._kept.keep_new(keys, prints, left_out, minimum)
         self._rows.extend(rows[~left_out & ~in_batch].tolist())
+        is_near = in_lineage | in_batch
+        self._dropped.add(signatures.of(is_near), rows[is_near])
         reasons = np.full(len(rows), "", object)
         reasons[in_batch] = "near_duplicate_in_batch"
         reasons[in_lineage] = "near_duplicate"
         return reasons.tolist()
 
     def write(self, path: Path, snapshot: str) -> None:
-        """Write what passed as the segment of ``snapshot``, once everything was screened."""
+        """Write what passed as the segment of ``snapshot``, once everything was screened.
+
+        Of what was dropped the signatures lie beside it, in a file of their own.
+        """
         keys, prints = self._kept.signatures()
         write_segment(
             path,
@@ -67,3 +74,4 @@ class NearDuplicateScreen:
             keys=keys,
             prints=prints,
         )
+        self._dropped.write(path.with_name(DROPPED_SEGMENT), snapshot)

@@ -161,6 +161,33 @@ def test_what_was_begun_and_killed_lets_nothing_else_work_and_is_finished_and_to
     assert "forget" in history.out
 
 
+def test_a_document_of_which_no_text_was_kept_needs_a_person_and_its_twin_does_not(
+    lineage: TinyLineage, perennial: Commands
+) -> None:
+    lineage.write(curate={"domains": {"ledger": {"paragraphs": {}}}})
+    lineage.add("ledger")
+    first, line = planted(1), planted(2)
+    texts = {"copied": first, "copy": first, "lines": f"{line}\n{planted(3)}"}
+    add(lineage, "planted.jsonl", texts | {"repeats": f"{line}\nand little else"})
+    assert perennial.run("refresh", lineage.file).code == 0
+    ended = perennial.run("who-saw", lineage.file, "--id", "copy")
+    assert "ledger/copied in snapshot" in ended.out
+    assert ", which ledger/copy repeats" in ended.out
+    ended = perennial.run("forget", lineage.file, "--id", "copy", "--json")
+    assert (ended.code, ended.json["warnings"]) == (0, [])
+    assert ended.json["details"]["takedowns"][0]["documents"] == 2
+    options = "forget", lineage.file, "--id", "repeats"
+    dry = perennial.run(*options, "--dry-run", "--json")
+    assert (dry.code, dry.json["kind"]) == (0, "planned")
+    assert "of ledger/repeats, dropped as paragraph_duplicates, no text" in dry.json["message"]
+    ended = perennial.run(*options, "--json")
+    assert (ended.code, ended.json["kind"]) == (4, "left over")
+    for told in (dry, ended):
+        (warning,) = told.json["warnings"]
+        assert warning.startswith("the text of 1 document was not kept: dropped as paragraph_")
+        assert warning.endswith("they can be found by --text FILE only")
+
+
 def test_a_question_without_a_document_or_with_an_odd_threshold_says_what_to_give(
     first_version: tuple[TinyLineage, Commands],
 ) -> None:
