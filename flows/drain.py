@@ -1,12 +1,13 @@
 """SIGTERM with notice, as of a machine that is about to go: save, give back, end well."""
 
+import contextlib
 import contextvars
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
 
 import typer
 from prefect.exceptions import TerminationSignal
@@ -18,6 +19,7 @@ GO_ON = "run the same command again to go on"
 _BOTH = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_END = 5.0
 """For the work, after a signal that does not wait for it."""
+_LOOK_UP_SECONDS = 0.5
 
 
 def drained(work: Callable[[threading.Event], T]) -> T:
@@ -35,7 +37,7 @@ def drained(work: Callable[[threading.Event], T]) -> T:
         Exception: What the work raises.
     """
     asked = threading.Event()
-    ended: Future[T] = Future()
+    ended = _End[T]()
     context = contextvars.copy_context()
     thread = threading.Thread(
         target=context.run, args=(_run, work, asked, ended), name="drained", daemon=True
@@ -48,16 +50,49 @@ def drained(work: Callable[[threading.Event], T]) -> T:
         raise
 
 
-def _run(work: Callable[[threading.Event], T], asked: threading.Event, ended: Future[T]) -> None:
+class _End(Generic[T]):
+    """How the work ended, for a thread into which a signal may break at any moment.
+
+    Not a Future: one that breaks into the methods of its lock leaves it taken, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._results: list[T] = []
+        self._errors: list[BaseException] = []
+        # Written in C, with nothing that a signal could leave half done.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+
+    def tell_result(self, result: T) -> None:
+        self._results.append(result)
+        self._wakes.put(None)
+
+    def tell_error(self, error: BaseException) -> None:
+        self._errors.append(error)
+        self._wakes.put(None)
+
+    def result(self) -> T:
+        """Wait for it; after a signal it may be asked for again.
+
+        The system may have another thread hear a signal, which wakes nobody here: so it looks up.
+        """
+        while not self._results and not self._errors:
+            with contextlib.suppress(Empty):
+                self._wakes.get(timeout=_LOOK_UP_SECONDS)
+        if self._errors:
+            raise self._errors[0]
+        return self._results[0]
+
+
+def _run(work: Callable[[threading.Event], T], asked: threading.Event, ended: _End[T]) -> None:
     # Or every process that the work starts would be deaf for them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _BOTH)
     try:
-        ended.set_result(work(asked))
+        ended.tell_result(work(asked))
     except BaseException as error:  # whatever it is, the main thread raises it
-        ended.set_exception(error)
+        ended.tell_error(error)
 
 
-def _waited_for(thread: threading.Thread, ended: Future[T], asked: threading.Event) -> T:
+def _waited_for(thread: threading.Thread, ended: _End[T], asked: threading.Event) -> T:
     try:
         # Until it has started, nothing would end.
         signal.pthread_sigmask(signal.SIG_BLOCK, _BOTH)
@@ -67,11 +102,26 @@ def _waited_for(thread: threading.Thread, ended: Future[T], asked: threading.Eve
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _BOTH)
         return ended.result()
     except TerminationSignal:
-        asked.set()
+        _set_undisturbed(asked)
         result = ended.result()
         if deployment.id is not None:
             raise
         return result
+
+
+def _set_undisturbed(event: threading.Event) -> None:
+    """Set it; a signal that comes meanwhile is heeded afterwards, or it would break into a lock."""
+    heard: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: heard.append(number)) for number in _BOTH
+    }
+    try:
+        event.set()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in heard[:1]:
+        signal.raise_signal(number)
 
 
 def end_well_on_sigterm() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from prefect.utilities.engine import capture_sigterm, is_prefect_sigterm_handler_installed
@@ -15,6 +16,7 @@ from tests.flows.test_update import LAYOUT, newest, weights_of
 from tests.support.commands import Commands, kill_at
 from tests.support.mlflow_tables import reasons_of, runs_of
 from tests.support.tiny_lineage import TinyLineage
+from tests.support.waiting import wait_for
 from training.checkpoint.index import committed_steps
 from training.metrics import STEP, read_metrics
 
@@ -104,3 +106,22 @@ def test_what_the_work_raises_is_raised() -> None:
 def test_prefects_own_handler_of_sigterm_stays_while_the_work_runs() -> None:
     with capture_sigterm():
         assert drained(lambda _: is_prefect_sigterm_handler_installed())
+
+
+def test_a_signal_that_the_thread_of_the_work_hears_is_heeded() -> None:
+    main = threading.get_ident()
+    places: list[tuple[str, int]] = []
+
+    def is_asleep() -> bool:
+        frame = sys._current_frames()[main]
+        places.append((frame.f_code.co_name, frame.f_lasti))
+        return len(places) > 1 and places[-1] == places[-2]
+
+    def work(asked: threading.Event) -> bool:
+        wait_for(is_asleep, 30, "the thread that waits for this one")
+        # The system may choose any thread; none of them wakes the one that waits.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        return asked.wait(5)
+
+    with capture_sigterm():
+        assert drained(work)
