@@ -228,12 +228,11 @@ def _hand_over(
     work_dir: Path,
 ) -> RejectWriter:
     """Give every batch to whom it concerns, in order; returns what was rejected."""
-    curate = inputs.curate
     with (
         RejectWriter(work_dir / REJECTS) as rejects,
         AnnotationWriter(
             work_dir / ANNOTATIONS,
-            curate.annotation_columns,
+            inputs.curate.annotation_columns,
             inputs.learned.digests,
             scoring.identity,
         ) as annotations,

@@ -50,6 +50,9 @@ class DocumentTables:
         Raises:
             CorruptError: A table is missing or altered.
         """
+        asked, chosen, origins = set(names), set(places), list(made_of)
+        if not (asked or contents or chosen or origins):
+            return {}
         import pyarrow as pa  # noqa: PLC0415  heavy, and the scheduler imports this module
         import pyarrow.compute  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -58,14 +61,13 @@ class DocumentTables:
         compute: Any = pyarrow.compute
         needed = {*columns, "document", "content", "synthetic_of", "source"}
         table = pq.read_table(self._documents(manifest), columns=sorted(needed))
-        asked = {*names, *self._delivered_as(manifest, contents)}
+        asked.update(self._delivered_as(manifest, contents))
         sources = table["source"].unique().to_pylist()
         full = [name for given in asked for name in (given, *(f"{one}/{given}" for one in sources))]
-        chosen = set(places)
         for column, values, kind in (
             ("document", full, pa.string()),
             ("content", list(contents), pa.binary(16)),
-            ("synthetic_of", list(made_of), pa.string()),
+            ("synthetic_of", origins, pa.string()),
         ):
             if values:
                 is_in = compute.is_in(table[column], value_set=pa.array(values, kind))

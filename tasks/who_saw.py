@@ -117,8 +117,8 @@ def who_saw(
     normal = [normalise(text) for text in texts]
     contents = [content_digest(each) for text in texts for each in sorted(as_given(text))]
     alike: dict[str, dict[int, float]] = {}
+    cache = FileCache(work_dir / "snapshots")
     if near is not None and normal:
-        cache = FileCache(work_dir / "snapshots")
         alike = find_near(store, layout, head, normal, near, cache=cache)
     known = Ancestors(store, layout, head)
     replays = [read_replay(store, layout, version) for version in _replay_versions(heads)]
@@ -140,7 +140,6 @@ def who_saw(
     }
     rows |= _equal_to(tables, manifests, dropped, rows)
     if near is not None:
-        cache = FileCache(work_dir / "snapshots")
         twins = near_twins(store, layout, head, manifests, dropped, near, cache=cache)
         rows |= _near_to(tables, manifests, dropped, twins, rows)
     ledgers = exposures_of(store, layout, {row["document"] for row in rows.values()})

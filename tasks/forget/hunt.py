@@ -59,6 +59,8 @@ class Hunt:
         self.found: dict[Place, ForgottenDocument] = {}
         self._reasons: dict[Place, str] = {}
         self._digests: dict[Place, frozenset[bytes]] = {}
+        self._searched: set[bytes] = set()
+        """Digests of texts whose every place was found."""
         self._twins: dict[Place, NearTwins] = {}
         self._texts: dict[Place, tuple[str, Any]] = {}
 
@@ -172,9 +174,8 @@ class Hunt:
 
     def _add_equal(self) -> None:
         """Add whatever has a text that was found, as it was delivered or as the rules left it."""
-        known: set[bytes] = set()
-        while new := set[bytes]().union(*self._digests.values()) - known:
-            known |= new
+        while new := set[bytes]().union(*self._digests.values()) - self._searched:
+            self._searched |= new
             for manifest in self._manifests.values():
                 self._add(manifest, "alike", contents=new)
 

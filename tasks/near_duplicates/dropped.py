@@ -18,6 +18,7 @@ from storage.near_duplicate_segment import Segment, SignatureScheme, write_segme
 from storage.objects import ObjectStore
 from storage.revised import find_file
 from storage.snapshots import SnapshotManifest
+from tasks.near_duplicates.signature_files import SignatureFiles
 from tasks.near_duplicates.signatures import Signatures
 
 DROPPED_SEGMENT = "near-duplicates-dropped.bin"
@@ -34,32 +35,27 @@ class DroppedSignatures:
 
     def __init__(self, scheme: SignatureScheme, directory: Path) -> None:
         self._scheme = scheme
-        self._keys, self._prints = directory / "dropped-keys", directory / "dropped-prints"
+        self._files = SignatureFiles(directory, "dropped")
         self._rows = array("I")
 
     def add(self, signatures: Signatures, rows: NDArray[np.int64]) -> None:
         """Add documents, by their rows in the table of all, ascending."""
-        if not len(rows):
-            return
         self._rows.extend(rows.tolist())
-        for path, values in ((self._keys, signatures.keys), (self._prints, signatures.prints)):
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(values).data)
+        if len(rows):
+            self._files.append(signatures.keys, signatures.prints)
 
     def write(self, path: Path, snapshot: str) -> None:
         """Write what was added as a segment of ``snapshot``; no file when nothing was."""
-        count = len(self._rows)
-        if not count:
+        if not self._rows:
             return
-        keys = np.memmap(self._keys, np.uint32, "r")
-        prints = np.memmap(self._prints, np.uint8, "r")
+        keys, prints = self._files.mapped()
         write_segment(
             path,
             self._scheme,
             snapshot,
             rows=np.array(self._rows, np.uint32),
-            keys=np.asarray(keys).reshape(count, -1),
-            prints=np.asarray(prints).reshape(count, -1),
+            keys=keys,
+            prints=prints,
         )
 
 

@@ -20,6 +20,7 @@ from storage.near_duplicate_segment import (
     write_segment,
 )
 from tasks.near_duplicates.kept import KeptDocuments
+from tasks.near_duplicates.signature_files import SignatureFiles
 
 _IN_MEMORY = 1 << 16
 """Documents, some 400 bytes each."""
@@ -37,10 +38,8 @@ class KeptOnDisk:
         self._scheme, self._directory = scheme, directory
         self._newest = KeptDocuments(scheme)
         self._segments: list[Segment] = []
-        self._files = {name: directory / f"kept-{name}" for name in ("keys", "prints")}
-        for path in self._files.values():
-            path.touch()
-        self._num_written = self._num_segments = 0
+        self._written = SignatureFiles(directory, "kept")
+        self._num_segments = 0
 
     def keep_new(
         self, keys: Keys, prints: Prints, is_left_out: NDArray[np.bool_], minimum: int
@@ -58,19 +57,13 @@ class KeptOnDisk:
     def signatures(self) -> tuple[Keys, Prints]:
         """Of all kept documents in order, where they lie."""
         self._append()
-        if not self._num_written:
+        if not self._written.count:
             return self._newest.keys, self._newest.prints
-        keys = np.memmap(self._files["keys"], np.uint32, "r")
-        prints = np.memmap(self._files["prints"], np.uint8, "r")
-        count = self._num_written
-        return np.asarray(keys).reshape(count, -1), np.asarray(prints).reshape(count, -1)
+        return self._written.mapped()
 
     def _append(self) -> None:
         """Put the newest behind the others, and begin anew."""
-        for name, path in self._files.items():
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(getattr(self._newest, name)).data)
-        self._num_written += self._newest.count
+        self._written.append(self._newest.keys, self._newest.prints)
         self._newest = KeptDocuments(self._scheme)
 
     def _write_newest(self) -> None:
