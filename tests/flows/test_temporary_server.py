@@ -101,3 +101,16 @@ def test_prefect_still_starts_a_plain_child(monkeypatch: pytest.MonkeyPatch) -> 
     SubprocessASGIServer(port=1)._run_uvicorn_command()
     assert set(options) == {"args", "env"}, "see what of flows/temporary_server.py can go"
     assert options["args"][:3] == [sys.executable, "-m", "uvicorn"]
+
+
+def test_who_has_a_server_imports_none() -> None:
+    asked = "from flows.temporary_server import start_temporary_server as start; start()"
+    told = "import sys; print('prefect.server.api.server' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{asked}; {told}"],
+        env={**os.environ, "PREFECT_API_URL": "http://127.0.0.1:1/api"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "False\n"

@@ -36,11 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return hub_directory(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
 def _deliver(folder: Path, seeds: range) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{seeds.start}.jsonl"

@@ -12,7 +12,7 @@ from storage.local_objects import LocalObjects
 from storage.snapshots import read_snapshot
 from tasks.documents import SourceRefusedError
 from tests.support.killing_store import KillingObjects, count_operations, kill_points, run_killed
-from tests.tasks.small_refresh import (
+from tests.tasks.refreshing.small_refresh import (
     LAYOUT,
     comparable,
     head_of,
@@ -21,17 +21,6 @@ from tests.tasks.small_refresh import (
     source_in,
     write_documents,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_documents(tmp_path / "data" / "1.jsonl", range(40))
-    return tmp_path / "data"
 
 
 def test_a_second_refresh_has_nothing_to_do(

@@ -23,7 +23,7 @@ from tasks.refresh_request import (
 )
 from tasks.rejects import rejects_of
 from tasks.split import HoldoutConfig
-from tests.tasks.small_refresh import (
+from tests.tasks.refreshing.small_refresh import (
     LAYOUT,
     comparable,
     head_of,
@@ -37,17 +37,6 @@ from tests.tasks.small_refresh import (
 )
 from training.tokenizer import fetch_tokenizer
 from training.tokenizer_training import END_OF_TEXT, train_tokenizer
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_documents(tmp_path / "data" / "1.jsonl", range(40))
-    return tmp_path / "data"
 
 
 def test_of_a_file_that_has_grown_a_refresh_reads_the_new_lines_only(

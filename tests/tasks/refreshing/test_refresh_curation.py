@@ -63,11 +63,6 @@ def _refresh(
     return refresh(store, _LAYOUT, request, by="test", work_dir=work)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
 def _classified(tmp_path: Path) -> CurateConfig:
     rules = QualityRules(
         reference=str(_write(tmp_path / "good.jsonl", [_text(n) for n in range(1000, 1150)])),

@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import pytest
 
 from storage.local_objects import LocalObjects
 from tasks.curate import CurateConfig
@@ -19,7 +18,7 @@ from tasks.curation.pii import PiiRules
 from tasks.paragraphs import ParagraphRules
 from tasks.readers import FieldNames
 from tasks.who_saw import who_saw
-from tests.tasks.small_refresh import (
+from tests.tasks.refreshing.small_refresh import (
     LAYOUT,
     WORDS,
     head_of,
@@ -31,17 +30,6 @@ from tests.tasks.small_refresh import (
     text_of,
     write_documents,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_documents(tmp_path / "data" / "1.jsonl", range(40))
-    return tmp_path / "data"
 
 
 def test_annotations_of_all_documents_are_stored_and_other_thresholds_need_no_text(

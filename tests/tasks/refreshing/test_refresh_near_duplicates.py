@@ -72,11 +72,6 @@ def _kept(store: LocalObjects, snapshots: list[str | None]) -> set[str]:
     }
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalObjects:
-    return LocalObjects(tmp_path / "store")
-
-
 def test_near_copies_in_the_batch_and_of_the_lineage_are_dropped_with_their_reason(
     store: LocalObjects, tmp_path: Path
 ) -> None:
